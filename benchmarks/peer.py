@@ -1,0 +1,56 @@
+"""What both sides of the comparison can do, and what both need."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from benchmarks.meters import Sample
+from benchmarks.workloads import Workload
+
+T = TypeVar("T")
+
+START_TIMEOUT = 30.0
+
+
+class Peer(Protocol):
+    """A cluster of three members that can be driven."""
+
+    name: str
+
+    def start(self) -> None:
+        """Start three members on empty directories, wait for a leader, and put every key once."""
+
+    def stop(self) -> None:
+        """End all members."""
+
+    def measure(self, workload: Workload, operations: int) -> Sample:
+        """Run a workload once."""
+        ...
+
+    def fail_over(self) -> float:
+        """Kill the leader; return the seconds from there to the first put that began after it; bring the member back."""
+        ...
+
+
+def wait_until(condition: Callable[[], T | None], what: str, timeout: float = START_TIMEOUT) -> T:
+    """Ask until the answer is not None.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer is not None:
+            return answer
+        time.sleep(0.02)
+    raise TimeoutError(f"no {what} within {timeout:.0f} s")
+
+
+def new_directory(base: Path, name: str) -> Path:
+    """Make an empty directory for one cluster."""
+    return Path(tempfile.mkdtemp(prefix=f"replkv-bench-{name}-", dir=base))

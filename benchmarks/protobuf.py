@@ -1,0 +1,93 @@
+"""The few messages of etcd's API that are needed, by hand: protobuf is tags, varints and lengths.
+
+Field numbers are those of etcd's ``rpc.proto`` and ``kv.proto`` (API version 3).  Answers are left as bytes but for the status: an
+advantage for etcd, whose real clients decode them.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+PUT = "/etcdserverpb.KV/Put"
+RANGE = "/etcdserverpb.KV/Range"
+STATUS = "/etcdserverpb.Maintenance/Status"
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+
+def varint(number: int) -> bytes:
+    """Encode a number, seven bits to a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def bytes_field(number: int, data: bytes) -> bytes:
+    """Encode a field of bytes."""
+    return bytes([number << 3 | BYTES]) + varint(len(data)) + data
+
+
+def put_request(key: bytes, value: bytes) -> bytes:
+    """Encode a PutRequest."""
+    return bytes_field(1, key) + bytes_field(2, value)
+
+
+def range_request(key: bytes, *, serializable: bool) -> bytes:
+    """Encode a RangeRequest of one key."""
+    return bytes_field(1, key) + (b"\x38\x01" if serializable else b"")
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+
+
+def fields(data: bytes) -> dict[int, int | bytes]:
+    """Decode a message's fields; of a repeated one the last counts."""
+    found: dict[int, int | bytes] = {}
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        kind = tag & 7
+        if kind == VARINT:
+            found[tag >> 3], at = _read_varint(data, at)
+            continue
+        size, at = _read_varint(data, at) if kind == BYTES else ({FIXED64: 8, FIXED32: 4}[kind], at)
+        found[tag >> 3] = data[at : at + size]
+        at += size
+    return found
+
+
+@frozen
+class EtcdStatus:
+    """What is needed of a StatusResponse: who answers, and whom it takes for the leader (0: nobody)."""
+
+    member: int
+    leader: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> EtcdStatus:
+        """Decode a StatusResponse."""
+        response = fields(data)
+        header = response.get(1, b"")
+        member = fields(header).get(2, 0) if isinstance(header, bytes) else 0
+        leader = response.get(4, 0)
+        if not isinstance(member, int) or not isinstance(leader, int):
+            raise TypeError("this is no StatusResponse")
+        return cls(member, leader)
+
+
+def found_value(data: bytes) -> bytes | None:
+    """Return the value in the RangeResponse of one key, None if the key is not there."""
+    pair = fields(data).get(2)
+    value = fields(pair).get(5, b"") if isinstance(pair, bytes) else None
+    return value if isinstance(value, bytes) else None

@@ -1,0 +1,93 @@
+"""``AsyncReplica``: one member inside this process, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+from replkv import fork
+from replkv.node import Node
+from replkv.plans import NOT_YET, Plan
+from replkv.replica import Base
+from replkv.surface import Awaiting, Timeout
+from replkv.waiting import Inbox, LoopCall, finished, resumable
+
+R = TypeVar("R")
+
+
+class AsyncReplica(Base, Awaiting):
+    """One member of a cluster, inside this process; every call is awaited.
+
+    The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.  The
+    member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A call that is cancelled before it was
+    handed over has no effect; later, its outcome is unknown.
+    """
+
+    def _constructed(self) -> None:
+        self._inboxes: dict[asyncio.AbstractEventLoop, Inbox] = {}
+
+    async def open(self) -> Self:
+        """Open, recover and start the member, without blocking the loop.
+
+        Raises:
+            StorageError: the directory can't be used.
+        """
+        if self._node is None:
+            await asyncio.get_running_loop().run_in_executor(None, self._start)
+        return self
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
+
+        Args:
+            timeout: seconds.
+        """
+        if not fork.forked():
+            await asyncio.get_running_loop().run_in_executor(None, self._close, timeout)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await asyncio.shield(self.close())
+
+    async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
+        node = self._running()
+        result = plan.at_once(node)
+        if result is not NOT_YET:
+            return cast("R", result)
+        limit = self._timeout(timeout)
+        loop = asyncio.get_running_loop()
+        call = LoopCall(plan.command(node), self._inbox(loop), loop)
+        (node.read_barrier if call.command is None else node.submit)(call)
+        return await self._wait(node, plan, call, limit)
+
+    async def _wait(self, node: Node, plan: Plan[R], call: LoopCall, timeout: float | None) -> R:
+        try:
+            await asyncio.wait_for(asyncio.shield(call.future), timeout)
+        except TimeoutError:
+            untouched = node.give_up(call)
+            if not call.future.done():
+                error = plan.expired(node, untouched=untouched)
+                raise resumable(error, lambda more=None: self._wait(node, plan, call, more)) from None
+        except asyncio.CancelledError:
+            node.give_up(call)
+            raise
+        return finished(call, plan, node)
+
+    def _inbox(self, loop: asyncio.AbstractEventLoop) -> Inbox:
+        """Return the queue through which this loop is woken, once per block."""
+        if loop not in self._inboxes:
+            self._inboxes = {known: inbox for known, inbox in self._inboxes.items() if not known.is_closed()}
+            self._inboxes[loop] = new = Inbox(lambda: _wake(loop, new))
+        return self._inboxes[loop]
+
+
+def _wake(loop: asyncio.AbstractEventLoop, inbox: Inbox) -> None:
+    """Let the loop take in what has finished; a loop that was closed meanwhile has nobody left who waits."""
+    try:
+        loop.call_soon_threadsafe(inbox.deliver)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

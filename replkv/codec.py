@@ -1,0 +1,471 @@
+"""Values as bytes and back: frames on the wire, entries in the log, blocks of commands inside entries.
+
+Nothing that arrives is trusted: every length is checked before anything is built from it, and every failure is one ``DecodeError``.
+docs/FORMATS.md has the grammar with worked bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import msgpack
+import zstandard
+
+from replkv import messages as m
+from replkv.errors import ReplkvError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from replkv.messages import Configuration, Entry, EntryKind, Founding, Message, SnapshotMeta
+
+
+class DecodeError(ReplkvError):
+    """Bytes that no replkv of this version wrote."""
+
+
+MAGIC = b"rK"
+VERSIONS = (1, 1)
+"""The oldest and the newest wire version this code speaks."""
+
+FRAME_MAX = 8 << 20
+HEAD_MAX = 64 << 10
+BLOCK_MAX = 8 << 20
+COMPRESS_FROM = 1 << 10
+"""Blocks below this many bytes travel as they are: compressing them costs more than it saves."""
+
+NO_CLUSTER = bytes(16)
+
+_PREFIX = struct.Struct("<2sI")  # magic, crc32 of all that follows
+_HEADER = struct.Struct("<BBI16sQQ")  # version, kind, length of the head, cluster, sender, receiver
+_HEAD_AT = _PREFIX.size + _HEADER.size
+_ENTRY = struct.Struct("<QQBQ")  # index, term, kind, time
+_INT_MAX = (1 << 63) - 1
+
+_packer = msgpack.Packer(use_bin_type=True)  # shared: it never lets another thread in while it packs
+
+
+def pack(value: Any) -> bytes:
+    """Pack a plain value as msgpack."""
+    return bytes(_packer.pack(value))
+
+
+def unpack(data: bytes | memoryview, limit: int = HEAD_MAX) -> Any:
+    """Unpack one msgpack value; arrays become tuples.
+
+    Raises:
+        DecodeError: more than ``limit`` bytes, or not exactly one value, or a type replkv never writes: maps and extensions.
+    """
+    if len(data) > limit:
+        raise DecodeError(f"{len(data)} bytes where at most {limit} are allowed")
+    try:
+        # The library allocates an array as soon as it reads its header, and nested headers may each claim the whole input.  Skipping
+        # over the value allocates nothing and fails if it is not all there; after that every claim is known to be true.
+        walker = msgpack.Unpacker(max_buffer_size=len(data))
+        walker.feed(data)
+        walker.skip()
+        return msgpack.unpackb(data, use_list=False, object_pairs_hook=_never_written, ext_hook=_never_written)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise DecodeError(f"not a msgpack value: {error}") from None
+
+
+def _never_written(*_: object) -> NoReturn:
+    raise ValueError("a map or an extension")
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _fail(what: str, value: object) -> NoReturn:
+    raise DecodeError(f"expected {what}, found {type(value).__name__}")
+
+
+def natural(value: object) -> int:
+    """Return an integer of 63 bits that is not negative.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    if type(value) is not int or not 0 <= value <= _INT_MAX:
+        _fail("an integer of 63 bits", value)
+    return value
+
+
+def _uint64(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        _fail("an integer of 64 bits", value)
+    return value
+
+
+def _bool(value: object) -> bool:
+    if type(value) is not bool:
+        _fail("a boolean", value)
+    return value
+
+
+def _str(value: object) -> str:
+    if type(value) is not str or len(value) > 255:
+        _fail("a short text", value)
+    return value
+
+
+def _text(value: object) -> str:
+    if type(value) is not str or len(value) > 4096:
+        _fail("a text", value)
+    return value
+
+
+def _cluster(value: object) -> bytes:
+    if type(value) is not bytes or len(value) != len(NO_CLUSTER):
+        _fail("a cluster id of 16 bytes", value)
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if type(value) is not tuple:
+        _fail("a list of names", value)
+    return tuple(_str(name) for name in value)
+
+
+def _tuple(value: object, length: int) -> tuple[Any, ...]:
+    if type(value) is not tuple or len(value) != length:
+        _fail(f"a list of {length}", value)
+    return value
+
+
+# -- entries ----------------------------------------------------------------------------------------------------------------------------
+
+
+def make_entry(index: int, term: int, kind: EntryKind, time: int, payload: bytes) -> Entry:
+    """Build an entry with its bytes."""
+    return m.Entry(index, term, kind, time, payload, _ENTRY.pack(index, term, kind, time) + payload)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Read an entry from the bytes it was packed to; the payload is checked when it is applied.
+
+    Raises:
+        DecodeError: too short, or of an unknown kind.
+    """
+    if len(data) < _ENTRY.size:
+        raise DecodeError(f"an entry of {len(data)} bytes")
+    index, term, kind, time = _ENTRY.unpack_from(data)
+    try:
+        return m.Entry(natural(index), natural(term), m.EntryKind(kind), natural(time), data[_ENTRY.size :], data)
+    except ValueError:
+        raise DecodeError(f"an entry of the unknown kind {kind}: upgrade this member") from None
+
+
+def configuration_to_wire(configuration: Configuration) -> tuple[Any, ...]:
+    """Return plain values for a configuration, the same for equal ones."""
+    c = configuration
+    return (c.voters, c.outgoing, c.learners, sorted(c.members.items()))
+
+
+def configuration_from_wire(wire: object) -> Configuration:
+    """Read what ``configuration_to_wire`` wrote."""
+    voters, outgoing, learners, members = _tuple(wire, 4)
+    if type(members) is not tuple:
+        _fail("a list of members", members)
+    pairs = [_tuple(pair, 2) for pair in members]
+    return m.Configuration(_names(voters), _names(outgoing), _names(learners), {_str(name): _uint64(number) for name, number in pairs})
+
+
+def encode_configuration(configuration: Configuration) -> bytes:
+    """Pack a configuration as the payload of an entry."""
+    return pack(configuration_to_wire(configuration))
+
+
+def decode_configuration(payload: bytes) -> Configuration:
+    """Read the payload of a configuration entry."""
+    return configuration_from_wire(unpack(payload))
+
+
+def encode_founding(founding: Founding) -> bytes:
+    """Pack the payload of the first entry."""
+    return pack((founding.cluster, configuration_to_wire(founding.configuration), sorted(founding.settings.items())))
+
+
+def decode_founding(payload: bytes) -> Founding:
+    """Read the payload of the first entry."""
+    cluster, configuration, settings = _tuple(unpack(payload), 3)
+    if type(settings) is not tuple:
+        _fail("a list of settings", settings)
+    values = {}
+    for pair in settings:
+        name, value = _tuple(pair, 2)
+        if type(value) not in (int, float):
+            _fail("a number", value)
+        values[_str(name)] = value
+    return m.Founding(_cluster(cluster), configuration_from_wire(configuration), values)
+
+
+def meta_to_wire(meta: SnapshotMeta) -> tuple[Any, ...]:
+    """Return plain values for the place a snapshot stands for."""
+    return (meta.index, meta.term, configuration_to_wire(meta.configuration))
+
+
+def meta_from_wire(wire: object) -> SnapshotMeta:
+    """Read what ``meta_to_wire`` wrote."""
+    index, term, configuration = _tuple(wire, 3)
+    return m.SnapshotMeta(natural(index), natural(term), configuration_from_wire(configuration))
+
+
+# -- blocks of commands -------------------------------------------------------------------------------------------------------------------
+
+_RAW, _ZSTD = b"\x00", b"\x01"
+
+
+class Batch(NamedTuple):
+    """Commands of one session under one sequence number: the unit of submission, of deduplication and of repetition.
+
+    ``lowest`` is the lowest sequence whose answer the session still waits for; answers below it may be forgotten.
+    ``commands`` are operations as ``ops.py`` packs them.  Session 0 opens a session, with a random number as the sequence.
+    """
+
+    session: int
+    sequence: int
+    lowest: int
+    commands: tuple[tuple[Any, ...], ...]
+
+
+def pack_batch(session: int, sequence: int, lowest: int, commands: Sequence[bytes]) -> bytes:
+    """Join packed commands into a batch, unparsed."""
+    return b"".join((b"\x94", pack(session), pack(sequence), pack(lowest), _packer.pack_array_header(len(commands)), *commands))
+
+
+def unpack_batch(data: bytes, check: Callable[[object], None]) -> Batch:
+    """Read one batch, and let ``check`` judge each of its commands: for batches that came from another member.
+
+    Raises:
+        DecodeError: not a batch, or ``check`` raised it.
+    """
+    batch = _batch(unpack(data, BLOCK_MAX))
+    for command in batch.commands:
+        check(command)
+    return batch
+
+
+def _batch(value: object) -> Batch:
+    session, sequence, lowest, commands = _tuple(value, 4)
+    if type(commands) is not tuple:
+        _fail("a list of commands", commands)
+    return Batch(natural(session), natural(sequence), natural(lowest), commands)
+
+
+def encode_block(batches: Sequence[bytes]) -> bytes:
+    """Join packed batches into the payload of an entry, and compress it once for all members."""
+    plain = b"".join((_packer.pack_array_header(len(batches)), *batches))
+    if len(plain) < COMPRESS_FROM:
+        return _RAW + plain
+    return _ZSTD + zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True).compress(plain)
+
+
+def decode_block(payload: bytes) -> list[Batch]:
+    """Read the payload of a block; its commands were checked before they entered the log.
+
+    Raises:
+        DecodeError: damaged, or larger than ``BLOCK_MAX``.
+    """
+    if payload[:1] not in (_RAW, _ZSTD):
+        raise DecodeError("a block in an unknown form")
+    plain = decompress(payload[1:], BLOCK_MAX) if payload[:1] == _ZSTD else payload[1:]
+    batches = unpack(plain, BLOCK_MAX)
+    if type(batches) is not tuple:
+        _fail("a list of batches", batches)
+    return [_batch(batch) for batch in batches]
+
+
+def decompress(data: bytes, limit: int) -> bytes:
+    """Undo one zstd frame whose size is declared and at most ``limit`` bytes.
+
+    The declared size is checked first: the library's own bound does not stop a frame that states a larger one.
+
+    Raises:
+        DecodeError: no size, a larger one, damage, or bytes behind the frame.
+    """
+    try:
+        parameters = zstandard.get_frame_parameters(data)
+        if parameters.content_size > limit or not parameters.has_checksum:  # an unknown size counts as 2**64 - 1
+            raise DecodeError(f"a compressed frame of {parameters.content_size} bytes where at most {limit} are allowed, with checksum")
+        plain = zstandard.ZstdDecompressor(max_window_size=BLOCK_MAX).decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise DecodeError(f"damaged compressed data: {error}") from None
+    if len(plain) != parameters.content_size:
+        raise DecodeError(f"{len(plain)} bytes where the frame declared {parameters.content_size}")
+    return plain
+
+
+# -- frames -------------------------------------------------------------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """One message with the addresses on its envelope: incarnations, which are unique, stand for members."""
+
+    cluster: bytes
+    sender: int
+    receiver: int
+    message: Message
+
+
+def encode_frame(cluster: bytes, sender: int, receiver: int, message: Message) -> bytes:
+    """Pack a message for the wire.
+
+    Args:
+        cluster: 16 bytes; ``NO_CLUSTER`` before there is one.
+        sender: this member's incarnation.
+        receiver: the peer's incarnation; 0 while it is not known.
+        message: what to say.
+    """
+    kind, to_wire = _WRITERS[type(message)]
+    fields, bulk = to_wire(message)
+    head = pack(fields)
+    rest = b"".join((_HEADER.pack(VERSIONS[1], kind, len(head), cluster, sender, receiver), head, *bulk))
+    return _PREFIX.pack(MAGIC, zlib.crc32(rest)) + rest
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Read a frame.  Takes time and memory in proportion to at most 64 KiB, whatever it claims to hold.
+
+    Raises:
+        DecodeError: not a frame of this version, or damaged.
+    """
+    if not _HEAD_AT <= len(data) <= FRAME_MAX:
+        raise DecodeError(f"a frame of {len(data)} bytes")
+    magic, crc = _PREFIX.unpack_from(data)
+    version, kind, head_size, cluster, sender, receiver = _HEADER.unpack_from(data, _PREFIX.size)
+    if magic != MAGIC:
+        raise DecodeError("not a frame of replkv")
+    if zlib.crc32(memoryview(data)[_PREFIX.size :]) != crc:
+        raise DecodeError("a damaged frame")
+    if not VERSIONS[0] <= version <= VERSIONS[1]:
+        raise DecodeError(f"a frame of version {version}, this member speaks {VERSIONS[0]} to {VERSIONS[1]}")
+    if kind not in _READERS:
+        raise DecodeError(f"a frame of the unknown kind {kind}")
+    bulk_at = _HEAD_AT + head_size
+    if bulk_at > len(data):
+        raise DecodeError("a frame whose head is longer than itself")
+    length, from_wire = _READERS[kind]
+    head = _tuple(unpack(memoryview(data)[_HEAD_AT:bulk_at]), length)
+    return Frame(cluster, sender, receiver, from_wire(head, data, bulk_at))
+
+
+def _slices(sizes: object, data: bytes, at: int) -> Iterable[bytes]:
+    if type(sizes) is not tuple:
+        _fail("a list of sizes", sizes)
+    for size in sizes:
+        end = at + natural(size)
+        if end > len(data):
+            raise DecodeError("a frame shorter than its parts")
+        yield data[at:end]
+        at = end
+    if at != len(data):
+        raise DecodeError("a frame longer than its parts")
+
+
+def _no_bulk(data: bytes, at: int) -> None:
+    if at != len(data):
+        raise DecodeError("bytes behind the end of a message")
+
+
+def _plain(build: Callable[..., Message], *checks: Callable[[Any], Any]) -> tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]:
+    """Return the reader of a message that is all head: a check for each field, in their order."""
+
+    def read(head: tuple[Any, ...], data: bytes, at: int) -> Message:
+        _no_bulk(data, at)
+        return build(*[check(value) for check, value in zip(checks, head, strict=True)])
+
+    return len(checks), read
+
+
+def _write_append(message: m.Append) -> tuple[tuple[Any, ...], list[bytes]]:
+    a = message
+    bulk = [entry.encoded for entry in a.entries]
+    return (a.term, a.prev_index, a.prev_term, a.commit, a.round, a.time, [len(part) for part in bulk]), bulk
+
+
+def _read_append(head: tuple[Any, ...], data: bytes, at: int) -> m.Append:
+    *numbers, sizes = head
+    entries = tuple(decode_entry(part) for part in _slices(sizes, data, at))
+    term, prev_index, prev_term, commit, round_, time = map(natural, numbers)
+    return m.Append(term, prev_index, prev_term, commit, round_, time, entries)
+
+
+def _write_forward(message: m.Forward) -> tuple[tuple[Any, ...], list[bytes]]:
+    return ([len(batch) for batch in message.batches],), list(message.batches)
+
+
+def _read_forward(head: tuple[Any, ...], data: bytes, at: int) -> m.Forward:
+    return m.Forward(tuple(_slices(head[0], data, at)))
+
+
+def _write_chunk(message: m.SnapshotChunk) -> tuple[tuple[Any, ...], list[bytes]]:
+    return (message.term, meta_to_wire(message.meta), message.offset, message.total), [message.data]
+
+
+def _read_chunk(head: tuple[Any, ...], data: bytes, at: int) -> m.SnapshotChunk:
+    term, meta, offset, total = head
+    return m.SnapshotChunk(natural(term), meta_from_wire(meta), natural(offset), natural(total), data[at:])
+
+
+def _write_found(message: m.Found) -> tuple[tuple[Any, ...], list[bytes]]:
+    return (), [message.entry.encoded]
+
+
+def _read_found(_head: tuple[Any, ...], data: bytes, at: int) -> m.Found:
+    return m.Found(decode_entry(data[at:]))
+
+
+def _read_versions(value: object) -> tuple[int, int]:
+    low, high = _tuple(value, 2)
+    return natural(low), natural(high)
+
+
+def _fields(*names: str) -> Callable[[Any], tuple[tuple[Any, ...], tuple[bytes, ...]]]:
+    return lambda message: (tuple(getattr(message, name) for name in names), ())
+
+
+# These numbers are on the wire: never reuse one.
+_WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
+    m.Hello: (1, _fields("versions", "cluster", "name", "incarnation", "receiver", "founders")),
+    m.Welcome: (2, _fields("version", "cluster", "name", "incarnation", "founders")),
+    m.Refuse: (3, _fields("reason", "cluster")),
+    m.Ping: (4, _fields()),
+    m.Pong: (5, _fields()),
+    m.Goodbye: (6, _fields()),
+    m.Found: (7, _write_found),
+    m.Vote: (16, _fields("term", "last_index", "last_term", "pre", "transfer")),
+    m.VoteReply: (17, _fields("term", "granted", "pre")),
+    m.Append: (18, _write_append),
+    m.AppendReply: (19, _fields("term", "round", "match", "rejected", "hint_index", "hint_term")),
+    m.ReadIndex: (20, _fields("term", "id")),
+    m.ReadIndexReply: (21, _fields("term", "id", "index")),
+    m.TimeoutNow: (22, _fields("term")),
+    m.Forward: (32, _write_forward),
+    m.NotLeader: (33, _fields("term")),
+    m.SnapshotChunk: (34, _write_chunk),
+    m.SnapshotAck: (35, _fields("term", "index", "offset")),
+}
+
+_READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
+    1: _plain(m.Hello, _read_versions, _cluster, _str, _uint64, _str, _names),
+    2: _plain(m.Welcome, natural, _cluster, _str, _uint64, _names),
+    3: _plain(m.Refuse, _text, _cluster),
+    4: _plain(m.Ping),
+    5: _plain(m.Pong),
+    6: _plain(m.Goodbye),
+    7: (0, _read_found),
+    16: _plain(m.Vote, natural, natural, natural, _bool, _bool),
+    17: _plain(m.VoteReply, natural, _bool, _bool),
+    18: (7, _read_append),
+    19: _plain(m.AppendReply, natural, natural, natural, _bool, natural, natural),
+    20: _plain(m.ReadIndex, natural, natural),
+    21: _plain(m.ReadIndexReply, natural, natural, natural),
+    22: _plain(m.TimeoutNow, natural),
+    32: (1, _read_forward),
+    33: _plain(m.NotLeader, natural),
+    34: (4, _read_chunk),
+    35: _plain(m.SnapshotAck, natural, natural, natural),
+}

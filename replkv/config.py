@@ -1,0 +1,89 @@
+"""``Config``: this process's own choices.  ``Settings``: what all members must agree on, kept in the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import asdict, fields, frozen
+
+from replkv.errors import Incompatible
+
+MIB = 1 << 20
+
+
+def _positive(owner: object, name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{type(owner).__name__}.{name} must be a number, not {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{type(owner).__name__}.{name} must be above 0, not {value!r}")
+
+
+@frozen(kw_only=True)
+class Config:
+    """What one process chooses for itself; members may differ.
+
+    Args:
+        timeout: seconds an operation may take when the call does not say.
+        segment_bytes: size of a preallocated WAL segment.
+        snapshot_bytes: bytes of log after which a snapshot is taken and the log before it trimmed.
+        trailing_entries: log entries kept behind a snapshot, for followers that need a little more.
+        block_bytes: how many bytes of commands the leader joins into one log entry.
+    """
+
+    timeout: float = 5.0
+    segment_bytes: int = 8 * MIB
+    snapshot_bytes: int = 64 * MIB
+    trailing_entries: int = 256
+    block_bytes: int = MIB // 2
+
+    def __attrs_post_init__(self) -> None:
+        for field in fields(Config):
+            _positive(self, field.name, getattr(self, field.name))
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What must be alike on all members: it counts at founding and then lives in the log.
+
+    Args:
+        election_timeout: seconds; a member that hears no leader stands for election after 2/3 to 3/3 of it.
+        heartbeat: seconds between a leader's signs of life.
+        promise: seconds for which an acknowledged leader is promised that no other gets this member's vote.
+        session_ttl: seconds of silence, in cluster time, after which a session's results are forgotten.
+        max_request_bytes: size of one call's keys and values.
+        max_txn_ops: operations in one list of a transaction, its nested lists included.
+    """
+
+    election_timeout: float = 1.5
+    heartbeat: float = 0.1
+    promise: float = 0.15
+    session_ttl: float = 600.0
+    max_request_bytes: int = 3 * MIB // 2
+    max_txn_ops: int = 128
+
+    def __attrs_post_init__(self) -> None:
+        for field in fields(Settings):
+            _positive(self, field.name, getattr(self, field.name))
+        if not self.heartbeat < self.promise < self.election_timeout / 2:
+            raise ValueError(
+                "Settings need heartbeat < promise < election_timeout / 2, not "
+                f"{self.heartbeat} < {self.promise} < {self.election_timeout} / 2: a leader's lease would have gaps, or outlive its term"
+            )
+        if self.max_request_bytes > 4 * MIB:
+            raise ValueError(f"Settings.max_request_bytes is at most {4 * MIB}, not {self.max_request_bytes}: a frame holds 8 MiB")
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return a plain mapping that survives msgpack."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Settings:
+        """Build Settings from ``to_wire``'s mapping.
+
+        Raises:
+            Incompatible: it names a setting that this version does not know.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(wire) - known):
+            raise Incompatible(f"the cluster uses settings this version does not know: {', '.join(unknown)}; upgrade this member")
+        return cls(**wire)

@@ -1,0 +1,413 @@
+"""The one door to files: everything below one directory, reached by plain names.
+
+What is written is durable once ``sync`` of that file has returned; what is created, renamed or removed once ``sync_directory`` has.
+After the first change that failed nothing is tried again (a page that failed to reach the disk may be marked clean, so that a second
+fsync succeeds and lies): every later change raises the same error, and the member stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import threading
+import weakref
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+from replkv.errors import DirectoryInUse, DiskFull, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+TEMPORARY = ".tmp"
+"""Files whose names end so were never finished; whoever opens the directory removes them."""
+
+_LOCK = "lock"
+_ZEROS = bytes(1 << 20)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Disk(Protocol):
+    """One directory.  Different files may be used by different threads; every failure is a ``StorageError``."""
+
+    where: str
+    """What error messages call the directory."""
+
+    def lock(self) -> None:
+        """Make this process the directory's only user until ``close``; creates the directory if it is missing.
+
+        Raises:
+            DirectoryInUse: it has one already.
+        """
+
+    def list(self) -> list[str]:
+        """Return the names of all files, sorted."""
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return at most ``length`` bytes; fewer only at the end of the file."""
+
+    def allocate(self, name: str, size: int) -> None:
+        """Make ``name`` a new file of ``size`` zero bytes, all of them really written; replaces a file of that name."""
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write all of ``data`` at ``offset`` of an existing file."""
+
+    def sync(self, name: str) -> None:
+        """Make all that was written to a file durable."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file in one step; replaces a file of the new name."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+
+    def sync_directory(self) -> None:
+        """Make all creations, renames and removals durable."""
+
+    def close(self) -> None:
+        """Let go of the directory; may be called again."""
+
+
+def create(disk: Disk, name: str, size: int) -> None:
+    """Create a durable file of ``size`` zero bytes: after a crash it is there complete, or not at all."""
+    disk.allocate(name + TEMPORARY, size)
+    publish(disk, name + TEMPORARY, name)
+
+
+def publish(disk: Disk, temporary: str, name: str) -> None:
+    """Give a finished file its real name; durable when this returns."""
+    disk.sync(temporary)
+    disk.rename(temporary, name)
+    disk.sync_directory()
+
+
+# -- a directory of the operating system ------------------------------------------------------------------------------------------------
+
+
+class _File:
+    """An open file.  The lock keeps one thread from using the descriptor's number while another closes it."""
+
+    __slots__ = ("fd", "lock")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> int:
+        self.lock.acquire()
+        if self.fd < 0:
+            self.lock.release()
+            raise OSError(errno.EBADF, "closed while it was in use")
+        return self.fd
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.lock.release()
+
+    def close(self) -> None:
+        with self.lock:
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+
+def _change(method: Callable[Concatenate[RealDisk, P], T]) -> Callable[Concatenate[RealDisk, P], T]:
+    """Latch the first failure of a method that changes something."""
+
+    def latched(self: RealDisk, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            self.failure = self._storage_error(error, method.__name__)
+            raise self.failure from error
+
+    return latched
+
+
+def _look(method: Callable[Concatenate[RealDisk, P], T]) -> Callable[Concatenate[RealDisk, P], T]:
+    def typed(self: RealDisk, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            raise self._storage_error(error, method.__name__) from error
+
+    return typed
+
+
+class RealDisk:
+    """A directory, owned by this user, with files nobody else may read.
+
+    Args:
+        path: of the directory; created, for its owner only, when ``lock`` is called.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.where = os.path.abspath(path)
+        self.failure: StorageError | None = None
+        self._directory = -1
+        self._lock = -1
+        self._files: dict[str, _File] = {}
+        self._opening = threading.Lock()
+        _unforked.add(self)
+
+    @_look
+    def lock(self) -> None:
+        """Make this process the directory's only user; see ``Disk``.
+
+        Raises:
+            DirectoryInUse: another process, or another Replica in this one, has it open.
+            StorageError: others may write into the directory, or it cannot be used.
+        """
+        if self._directory >= 0:
+            raise DirectoryInUse(f"{self.where} is open already")
+        _make_directory(self.where)
+        self._directory = os.open(self.where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._check_owner()
+            self._take_lock()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_owner(self) -> None:
+        status = os.fstat(self._directory)
+        if status.st_uid != os.geteuid():
+            raise StorageError(f"{self.where} belongs to user {status.st_uid}, not to {os.geteuid()}: use a directory of this user's own")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise StorageError(f"others may write into {self.where}: chmod 700 it, or name a new directory inside it")
+
+    def _take_lock(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock = os.open(_LOCK, flags, 0o600, dir_fd=self._directory)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            raise DirectoryInUse(f"{self.where} is in use by process {owner}: close that Replica, or use another directory") from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    @_look
+    def list(self) -> list[str]:
+        """Return the names of all files; see ``Disk``."""
+        with os.scandir(self._directory) as entries:
+            return sorted(entry.name for entry in entries if entry.name != _LOCK and entry.is_file(follow_symlinks=False))
+
+    @_look
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        with self._file(name) as fd:
+            return os.fstat(fd).st_size
+
+    @_look
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Read from a file; see ``Disk``."""
+        with self._file(name) as fd:
+            data = os.pread(fd, length, offset)
+            while 0 < len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+                data += more
+        return data
+
+    @_change
+    def allocate(self, name: str, size: int) -> None:
+        """Create a file of zero bytes; see ``Disk``."""
+        with self._file(name, os.O_CREAT | os.O_TRUNC) as fd:
+            for offset in range(0, size, len(_ZEROS)):
+                _write_all(fd, _ZEROS[: size - offset], offset)
+
+    @_change
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write into a file; see ``Disk``."""
+        with self._file(name) as fd:
+            _write_all(fd, data, offset)
+
+    @_change
+    def sync(self, name: str) -> None:
+        """Make a file durable."""
+        with self._file(name) as fd:
+            _datasync(fd)
+
+    @_change
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file; see ``Disk``."""
+        with self._opening:
+            os.rename(old, new, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            replaced, moved = self._files.pop(new, None), self._files.pop(old, None)
+            if moved is not None:
+                self._files[new] = moved
+        if replaced is not None:
+            replaced.close()
+
+    @_change
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        os.unlink(name, dir_fd=self._directory)
+        with self._opening:
+            file = self._files.pop(name, None)
+        if file is not None:
+            file.close()
+
+    @_change
+    def sync_directory(self) -> None:
+        """Make creations, renames and removals durable."""
+        os.fsync(self._directory)
+
+    def close(self) -> None:
+        """Let go of the directory; may be called again."""
+        with self._opening:
+            files, self._files = self._files, {}
+            lock, self._lock = self._lock, -1
+            directory, self._directory = self._directory, -1
+        for file in files.values():
+            file.close()
+        for fd in (lock, directory):
+            if fd >= 0:
+                os.close(fd)
+
+    def _file(self, name: str, flags: int = 0) -> _File:
+        """Return an open file, kept open until it is removed: a member has a few dozen at most."""
+        file = self._files.get(name)
+        if file is not None and not flags:
+            return file
+        with self._opening:
+            if self._directory < 0:
+                raise OSError(errno.EBADF, "the directory is closed")
+            file = self._files.get(name)
+            if file is None or flags:
+                flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+                opened = _File(os.open(name, flags, 0o600, dir_fd=self._directory))
+                if file is not None:
+                    file.close()
+                self._files[name] = file = opened
+        return file
+
+    def _storage_error(self, error: OSError, action: str) -> StorageError:
+        if error.errno in _FULL:
+            return DiskFull(f"{self.where}: no space left to {action}: free some, then start this member again ({error})")
+        return StorageError(f"{self.where}: cannot {action}: {error}")
+
+    def disown(self) -> None:
+        """Close what a forked child inherited: the lock would outlive its owner otherwise."""
+        self._opening = threading.Lock()
+        for fd in (self._lock, self._directory, *(file.fd for file in self._files.values())):
+            if fd >= 0:
+                os.close(fd)
+        self._lock = self._directory = -1
+        self._files = {}
+        self.failure = StorageError(f"{self.where} belongs to the process this one was forked from")
+
+
+def _make_directory(path: str) -> None:
+    """Create a directory, and make it durable: what is synced inside it is lost if it is not itself on disk."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(path):
+        if not os.path.isdir(parent):
+            _make_directory(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    with contextlib.suppress(PermissionError):  # not ours to read: then it is not we who created something in it
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):  # a short write, rare
+        written += os.pwrite(fd, data[written:], offset + written)
+
+
+def _datasync(fd: int) -> None:
+    if full_sync := getattr(fcntl, "F_FULLFSYNC", None):  # macOS: fsync leaves the data in the drive's cache
+        fcntl.fcntl(fd, full_sync)
+    else:
+        os.fdatasync(fd)
+
+
+_unforked: weakref.WeakSet[RealDisk] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for disk in list(_unforked):
+        disk.disown()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------------------------
+
+
+class MemoryDisk:
+    """A directory in memory, for members that keep nothing.  Zeros at the end of a file cost nothing."""
+
+    where = "memory"
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[int, bytearray]] = {}
+
+    def lock(self) -> None:
+        """Do nothing: nobody else can reach it."""
+
+    def list(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        return sorted(self._files)
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        size, data = self._file(name)
+        return max(size, len(data))
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Read from a file; see ``Disk``."""
+        size, data = self._file(name)
+        length = max(0, min(length, max(size, len(data)) - offset))
+        return bytes(data[offset : offset + length]).ljust(length, b"\0")
+
+    def allocate(self, name: str, size: int) -> None:
+        """Create a file of zero bytes; see ``Disk``."""
+        self._files[name] = (size, bytearray())
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write into a file; see ``Disk``."""
+        _, content = self._file(name)
+        if offset > len(content):
+            content.extend(bytes(offset - len(content)))
+        content[offset : offset + len(data)] = data
+
+    def sync(self, name: str) -> None:
+        """Do nothing: nothing here outlives the process."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file; see ``Disk``."""
+        self._files[new] = self._file(old)
+        del self._files[old]
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self._file(name)
+        del self._files[name]
+
+    def sync_directory(self) -> None:
+        """Do nothing: nothing here outlives the process."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _file(self, name: str) -> tuple[int, bytearray]:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise StorageError(f"there is no file {name} in {self.where}") from None

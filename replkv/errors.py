@@ -1,0 +1,164 @@
+"""Every error replkv raises, grouped by what the caller should do.
+
+``Rejected`` is decided: the same call gets the same answer until the state changes.  ``Unavailable`` means surely not applied: try
+again.  ``OutcomeUnknown`` means applied once or not at all.  ``StorageError`` means this member has stopped and needs its operator.
+Bad arguments are plain ``TypeError`` and ``ValueError``, raised before anything is sent.
+
+All of them can be pickled, so that they cross process pools with their attributes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ReplkvError(Exception):
+    """The root of all errors of replkv; its text names the member, the cause and the remedy."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[ReplkvError], args: tuple[Any, ...], attributes: dict[str, Any]) -> ReplkvError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update({name: value for name, value in attributes.items() if value is not None})
+    return error
+
+
+# -- decided ------------------------------------------------------------------------------------------------------------------------
+
+
+class Rejected(ReplkvError):
+    """The cluster decided against the call; nothing was changed."""
+
+
+class DuplicateKey(Rejected):
+    """A transaction would write the same key twice on one path."""
+
+
+class TooManyOps(Rejected):
+    """A transaction has more operations than ``Settings.max_txn_ops``."""
+
+
+class TooLarge(Rejected):
+    """A request is larger than ``Settings.max_request_bytes``."""
+
+
+class NotACounter(Rejected):
+    """``add`` met a value that is no decimal integer, or would leave the range of 64 bits."""
+
+
+class Compacted(Rejected):
+    """The revision asked for is no longer kept; ``revision`` is the oldest one that is."""
+
+    def __init__(self, message: str, revision: int = 0) -> None:
+        super().__init__(message)
+        self.revision = revision
+
+
+class FutureRevision(Rejected):
+    """The revision asked for does not exist yet."""
+
+
+# -- surely not applied --------------------------------------------------------------------------------------------------------------
+
+
+class Unavailable(ReplkvError):
+    """The call was surely not applied and may be repeated."""
+
+
+class NoLeader(Unavailable, TimeoutError):
+    """No leader could be reached in time; ``unreachable`` names the members that did not answer."""
+
+    def __init__(self, message: str, unreachable: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
+
+
+class Overloaded(Unavailable):
+    """This process has as many calls in flight as ``Config`` allows."""
+
+
+class WaitTimeout(Unavailable, TimeoutError):
+    """What was waited for did not happen in time; nothing is left behind."""
+
+
+# -- perhaps applied -----------------------------------------------------------------------------------------------------------------
+
+
+class OutcomeUnknown(ReplkvError, TimeoutError):
+    """A write was handed over and no answer came in time: it may have been applied once, or may still be.
+
+    ``wait(timeout)`` goes on waiting for that very write.
+    """
+
+    _resume: Callable[[float | None], Any] | None = None
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait for the same write.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Returns:
+            What the call would have returned; for a call of an ``AsyncReplica`` an awaitable of it.
+
+        Raises:
+            OutcomeUnknown: still no answer; or the error came from another process and can't be resumed.
+        """
+        if self._resume is None:
+            raise self
+        return self._resume(timeout)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, {})
+
+
+# -- this member's disk --------------------------------------------------------------------------------------------------------------
+
+
+class StorageError(ReplkvError):
+    """This member's disk failed; the member has stopped and acknowledges nothing more."""
+
+
+class Corrupt(StorageError):
+    """Stored bytes are not what was written."""
+
+
+class DirectoryInUse(StorageError):
+    """Another process has the data directory open."""
+
+
+class DiskFull(StorageError):
+    """The disk has no space left."""
+
+
+class WrongCluster(StorageError):
+    """The data directory, or a peer, belongs to another member or another cluster."""
+
+
+class Incompatible(StorageError):
+    """A file or a peer speaks a format this version does not know."""
+
+
+# -- the handle is of no use any more ------------------------------------------------------------------------------------------------
+
+
+class Closed(ReplkvError):
+    """The Replica is closed, or its member has stopped; ``Replica.failure`` says why."""
+
+
+class SessionExpired(ReplkvError):
+    """The member was away for longer than ``Settings.session_ttl``; the write was not applied."""
+
+
+class ForkedProcess(ReplkvError):
+    """A forked child used its parent's Replica."""
+
+
+class InvariantBroken(ReplkvError):
+    """replkv found itself in a state that must not exist, and stopped this member rather than go on."""

@@ -1,0 +1,382 @@
+"""The write-ahead log of one member: its term and vote, its entries, and where its newest snapshot is.
+
+What ``append`` is given is only noted; one ``sync`` makes all of it durable, in one flush.  Truncation is logical: an entry at an index
+replaces everything from there on.  Segments are zeroed and synced ahead, so that a sync into them has no metadata to write.
+``wal_format.py`` knows the bytes, ``recovery.py`` how to read them back.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from replkv.codec import decode_entry, pack
+from replkv.disk import TEMPORARY, create
+from replkv.errors import Corrupt, InvariantBroken, StorageError
+from replkv.messages import EntryKind, HardState
+from replkv.recovery import Replay, replay, segments
+from replkv.snapshot import SnapshotFile, is_snapshot, open_snapshot
+from replkv.wal_format import (
+    SECTOR,
+    SEGMENT_MAX,
+    SEGMENT_MIN,
+    Head,
+    Identity,
+    RecordKind,
+    encode_flush,
+    encode_head,
+    encode_record,
+    flush_sectors,
+    segment_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from replkv.disk import Disk
+    from replkv.messages import Entry
+
+
+@frozen
+class Recovered:
+    """What a data directory remembers.
+
+    ``founding``: the payload of the first entry, b"" if the log never held it; ``entries``: all behind the snapshot.
+    """
+
+    identity: Identity
+    founding: bytes
+    hard_state: HardState
+    snapshot: SnapshotFile | None
+    entries: tuple[Entry, ...]
+
+
+class Log:
+    """Built by ``open``.  One thread appends and syncs; ``prepare`` may run on another.
+
+    ``last_index``: where the log ends, what is not yet synced included; ``snapshot``: the newest one, with which recovery begins.
+    """
+
+    def __init__(self, disk: Disk, identity: Identity, segment_bytes: int) -> None:
+        self.last_index = 0
+        self.snapshot: SnapshotFile | None = None
+        self._disk = disk
+        self._identity = identity
+        self._segment_bytes = max(SEGMENT_MIN, -(-segment_bytes // SECTOR) * SECTOR)
+        self._hard_state = HardState()
+        self._founding = b""
+        self._records: list[bytes] = []
+        self._count = 0
+        self._dirty = False
+        self._failure: StorageError | None = None
+        # Where the next flush goes.
+        self._flush = 1
+        self._segment = 0
+        self._sector = 0
+        self._segment_size = 0
+        # What is durable: the head of a new segment tells it, because what is noted follows it in the same flush.
+        self._durable: tuple[int, bytes, SnapshotFile | None] = (0, b"", None)
+        # Segment -> the last index when the next one was begun: it may go when all of that is in a snapshot.
+        self._reach: dict[int, int] = {}
+        self._keep_from = 0
+        self._replaced: list[SnapshotFile] = []
+        # Shared with the thread that prepares.
+        self._housekeeping = threading.Lock()
+        self._blank: dict[int, int] = {}  # segments that wait to be used -> bytes
+        self._garbage: list[str] = []
+
+    # -- opening ------------------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, disk: Disk, name: str, new_incarnation: int, segment_bytes: int) -> tuple[Log, Recovered]:
+        """Recover what a directory holds, or begin a log in an empty one.
+
+        Args:
+            disk: the directory; locked until ``close``.
+            name: of this member.
+            new_incarnation: a random number of 64 bits, this member's identity if the directory is empty.
+            segment_bytes: size of new segments.
+
+        Returns:
+            The log and what it remembers, all of it durable.  Takes time in proportion to the segments kept.
+
+        Raises:
+            DirectoryInUse: another process has it.
+            WrongCluster: it is another member's.
+            Corrupt: what it holds is not what was written.
+            Incompatible: another version wrote it.
+            StorageError: the disk failed.
+        """
+        disk.lock()
+        try:
+            return cls._open(disk, name, new_incarnation, segment_bytes)
+        except BaseException:
+            disk.close()
+            raise
+
+    @classmethod
+    def _open(cls, disk: Disk, name: str, new_incarnation: int, segment_bytes: int) -> tuple[Log, Recovered]:
+        names = disk.list()
+        numbers = segments(names)
+        state = replay(disk, name, numbers)
+        if state.identity is None:
+            _check_unused(disk, names, numbers)
+        log = cls(disk, state.identity or Identity(name, new_incarnation), segment_bytes)
+        log._settle(state)
+        if state.identity is None:
+            log._begin()
+        else:
+            log._adopt(state)
+        log._clean(names, numbers, state)
+        founding = decode_entry(log._founding).payload if log._founding else b""
+        return log, Recovered(log._identity, founding, log._hard_state, log.snapshot, tuple(state.entries))
+
+    def _settle(self, state: Replay) -> None:
+        """Make durable what was read: cut a torn tail, or write the last flush again.
+
+        It may have been read from the page cache of a process that died before, or in, its sync.
+        """
+        if state.torn is not None:
+            segment, torn = state.torn
+            offset, data = torn.sector * SECTOR, bytes((torn.end - torn.sector) * SECTOR)
+        elif state.flush is not None:
+            segment, flush = state.segment, state.flush
+            offset = flush.sector * SECTOR
+            data = self._disk.read(segment_name(segment), offset, flush.sectors * SECTOR)
+        else:
+            return
+        self._disk.write(segment_name(segment), offset, data)
+        self._disk.sync(segment_name(segment))
+
+    def _begin(self) -> None:
+        self._dirty = True
+        self.sync()
+
+    def _adopt(self, state: Replay) -> None:
+        """Take over the state that was read."""
+        if state.flush is None or state.identity is None:
+            raise InvariantBroken("a log without a flush has no state")
+        self.snapshot = _check_snapshot(self._disk, state.snapshot)
+        self._hard_state, self._founding, self.last_index = state.hard_state, state.founding, state.last_index
+        self._durable = (self.last_index, self._founding, self.snapshot)
+        self._flush = state.flush.number + 1
+        self._segment = state.segment
+        self._sector = state.flush.sector + state.flush.sectors
+        self._segment_size = self._disk.size(segment_name(state.segment))
+        self._reach = {number: reach for number, reach in state.reach.items() if number != state.segment}
+
+    def _clean(self, names: Sequence[str], numbers: Sequence[int], state: Replay) -> None:
+        """Remove what no state refers to: unfinished files, snapshots without a pointer, segments passed over."""
+        self._blank = {number: size for number, size in state.blank.items() if number > self._segment}
+        known = {self._segment, *self._reach, *self._blank}
+        self._garbage = [segment_name(number) for number in numbers if number not in known]
+        pointer = self.snapshot.name if self.snapshot else ""
+        self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != pointer)]
+        self._remove_garbage(())
+
+    @property
+    def founding_entry(self) -> Entry:
+        """The first entry of the cluster's log, also when the log no longer goes back that far."""
+        if not self._founding:
+            raise InvariantBroken(f"{self._disk.where} was never founded")
+        return decode_entry(self._founding)
+
+    # -- noting -------------------------------------------------------------------------------------------------------------------------
+
+    def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+        """Note a term and vote, and entries; each entry replaces everything from its index on.  Durable after ``sync``."""
+        if hard_state is not None:
+            self._note_hard_state(hard_state)
+        covered = self.snapshot.meta.index if self.snapshot else 0
+        for entry in entries:
+            if not covered < entry.index <= self.last_index + 1:
+                raise InvariantBroken(f"entry {entry.index} appended to a log from {covered + 1} to {self.last_index}")
+            self._note(RecordKind.ENTRY, entry.encoded)
+            self.last_index = entry.index
+            if entry.kind is EntryKind.FOUNDING:
+                self._founding = entry.encoded
+
+    def found(self, entry: Entry) -> Recovered:
+        """Begin an empty log with the founding entry; durable when this returns.  It is kept as long as the directory lives.
+
+        Returns:
+            What recovery would return now.
+        """
+        if self.last_index or entry.kind is not EntryKind.FOUNDING:
+            raise InvariantBroken(f"a log up to {self.last_index} founded with {entry}")
+        self.append(HardState(entry.term), (entry,))
+        self.sync()
+        return Recovered(self._identity, entry.payload, self._hard_state, None, (entry,))
+
+    def snapshot_taken(self, file: SnapshotFile, keep_from: int) -> None:
+        """Let recovery begin with a snapshot of this log's own entries; durable when this returns, with everything noted before.
+
+        Args:
+            file: the snapshot.
+            keep_from: the index of the first entry whose segment must stay.
+        """
+        if not file.meta.index <= self.last_index or keep_from > file.meta.index + 1:
+            raise InvariantBroken(f"a snapshot at {file.meta.index} of a log up to {self.last_index}, kept from {keep_from}")
+        self._note_snapshot(RecordKind.SNAPSHOT_TAKEN, file)
+        self._keep_from = keep_from
+        self.sync()
+
+    def install_snapshot(self, file: SnapshotFile, hard_state: HardState | None) -> None:
+        """Replace the whole log by a snapshot from the leader, behind which it goes on; durable when this returns."""
+        if hard_state is not None:
+            self._note_hard_state(hard_state)
+        self._note_snapshot(RecordKind.SNAPSHOT_INSTALLED, file)
+        self._reach = dict.fromkeys(self._reach, 0)
+        self._keep_from = file.meta.index + 1
+        self.last_index = file.meta.index
+        self.sync()
+
+    def _note_hard_state(self, new: HardState) -> None:
+        old = self._hard_state
+        if new.term < old.term or (new.term == old.term and old.vote not in (None, new.vote)):
+            raise InvariantBroken(f"{new} after {old}: a term or a vote taken back")
+        self._dirty |= new != old
+        self._hard_state = new
+
+    def _note_snapshot(self, kind: RecordKind, file: SnapshotFile) -> None:
+        if self.snapshot is not None:
+            if file.meta.index < self.snapshot.meta.index:
+                raise InvariantBroken(f"a snapshot at {file.meta.index} after one at {self.snapshot.meta.index}")
+            self._replaced.append(self.snapshot)
+        self._note(kind, pack(file.to_wire()))
+        self.snapshot = file
+
+    def _note(self, kind: RecordKind, body: bytes) -> None:
+        self._records.append(encode_record(kind, body))
+        self._count += 1
+        self._dirty = True
+
+    # -- making durable -----------------------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make everything noted durable, in one flush; does nothing if nothing was.
+
+        Raises:
+            StorageError: the disk failed, now or before; nothing can be made durable any more.
+        """
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        if not self._dirty:
+            return
+        try:
+            self._write_flush()
+        except StorageError as error:
+            self._failure = error
+            raise
+        except BaseException as error:
+            self._failure = StorageError(f"{self._disk.where}: an earlier flush was interrupted by {error!r}")
+            raise
+
+    def _write_flush(self) -> None:
+        sectors = flush_sectors(self._hard_state, sum(map(len, self._records)))
+        if (self._sector + sectors) * SECTOR > self._segment_size:
+            self._roll()
+            sectors = flush_sectors(self._hard_state, sum(map(len, self._records)))
+        data = encode_flush(self._segment, self._flush, self._sector, self._hard_state, self._records, self._count)
+        self._disk.write(segment_name(self._segment), self._sector * SECTOR, data)
+        self._disk.sync(segment_name(self._segment))
+        self._flush += 1
+        self._sector += sectors
+        self._records, self._count, self._dirty = [], 0, False
+        if self._durable[2] is not self.snapshot:
+            self._discard()
+        self._durable = (self.last_index, self._founding, self.snapshot)
+
+    def _roll(self) -> None:
+        """Go over to the next segment; its head comes before what is noted."""
+        last_index, founding, snapshot = self._durable
+        head = Head(0, self._identity, last_index, founding, snapshot)
+        needed = (
+            flush_sectors(self._hard_state, sum(map(len, self._records)) + len(encode_record(RecordKind.HEAD, encode_head(head)))) * SECTOR
+        )
+        if needed > SEGMENT_MAX:
+            raise InvariantBroken(f"a flush of {needed} bytes; a segment has at most {SEGMENT_MAX}")
+        with self._housekeeping:
+            size = self._blank.pop(self._segment + 1, 0)
+            if size < needed:
+                size = max(self._segment_bytes, needed)
+                create(self._disk, segment_name(self._segment + 1), size)
+            if self._segment:
+                self._reach[self._segment] = last_index
+            self._segment += 1
+        self._sector, self._segment_size = 0, size
+        head = Head(size, self._identity, last_index, founding, snapshot)
+        self._records.insert(0, encode_record(RecordKind.HEAD, encode_head(head)))
+        self._count += 1
+
+    def _discard(self) -> None:
+        """Mark as garbage what the new snapshot, durable now with its pointer, makes superfluous."""
+        with self._housekeeping:
+            for number in sorted(self._reach):
+                if self._reach[number] >= self._keep_from:
+                    break
+                del self._reach[number]
+                self._garbage.append(segment_name(number))
+            current = self.snapshot.name if self.snapshot else ""
+            self._garbage += [file.name for file in self._replaced if file.name != current]
+            self._replaced = []
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def unprepared(self) -> bool:
+        """Whether ``prepare`` has anything to do."""
+        return bool(self._garbage) or self._segment + 1 not in self._blank
+
+    def prepare(self, in_use: Container[str] = ()) -> None:
+        """Have a zeroed segment ready, and remove files that are no longer needed.  May run on another thread.
+
+        Args:
+            in_use: names of snapshot files that are being read; they are removed another time.
+        """
+        with self._housekeeping:
+            if self._segment + 1 not in self._blank:
+                create(self._disk, segment_name(self._segment + 1), self._segment_bytes)
+                self._blank[self._segment + 1] = self._segment_bytes
+        self._remove_garbage(in_use)
+
+    def _remove_garbage(self, in_use: Container[str]) -> None:
+        """Remove files in order, each durably: if a later segment could go before an earlier one, recovery would find a gap."""
+        with self._housekeeping:
+            garbage, self._garbage = self._garbage, []
+            kept = [name for name in garbage if name in in_use]
+            self._garbage = kept
+        for name in garbage:
+            if name not in in_use:
+                self._disk.remove(name)
+                self._disk.sync_directory()
+
+    def close(self) -> None:
+        """Let go of the directory; what was noted and not synced is lost."""
+        self._disk.close()
+
+
+def _check_unused(disk: Disk, names: Sequence[str], numbers: Sequence[int]) -> None:
+    """Raise ``Corrupt`` if a directory without a log was not empty: then the log has been lost."""
+    lost = [name for name in names if is_snapshot(name)]
+    if lost or (numbers and numbers[0] != 1):
+        found = lost[0] if lost else segment_name(numbers[0])
+        raise Corrupt(
+            f"{disk.where} has {found} but no log: restore the directory, or remove it so that the member comes back as a new one"
+        )
+
+
+def _check_snapshot(disk: Disk, pointer: SnapshotFile | None) -> SnapshotFile | None:
+    """Return the file a pointer means, if it is the one that was meant."""
+    if pointer is None:
+        return None
+    if pointer.name not in disk.list():
+        raise Corrupt(
+            f"{disk.where}/{pointer.name} is missing; restore it, or remove the directory so that the member comes back as a new one"
+        )
+    file = open_snapshot(disk, pointer.name)
+    if (file.meta, file.sha256, file.cluster) != (pointer.meta, pointer.sha256, pointer.cluster):
+        raise Corrupt(f"{disk.where}/{pointer.name} is another snapshot than the log means")
+    return file

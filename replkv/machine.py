@@ -1,0 +1,344 @@
+"""The replicated state machine: entries of the log in, answers out (thesis §3, §6.3).
+
+The same entries make the same state on every member: what happens depends on nothing but the entry and the state, also where apply
+was interrupted between two slices.  ``dump`` is that state as bytes, ``load`` the way back, ``digest`` what equal states share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from replkv import codec, kv, ops, session
+from replkv.codec import DecodeError
+from replkv.config import Settings
+from replkv.errors import Compacted, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
+from replkv.kv import Store
+from replkv.messages import Configuration, EntryKind
+from replkv.session import Session, Sessions, Verdict
+from replkv.txn import SLICE, Reader, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+
+    from replkv.codec import Batch
+    from replkv.messages import Entry, Founding
+    from replkv.ops import Raw
+
+CHUNK_MAX = 256 << 10
+"""Bytes in one chunk of a dump."""
+
+DUMP_VERSION = 1
+
+_PART = 64 << 10  # bytes of rows that are packed together
+_LENGTH = struct.Struct("<I")
+_POSITIONS = 16  # bits of a session's number that tell its place in the block
+
+_LOST = ops.refusal(OutcomeUnknown, "the command was executed once, but its answer was too large to be kept for a repeat")
+
+
+class Outcome(NamedTuple):
+    """What became of a batch.
+
+    ``answers`` has one for each command; None: the batch is so old that what became of it is forgotten.  ``opened`` is the number of
+    the session a batch of session 0 opened.  ``expired``: the batch belongs to a session that is no more, and was not executed.
+    """
+
+    session: int
+    sequence: int
+    answers: tuple[Raw, ...] | None
+    opened: int = 0
+    expired: bool = False
+
+
+class Machine:
+    """Applies the log; one thread writes, any thread reads at a published revision.
+
+    Attributes:
+        store: keys and values.
+        sessions: what was executed before.
+        founding: the first entry's content, None before it.
+        settings: what all members must agree on.
+        configuration: who the members are, as of the applied index.
+        time: cluster time in microseconds.
+        applied: the index of the newest applied entry; its term is ``term``.
+    """
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.sessions = Sessions()
+        self.founding: Founding | None = None
+        self.settings = Settings()
+        self.configuration = Configuration(voters=())
+        self.time = 0
+        self.applied = 0
+        self.term = 0
+        self._writer = Writer(self.store)
+        self._at_work = False  # from the first slice of an entry to its last
+
+    # -- apply ----------------------------------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> Generator[None, None, list[Outcome]]:
+        """Apply the next entry; a generator that yields between slices well below a millisecond.
+
+        Nothing is applied before its first step.  After an error the machine is half way through the entry and good for nothing.
+
+        Returns:
+            The outcomes of a block's batches in their order.
+
+        Raises:
+            InvariantBroken: not the next entry, or the one before is not finished.
+            DecodeError: not an entry that this version writes.
+            Incompatible: it needs a newer version.
+        """
+        if self._at_work or entry.index != self.applied + 1 or entry.term < self.term:
+            state = "at work on" if self._at_work else "behind"
+            raise InvariantBroken(f"entry {entry.index} of term {entry.term} for a machine {state} {self.applied} of term {self.term}")
+        self._at_work = True
+        self.time = max(self.time, entry.time)
+        self.sessions.expire(self.time, round(self.settings.session_ttl * 1e6))
+        outcomes = []
+        if entry.kind is EntryKind.BLOCK:
+            for place, batch in enumerate(codec.decode_block(entry.payload)):
+                outcomes.append((yield from self._batch(batch, entry.index, place)))
+        elif entry.kind is EntryKind.CONFIGURATION:
+            self.configuration = codec.decode_configuration(entry.payload)
+        else:
+            self._found(codec.decode_founding(entry.payload))
+            self.configuration = self._founded().configuration
+        self.applied, self.term = entry.index, entry.term
+        self._at_work = False
+        return outcomes
+
+    def _found(self, founding: Founding) -> None:
+        if self.founding is not None:
+            raise InvariantBroken(f"a second founding entry, after that of cluster {self.founding.cluster.hex()}")
+        try:
+            self.settings = Settings.from_wire(founding.settings)
+        except (TypeError, ValueError) as error:
+            raise DecodeError(f"a founding entry with impossible settings: {error}") from None
+        self.founding = founding
+
+    def _founded(self) -> Founding:
+        if self.founding is None:
+            raise InvariantBroken("no founding entry was applied")
+        return self.founding
+
+    def _batch(self, batch: Batch, index: int, place: int) -> Generator[None, None, Outcome]:
+        number, sequence, lowest, commands = batch
+        if number == 0:
+            return self._open(sequence, index, place)
+        verdict = self.sessions.lookup(number, sequence, lowest, self.time)
+        if verdict is Verdict.NEW:
+            answers = yield from self._execute(commands)
+            self.sessions.record(number, sequence, answers)
+            return Outcome(number, sequence, answers)
+        if verdict is Verdict.REPEAT:
+            kept = self.sessions.answers(number, sequence)
+            return Outcome(number, sequence, (_LOST,) * len(commands) if kept is None else kept)
+        return Outcome(number, sequence, None, expired=verdict is Verdict.EXPIRED)
+
+    def _open(self, nonce: int, index: int, place: int) -> Outcome:
+        if place >> _POSITIONS:  # its number would be one of the next block's: let it be asked for again
+            return Outcome(0, nonce, None, expired=True)
+        opened = index << _POSITIONS | place
+        self.sessions.open(opened, self.time)
+        return Outcome(0, nonce, (), opened=opened)
+
+    def _execute(self, commands: tuple[Raw, ...]) -> Generator[None, None, tuple[Raw, ...]]:
+        answers: list[Raw] = []
+        append, writer, store, largest = answers.append, self._writer, self.store, self.settings.max_request_bytes
+        for command in commands:
+            if command[0] == ops.PUT and len(command[1]) + len(command[2]) <= largest:  # most commands are: spare them the generators
+                append(writer.put(command))
+                store.commit()
+            else:
+                append((yield from self._command(command)))
+            if len(answers) % SLICE == 0:
+                yield
+        return tuple(answers)
+
+    def _command(self, command: Raw) -> Generator[None, None, Raw]:
+        try:
+            self._check_size(command)
+            answer: Raw = yield from self._writer.execute(command)
+        except Rejected as refused:
+            yield from self.store.rollback()
+            return _refusal(refused)
+        except LookupError:
+            raise DecodeError(f"a command of the unknown kind {command[0]}: upgrade this member") from None
+        self.store.commit()
+        return answer
+
+    def _check_size(self, command: Raw) -> None:
+        size, largest = ops.request_size(command), self.settings.max_request_bytes
+        if size > largest:
+            raise TooLarge(f"a request of {size} bytes where Settings.max_request_bytes allows {largest}")
+        operations, most = ops.count_operations(command), self.settings.max_txn_ops
+        if operations > most:
+            raise TooManyOps(f"a transaction of {operations} operations where Settings.max_txn_ops allows {most}")
+
+    # -- read -----------------------------------------------------------------------------------------------------------------------
+
+    def read(self, wire: Raw, revision: int) -> Raw:
+        """Answer a GET, a SCAN or a transaction that only reads; on the caller's thread.
+
+        Args:
+            wire: the packed operation.
+            revision: a revision the node has published: the newest the caller may see.
+
+        Raises:
+            ValueError: the operation writes.
+        """
+        if wire[0] == ops.GET and not wire[2] and revision >= self.store.compacted:  # the shortest way for what is asked most
+            return (ops.OK, self.store.get(wire[1], revision))
+        try:
+            self._check_size(wire)
+            return kv.run(Reader(self.store, revision).execute(wire))
+        except Rejected as refused:
+            return _refusal(refused)
+        except KeyError:
+            raise ValueError("an operation that writes goes through the log") from None
+
+    # -- the state as bytes -----------------------------------------------------------------------------------------------------------
+
+    def dump(self) -> Iterator[bytes]:
+        """Return the whole state, as of this call, in chunks of up to 256 KiB; equal states make equal chunks.
+
+        The chunks may be taken on another thread while apply goes on.
+
+        Raises:
+            InvariantBroken: an entry is being applied.
+        """
+        if self._at_work:
+            raise InvariantBroken(f"the state between entries {self.applied} and {self.applied + 1} can't be dumped")
+        events, sessions, store = self.store.events, self.sessions.pin(), self.store
+        founding = b"" if self.founding is None else codec.encode_founding(self.founding)
+        configuration = codec.configuration_to_wire(self.configuration)
+        place = (self.applied, self.term, self.time, founding, configuration)
+        head = codec.pack((DUMP_VERSION, *place, len(sessions), store.revision, store.compacted, len(events)))
+        return _chunks(_dump_parts(head, sessions, events, len(events)))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the dump: equal on all members at the same applied index."""
+        digest = hashlib.sha256()
+        for chunk in self.dump():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    @classmethod
+    def load(cls, chunks: Iterable[bytes]) -> Machine:
+        """Build a machine from what ``dump`` returned, cut into chunks in any way.
+
+        Raises:
+            DecodeError: it is not a whole dump of this version.
+        """
+        parts = _load_parts(chunks)
+        machine = cls()
+        try:
+            version, *place, sessions, revision, compacted, events = next(parts)
+            if version != DUMP_VERSION:
+                raise DecodeError(f"a dump of version {version}, this version reads {DUMP_VERSION}: upgrade this member")
+            machine._load_place(*place)
+            rows = (row for part in parts for row in part)
+            machine._load_sessions(rows, codec.natural(sessions))
+            machine._load_store(rows, codec.natural(revision), codec.natural(compacted), codec.natural(events))
+        except (ValueError, TypeError, StopIteration, InvariantBroken) as error:
+            raise DecodeError(f"not a dump of a machine: {error}") from None
+        if next(rows, None) is not None:
+            raise DecodeError("a dump that goes on behind its end")
+        return machine
+
+    def _load_place(self, applied: object, term: object, time: object, founding: bytes, configuration: object) -> None:
+        self.applied, self.term, self.time = codec.natural(applied), codec.natural(term), codec.natural(time)
+        if founding:
+            self._found(codec.decode_founding(founding))
+        self.configuration = codec.configuration_from_wire(configuration)
+
+    def _load_sessions(self, rows: Iterator[Any], count: int) -> None:
+        for _ in range(count):
+            number, heard, floor, kept = map(codec.natural, next(rows))
+            one = Session(heard, floor)
+            for _ in range(kept):
+                sequence, packed = next(rows)
+                if type(packed) is not bytes:
+                    raise DecodeError("answers that are not packed")
+                one.answers[codec.natural(sequence)] = packed
+                one.size += len(packed)
+            if len(one.answers) != kept:
+                raise DecodeError(f"session {number} has a sequence twice")
+            self.sessions.load(number, one)
+
+    def _load_store(self, rows: Iterator[Any], revision: int, compacted: int, count: int) -> None:
+        self.store = Store(revision, compacted)
+        self._writer = Writer(self.store)
+        for _ in range(count):
+            self.store.replay((_record(next(rows)),))
+        self.store.finish_replay()
+
+
+def _refusal(refused: Rejected) -> Raw:
+    details = (refused.revision,) if isinstance(refused, Compacted) else ()
+    return ops.refusal(type(refused), str(refused), *details)
+
+
+def _record(row: Any) -> kv.Record:
+    key, value, *numbers = row
+    if type(key) is not bytes or not key or type(value) not in (bytes, type(None)) or len(numbers) != 4:
+        raise DecodeError("not a version of a key")
+    for number in numbers:
+        codec.natural(number)
+    return row  # type: ignore[no-any-return]  # a tuple of six, just checked
+
+
+def _dump_parts(head: bytes, sessions: list[tuple[int, Session]], events: list[kv.Record], count: int) -> Iterator[bytes]:
+    yield head
+    yield from _packed(session.rows(sessions))
+    yield from _packed(record for at in range(0, count, kv.SLICE) for record in events[at : min(at + kv.SLICE, count)])
+
+
+def _packed(rows: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
+    """Pack rows in lists of about 64 KiB."""
+    rows_at_hand: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        rows_at_hand.append(row)
+        size += 32 + len(row[0] if type(row[0]) is bytes else b"") + len(row[1] if type(row[1]) is bytes else b"")
+        if size >= _PART:
+            yield codec.pack(rows_at_hand)
+            rows_at_hand, size = [], 0
+    if rows_at_hand:
+        yield codec.pack(rows_at_hand)
+
+
+def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Put each part's length before it, and cut the whole into chunks."""
+    waiting = bytearray()
+    for part in parts:
+        waiting += _LENGTH.pack(len(part)) + part
+        while len(waiting) >= CHUNK_MAX:
+            yield bytes(waiting[:CHUNK_MAX])
+            del waiting[:CHUNK_MAX]
+    if waiting:
+        yield bytes(waiting)
+
+
+def _load_parts(chunks: Iterable[bytes]) -> Iterator[Any]:
+    waiting = bytearray()
+    for chunk in chunks:
+        waiting += chunk
+        while len(waiting) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(waiting)
+            if length > codec.BLOCK_MAX:
+                raise DecodeError(f"a part of {length} bytes in a dump")
+            end = _LENGTH.size + length
+            if len(waiting) < end:
+                break
+            part = codec.unpack(bytes(waiting[_LENGTH.size : end]), codec.BLOCK_MAX)
+            del waiting[:end]
+            if type(part) is not tuple:
+                raise DecodeError("a part of a dump that is no list")
+            yield part
+    if waiting:
+        raise DecodeError("a dump that ends within a part")

@@ -1,0 +1,258 @@
+"""What members keep and tell each other: log entries, configurations, and the messages of Raft.
+
+All of it is plain values.  How they become bytes is ``codec.py``'s business; what they mean is ``raft.py``'s.
+Times in entries and messages are **cluster time**: microseconds that pass only while a leader does its work.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+from attrs import Factory, field, frozen
+
+
+class EntryKind(IntEnum):
+    """What an entry's payload holds.  These numbers are on disk: never reuse one."""
+
+    FOUNDING = 1
+    BLOCK = 2
+    CONFIGURATION = 3
+
+
+@frozen
+class Entry:
+    """One place of the log.
+
+    ``encoded`` is the whole entry as bytes, packed once where it was proposed: the same bytes travel to every peer and into every WAL.
+    """
+
+    index: int
+    term: int
+    kind: EntryKind
+    time: int
+    payload: bytes = field(repr=False)
+    encoded: bytes = field(repr=False, eq=False)
+
+
+@frozen
+class HardState:
+    """What a member must never forget: the newest term it has seen, and whom it voted for in it."""
+
+    term: int = 0
+    vote: str | None = None
+
+
+@frozen
+class Configuration:
+    """Who decides.  ``members`` maps every name, learners included, to its incarnation.
+
+    While ``outgoing`` is not empty the configuration is joint (thesis §4.3): a decision needs a majority of both sets of voters.
+    """
+
+    voters: tuple[str, ...]
+    outgoing: tuple[str, ...] = ()
+    learners: tuple[str, ...] = ()
+    members: dict[str, int] = Factory(dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everybody who gets the log, sorted."""
+        return tuple(sorted({*self.voters, *self.outgoing, *self.learners}))
+
+    def is_voter(self, name: str) -> bool:
+        """Tell whether ``name`` has a vote in either half."""
+        return name in self.voters or name in self.outgoing
+
+
+@frozen
+class Founding:
+    """The first entry of every log: which cluster this is, who founded it, and the settings it began with."""
+
+    cluster: bytes
+    configuration: Configuration
+    settings: dict[str, int | float]
+
+
+@frozen
+class SnapshotMeta:
+    """The place a snapshot stands for: everything up to ``index`` is in it."""
+
+    index: int
+    term: int
+    configuration: Configuration
+
+
+# -- Raft's messages ------------------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Vote:
+    """RequestVote; with ``pre`` only a question that changes nothing (thesis §9.6).
+
+    ``transfer``: the leader itself asked for this election, so promises to it do not hold it up (thesis §3.10).
+    """
+
+    term: int
+    last_index: int
+    last_term: int
+    pre: bool = False
+    transfer: bool = False
+
+
+@frozen
+class VoteReply:
+    """The answer to a Vote; a granted pre-vote names the term asked about, a refusal the voter's own."""
+
+    term: int
+    granted: bool
+    pre: bool = False
+
+
+@frozen
+class Append:
+    """AppendEntries.  ``round`` is new for every broadcast and comes back in the reply: it confirms reads and extends the lease."""
+
+    term: int
+    prev_index: int
+    prev_term: int
+    commit: int
+    round: int
+    time: int
+    entries: tuple[Entry, ...] = ()
+
+
+@frozen
+class AppendReply:
+    """``match``: the log agrees with the leader's up to here and is durable.
+
+    A refusal (``rejected``) carries a hint instead: the highest index at which the logs could agree, and the term found there.
+    """
+
+    term: int
+    round: int
+    match: int = 0
+    rejected: bool = False
+    hint_index: int = 0
+    hint_term: int = 0
+
+
+@frozen
+class ReadIndex:
+    """A follower asks its leader for a read index (thesis §6.4); ``id`` is never used twice."""
+
+    term: int
+    id: int
+
+
+@frozen
+class ReadIndexReply:
+    """The confirmed read index; 0: not the leader (any more), ask again."""
+
+    term: int
+    id: int
+    index: int
+
+
+@frozen
+class TimeoutNow:
+    """The leader hands over: stand for election at once (thesis §3.10)."""
+
+    term: int
+
+
+RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow
+
+
+# -- messages of the node --------------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Forward:
+    """Batches of commands a follower hands to its leader, each packed as it will stand in a block."""
+
+    batches: tuple[bytes, ...]
+
+
+@frozen
+class NotLeader:
+    """The answer to a Forward that reached a member which does not lead."""
+
+    term: int
+
+
+@frozen
+class SnapshotChunk:
+    """A piece of a snapshot file for a follower whose next entry is no longer in the log."""
+
+    term: int
+    meta: SnapshotMeta
+    offset: int
+    total: int
+    data: bytes = field(repr=False)
+
+
+@frozen
+class SnapshotAck:
+    """How much of the snapshot at ``index`` has arrived in order; ``offset`` is what to send next."""
+
+    term: int
+    index: int
+    offset: int
+
+
+@frozen
+class Hello:
+    """The first frame on every connection, from the side that dialled."""
+
+    versions: tuple[int, int]
+    cluster: bytes
+    name: str
+    incarnation: int
+    receiver: str
+    founders: tuple[str, ...] = ()
+
+
+@frozen
+class Welcome:
+    """The answer to a Hello that was accepted."""
+
+    version: int
+    cluster: bytes
+    name: str
+    incarnation: int
+    founders: tuple[str, ...] = ()
+
+
+@frozen
+class Refuse:
+    """The answer to a Hello that was not; ``cluster`` is the refusing member's."""
+
+    reason: str
+    cluster: bytes
+
+
+@frozen
+class Found:
+    """A founder's first entry, for one that has none yet."""
+
+    entry: Entry
+
+
+@frozen
+class Ping:
+    """A sign of life on a connection that has nothing else to say."""
+
+
+@frozen
+class Pong:
+    """The answer to a Ping, on the same connection."""
+
+
+@frozen
+class Goodbye:
+    """This connection will be closed on purpose."""
+
+
+NodeMessage: TypeAlias = Forward | NotLeader | SnapshotChunk | SnapshotAck | Hello | Welcome | Refuse | Found | Ping | Pong | Goodbye
+Message: TypeAlias = RaftMessage | NodeMessage

@@ -1,0 +1,487 @@
+"""The one thread that decides: messages, callers and ticks in; disk, network and answers out.
+
+``turn`` is a whole cycle.  It hands everything that came in to the pure floors below, then carries out what they ask for, in the one order
+that is safe: publish what readers may rely on, send what promises nothing, make the log durable, send what rests on that, apply what is
+decided, answer callers.  A turn never waits for anything but the disk, so a member whose disk hangs falls silent and is replaced.
+
+The node neither starts threads nor knows the time: ``replica.py`` runs turns on a thread, the simulator runs them in virtual time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from attrs import define, field
+
+from replkv import codec, ops
+from replkv.errors import Closed, InvariantBroken, OutcomeUnknown, ReplkvError, StorageError, WrongCluster
+from replkv.founding import founding_entry, is_for
+from replkv.links import Identity, Links
+from replkv.log import Log
+from replkv.machine import Machine, Outcome
+from replkv.messages import Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk, SnapshotMeta
+from replkv.proposals import Call, Proposals
+from replkv.raft import Raft, Restored, Role, Timing
+from replkv.reads import Reads
+from replkv.snapshotting import Snapshots
+from replkv.snapshot import read_snapshot
+from replkv.status import Member, Status
+
+if TYPE_CHECKING:
+    import random
+
+    from replkv.config import Config, Settings
+    from replkv.disk import Disk
+    from replkv.housekeeper import Housekeeper
+    from replkv.log import Recovered
+    from replkv.messages import Message
+    from replkv.raft import Ready
+    from replkv.transport import Event, Transport
+
+logger = logging.getLogger(__name__)
+
+APPLY_SLICE = 0.002
+"""Seconds of applying after which the sockets are served again."""
+TICK = 0.25
+"""Seconds between looks at what no event announces: silent links, lost batches."""
+HAND_OVER = 1.0
+"""Seconds a closing leader gives its successor to take over."""
+
+
+class Published(NamedTuple):
+    """What readers on other threads may rely on; replaced as a whole, and before any message tells others of it."""
+
+    machine: Machine
+    revision: int
+    term: int
+    commit: int
+    applied: int
+    lease_until: float
+
+
+@define(eq=False)
+class Node:
+    """One member.
+
+    Args:
+        name: of the member.
+        config: this process's choices.
+        settings: what the cluster is founded with; later those in the log count.
+        addresses: url of every founder, this one included.
+        disk: the data directory.
+        transport: the network.
+        clock: monotonic seconds, suspended time included.
+        rng: for election timeouts and identities.
+        housekeeper: for long work.
+    """
+
+    name: str
+    config: Config
+    settings: Settings
+    addresses: Mapping[str, str]
+    disk: Disk
+    transport: Transport
+    clock: Callable[[], float]
+    rng: random.Random
+    housekeeper: Housekeeper
+
+    log: Log = field(init=False)
+    machine: Machine = field(init=False)
+    links: Links = field(init=False)
+    raft: Raft | None = field(default=None, init=False)
+    proposals: Proposals = field(init=False)
+    reads: Reads = field(init=False)
+    snapshots: Snapshots = field(init=False)
+    published: Published = field(init=False)
+    failure: ReplkvError | None = field(default=None, init=False)
+    stopped: bool = field(default=False, init=False)
+
+    _to_apply: deque[Entry] = field(factory=deque, init=False)
+    _applying: Generator[None, None, list[Outcome]] | None = field(default=None, init=False)
+    _block: deque[bytes] = field(factory=deque, init=False)  # batches, own and forwarded, for the next blocks of this leader
+    _next_tick: float = field(default=0.0, init=False)
+    _founding: Entry = field(init=False)
+    _preparing: bool = field(default=False, init=False)
+    _close_by: float | None = field(default=None, init=False)
+    _seen_leader: str | None = field(default=None, init=False)
+
+    # -- beginning and end ----------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the log, recover, listen, and begin to connect; waits for nothing but the disk.
+
+        Raises:
+            StorageError: the directory can't be used; nothing in it was changed.
+            OSError: the address can't be listened on.
+        """
+        now = self.clock()
+        self.log, recovered = Log.open(self.disk, self.name, self.rng.getrandbits(63) | 1, self.config.segment_bytes)
+        try:
+            self.machine = self._recovered_machine(recovered)
+            identity = Identity(self.name, recovered.identity.incarnation)
+            self.links = Links(self.transport, identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
+            self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout)
+            self.reads = Reads(2 * self.settings.heartbeat)
+            self.snapshots = Snapshots(self)
+            self._publish()
+            if len(self.addresses) > 1:
+                self.transport.listen(self.addresses[self.name])
+            self.links.dial(self.addresses, now)
+            if recovered.founding:
+                restored = Restored(recovered.hard_state, self._snapshot_meta(recovered), recovered.entries)
+                self._begin(recovered.founding, restored, now)
+            elif len(self.addresses) == 1:
+                self._found(now)
+        except BaseException:
+            self.transport.close()
+            self.log.close()
+            raise
+
+    @staticmethod
+    def _snapshot_meta(recovered: Recovered) -> SnapshotMeta | None:
+        return recovered.snapshot.meta if recovered.snapshot is not None else None
+
+    def _recovered_machine(self, recovered: Recovered) -> Machine:
+        if recovered.snapshot is None:
+            return Machine()
+        return Machine.load(read_snapshot(self.disk, recovered.snapshot))
+
+    def _begin(self, payload: bytes, restored: Restored, now: float) -> None:
+        """Take part in the cluster that the founding entry with this payload founded."""
+        founding = codec.decode_founding(payload)
+        self._founding = codec.make_entry(1, 1, EntryKind.FOUNDING, 0, payload)
+        settings = self.settings.from_wire(founding.settings)
+        if settings != self.settings:
+            logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
+        self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now)
+        self.settings = settings
+        self.links.join_cluster(founding.cluster, self.raft.configuration.members)
+        self._publish()
+
+    def request_close(self, timeout: float) -> None:
+        """Begin to close: hand leadership over, answer who still waits, then stop; all within ``timeout`` seconds."""
+        self._close_by = self.clock() + min(timeout, HAND_OVER)
+        self.transport.wake()
+
+    def _closing(self, now: float) -> None:
+        if self._close_by is None or self.stopped:
+            return
+        raft = self.raft
+        leads = raft is not None and raft.role is Role.LEADER and len(raft.configuration.voters) > 1
+        busy = self.proposals.under_way and raft is not None and raft.leader is not None
+        if now >= self._close_by or not (leads or busy):
+            self._stop(Closed(f"member {self.name} was closed"))
+        elif leads and raft is not None and not busy:
+            raft.transfer(None, now)
+            self._carry_out(raft)
+
+    def _stop(self, reason: ReplkvError) -> None:
+        self.stopped = True
+        unknown = OutcomeUnknown(f"member {self.name} stopped before it learned the outcome: {reason}; the write may have been applied")
+        self.proposals.fail_all(reason, unknown)
+        self.reads.fail_all(reason)
+        self.links.goodbye()
+        self.transport.close()
+        self.housekeeper.close()
+        self.log.close()
+
+    def _fail(self, error: ReplkvError) -> None:
+        """Stop for good: nothing is acknowledged after a failed disk or a broken invariant."""
+        logger.error("member %s stops: %s", self.name, error)
+        self.failure = error
+        self._stop(error)
+
+    # -- callers, any thread ----------------------------------------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Queue a command."""
+        self.proposals.submit(call)
+        self.transport.wake()
+        if self.stopped and self.proposals.give_up(call):
+            call.fail(self.failure or Closed(f"member {self.name} is closed"))
+
+    def read_barrier(self, call: Call) -> None:
+        """Let a caller wait until a linearizable read may be served from ``published``."""
+        self.reads.ask(call)
+        self.transport.wake()
+        if self.stopped:
+            self.reads.fail_all(self.failure or Closed(f"member {self.name} is closed"))
+
+    def give_up(self, call: Call) -> bool:
+        """Stop waiting; True: the call had surely no effect and never will, False: its outcome is unknown."""
+        if call.command is None:
+            self.reads.give_up(call)
+            return True
+        return self.proposals.give_up(call)
+
+    def status(self) -> Status:
+        """Return this member's view of itself, without waiting."""
+        raft, published = self.raft, self.published
+        state = raft.role.name.lower() if raft is not None else "founding"
+        if self.stopped:
+            state = "failed" if self.failure is not None else "closed"
+        return Status(
+            self.name,
+            state,
+            raft.leader if raft is not None and not self.stopped else None,
+            published.term,
+            published.revision,
+            published.commit,
+            published.applied,
+            raft.last_index if raft is not None else 0,
+            raft.configuration.voters if raft is not None else tuple(sorted(self.addresses)),
+            self.links.unreachable(),
+            str(self.failure or ""),
+        )
+
+    def members(self) -> list[Member]:
+        """Return the members of the configuration, as this one sees them."""
+        raft = self.raft
+        names = raft.configuration.names if raft is not None else tuple(sorted(self.addresses))
+        learners = raft.configuration.learners if raft is not None else ()
+        gone = self.links.unreachable()
+        healthy = {name: not self.stopped and name not in gone for name in names}
+        return [Member(name, self.addresses.get(name, ""), name in learners, healthy[name]) for name in names]
+
+    # -- a turn -----------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
+        if self._applying is not None or self._to_apply:
+            return float("-inf")
+        next_look = self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01)
+        return min(next_look, self.raft.deadline) if self.raft is not None else next_look
+
+    def turn(self, timeout: float) -> None:
+        """Wait for at most ``timeout`` seconds, then do what there is to do.
+
+        What stops the member is kept in ``failure``; nothing is raised.
+        """
+        try:
+            self._work(self.transport.poll(timeout))
+        except ReplkvError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  # whatever it is: better no member than a wrong one, and no caller may hang
+            logger.exception("member %s met an error it should not have", self.name)
+            self._fail(InvariantBroken(f"member {self.name}: {type(error).__name__}: {error}; please report it"))
+
+    def _work(self, events: list[Event]) -> None:
+        now = self.clock()
+        self.links.handle(events, now)
+        for done, error in self.housekeeper.finished():
+            done(error)
+        if now >= self._next_tick:
+            self._next_tick = now + TICK
+            self._look_around(now)
+        received, self.links.received = self.links.received, []
+        for peer, message in received:
+            self._receive(peer, message, now)
+        if self.raft is not None:
+            self._decide(self.raft, now)
+        elif len(self.addresses) > 1:
+            self._try_to_found(now)
+        self._closing(now)
+
+    def _decide(self, raft: Raft, now: float) -> None:
+        changes, self.links.changes = self.links.changes, []
+        for peer, reachable in changes:
+            (raft.connected if reachable else raft.disconnected)(peer, now)
+        if now >= raft.deadline:
+            raft.tick(now)
+        self._send_waiting(raft, now)
+        self._carry_out(raft)
+        self._apply()
+        if raft.leader != self._seen_leader:
+            self._seen_leader = raft.leader
+            logger.info("%s: the leader of term %d is %s", self.name, raft.term, raft.leader or "not known")
+
+    def _keep_house(self) -> None:
+        """Let the housekeeper have the log's next segment ready, and clear away what is no longer needed."""
+        if self.log.unprepared and not self._preparing:
+            self._preparing = True
+            self.housekeeper.start(self._prepare(self.snapshots.in_use), self._prepared)
+
+    def _prepare(self, in_use: frozenset[str]) -> Iterator[None]:
+        self.log.prepare(in_use)
+        yield
+
+    def _prepared(self, error: BaseException | None) -> None:
+        self._preparing = False
+        if error is not None:
+            raise error
+
+    def _look_around(self, now: float) -> None:
+        """Do what no event announces."""
+        self.links.tick(now)
+        self.snapshots.tick(now)
+        self._keep_house()
+        self.reads.lost_before(now - self.reads.retry_after)
+        if self.raft is not None:
+            for peer in self.raft.configuration.names:
+                if peer != self.name and self.links.is_unfounded(peer):
+                    self.links.send(peer, Found(self._founding))
+        strangers = self.links.wrong_clusters
+        if 2 * len(strangers) > len(self.addresses) - 1 > 0 and (self.raft is None or self.raft.leader is None):
+            other = ", ".join(f"{peer} is of {cluster.hex()}" for peer, cluster in sorted(strangers.items()))
+            raise WrongCluster(f"the data directory of {self.name} is of cluster {self.links.cluster.hex()}, but {other}; use its own directory")
+
+    # -- what arrives -----------------------------------------------------------------------------------------------------------------------
+
+    def _receive(self, peer: str, message: Message, now: float) -> None:
+        raft = self.raft
+        if isinstance(message, Found):
+            self._told_founding(peer, message, now)
+        elif raft is None:
+            return  # not a member of anything yet: the sender will say it again
+        elif isinstance(message, Forward):
+            self._forwarded(raft, peer, message)
+        elif isinstance(message, NotLeader):
+            self.proposals.repeat_all()
+        elif isinstance(message, SnapshotChunk):
+            self.snapshots.receive(raft, peer, message, now)
+        elif isinstance(message, SnapshotAck):
+            self.snapshots.acknowledged(raft, peer, message, now)
+        else:
+            raft.receive(peer, message, now)  # type: ignore[arg-type]  # what remains are Raft's own
+
+    def _forwarded(self, raft: Raft, peer: str, message: Forward) -> None:
+        if raft.role is not Role.LEADER:
+            self.links.send(peer, NotLeader(raft.term))
+            return
+        for batch in message.batches:
+            try:
+                codec.unpack_batch(batch, ops.check_operation)
+            except codec.DecodeError as error:
+                logger.warning("%s dropped a batch that %s forwarded: %s", self.name, peer, error)
+            else:
+                self._block.append(batch)
+
+    def _send_waiting(self, raft: Raft, now: float) -> None:
+        """Hand what callers wait for to whoever leads."""
+        if raft.role is Role.LEADER:
+            self._propose(raft, now)
+        else:
+            self._block.clear()  # its senders send again to the next leader
+            self._forward(raft, now)
+        if self.reads.waiting and raft.leader is not None:
+            raft.read(self.reads.next_round(now), now)
+
+    def _propose(self, raft: Raft, now: float) -> None:
+        if not raft.can_propose:
+            return
+        self._block.extend(self.proposals.batches_to_send((raft.term, self.name), now))
+        batches: list[bytes] = []
+        size = 0
+        while self._block and (not batches or size + len(self._block[0]) <= self.config.block_bytes):
+            size += len(self._block[0])
+            batches.append(self._block.popleft())
+        if batches and raft.propose(EntryKind.BLOCK, codec.encode_block(batches), now) is None:
+            self.proposals.repeat_all()
+
+    def _forward(self, raft: Raft, now: float) -> None:
+        if raft.leader is None or self.links.incarnation_of(raft.leader) is None:
+            return
+        batches = self.proposals.batches_to_send((raft.term, raft.leader), now)
+        if batches and not self.links.send(raft.leader, Forward(tuple(batches))):
+            self.proposals.repeat_all()
+
+    # -- what Raft asks for -----------------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, raft: Raft) -> None:
+        while (ready := raft.take()) is not None:
+            self._publish()
+            for peer, message in ready.messages:
+                self.links.send(peer, message)
+            self._persist(raft, ready.hard_state, ready.entries)
+            for peer, message in ready.after_sync:
+                self.links.send(peer, message)
+            self._to_apply.extend(ready.committed)
+            self._note_reads(ready)
+            for peer in ready.snapshots:
+                self.snapshots.send(raft, peer, self.clock())
+
+    def _persist(self, raft: Raft, hard_state: HardState | None, entries: list[Entry]) -> None:
+        if hard_state is None and not entries:
+            return
+        self.log.append(hard_state, entries)
+        self.log.sync()
+        if entries:
+            raft.synced(entries[-1].index, entries[-1].term, self.clock())
+            if any(entry.kind is EntryKind.CONFIGURATION for entry in entries):
+                self.links.join_cluster(self.links.cluster, raft.configuration.members)
+
+    def _note_reads(self, ready: Ready) -> None:
+        for read_id, index in ready.reads:
+            self.reads.confirmed(read_id, index)
+        if ready.lost_reads:
+            self.reads.lost(ready.lost_reads)
+
+    def _publish(self) -> None:
+        machine, raft = self.machine, self.raft
+        term, commit, lease = (raft.term, raft.commit, raft.lease_until) if raft is not None else (0, 0, 0.0)
+        self.published = Published(machine, machine.store.revision, term, commit, machine.applied, lease)
+
+    def _apply(self) -> None:
+        """Apply what is decided, for at most ``APPLY_SLICE``; the rest waits for the next turn."""
+        if self._applying is None and not self._to_apply:
+            self.reads.applied(self.machine.applied)
+            return
+        until = self.clock() + APPLY_SLICE
+        while self._applying is not None or self._to_apply:
+            if self._applying is None:
+                self._applying = self.machine.apply(self._to_apply[0])
+            try:
+                next(self._applying)
+            except StopIteration as end:
+                self._applied(self._to_apply.popleft(), end.value)
+            if self.clock() > until:
+                break
+        self.reads.applied(self.machine.applied)
+
+    def _applied(self, entry: Entry, outcomes: list[Outcome]) -> None:
+        self._applying = None
+        self._publish()
+        self.proposals.answer(outcomes)
+        self.snapshots.applied(len(entry.encoded))
+
+    def replace_machine(self, machine: Machine) -> None:
+        """Go on from a state that was loaded from a snapshot."""
+        self._to_apply.clear()
+        self._applying = None
+        self.machine = machine
+        self._publish()
+        self.proposals.answer_from(machine)
+        self.reads.applied(machine.applied)
+
+    # -- founding ---------------------------------------------------------------------------------------------------------------------------
+
+    def _try_to_found(self, now: float) -> None:
+        """Found the cluster, if this is the first of the founders by name and all of them are here and empty."""
+        others = [name for name in self.addresses if name != self.name]
+        if self.name < min(others) and all(self.links.is_unfounded(peer) for peer in others):
+            self._found(now)
+
+    def _found(self, now: float) -> None:
+        incarnations = {name: self.links.incarnation_of(name) or 0 for name in self.addresses if name != self.name}
+        incarnations[self.name] = self.links.identity.incarnation
+        entry = founding_entry(self.rng.randbytes(len(codec.NO_CLUSTER)), incarnations, self.settings)
+        self._adopt(entry, now)
+        for peer in incarnations:
+            self.links.send(peer, Found(entry))
+
+    def _told_founding(self, peer: str, message: Found, now: float) -> None:
+        try:
+            self._adopt(message.entry, now)
+        except codec.DecodeError as error:
+            logger.warning("%s dropped a founding entry from %s: %s", self.name, peer, error)
+
+    def _adopt(self, entry: Entry, now: float) -> None:
+        """Begin the log with the founding entry, if this member has none and is one of the founders it names."""
+        if self.raft is None and is_for(entry, self.links.identity):
+            self.log.found(entry)
+            self.log.sync()
+            self._begin(entry.payload, Restored(HardState(entry.term), None, (entry,)), now)

@@ -1,0 +1,216 @@
+"""Commands on their way: from a waiting caller into a batch, to the leader, and back as an answer.
+
+A batch carries (session, sequence).  The leader puts it into a block; every member applies the block; the member whose batch it is
+answers its own callers from what it applied itself.  A batch that may have been lost is simply sent again: the session table of the
+machine answers a repeat from memory, so that it takes effect once.
+
+Threads: callers append to the queue; everything else belongs to the node's thread.  The gate is held for moments, to decide whether a
+caller that gives up was still in the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv import codec
+from replkv.errors import OutcomeUnknown, ReplkvError
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Sequence
+
+    from replkv.machine import Machine, Outcome
+    from replkv.ops import Raw
+
+BATCH_COMMANDS = 4096
+IN_FLIGHT = 4
+"""Batches a member has under way: fewer batch better than many, for each waits for the same disks."""
+
+
+class Call:
+    """One caller that waits: for a command's answer, or with ``command`` None for the moment a linearizable read may be served.
+
+    A kind of caller is a subclass whose ``finish`` wakes it.
+    """
+
+    __slots__ = ("answer", "command", "error")
+
+    def __init__(self, command: bytes | None = None) -> None:
+        self.command = command
+        self.answer: Raw | None = None
+        self.error: ReplkvError | None = None
+
+    def finish(self) -> None:
+        """Wake the caller; runs on the node's thread and must not block."""
+        raise InterruptedError
+
+    def fail(self, error: ReplkvError) -> None:
+        """Finish with an error."""
+        self.error = error
+        self.finish()
+
+
+@define(eq=False)
+class _Batch:
+    """A batch under way: its bytes as they stand in a block, and whom to answer in which order."""
+
+    data: bytes
+    calls: list[Call]
+    sent_in: tuple[int, str | None]  # term and leader it was handed to
+    sent_at: float
+
+
+@define(eq=False)
+class Proposals:
+    """The commands of this member's callers."""
+
+    rng: random.Random
+    block_bytes: int
+    retry_after: float
+    session: int = field(default=0, init=False)
+    _nonce: int = field(default=0, init=False)
+    _opening_at: float = field(default=float("-inf"), init=False)
+    _sequence: int = field(default=0, init=False)
+    _queue: deque[Call] = field(factory=deque, init=False)
+    _gate: threading.Lock = field(factory=threading.Lock, init=False)
+    _batches: dict[int, _Batch] = field(factory=dict, init=False)
+
+    # -- callers' side, any thread ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Queue a command."""
+        self._queue.append(call)
+
+    def give_up(self, call: Call) -> bool:
+        """Take a call out of the queue; False: it is out already, in a batch or answered.  O(calls waiting)."""
+        with self._gate:
+            try:
+                self._queue.remove(call)
+            except ValueError:
+                return False
+            return True
+
+    # -- the node's side --------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a call waits in the queue."""
+        return bool(self._queue)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a batch waits for its answer."""
+        return bool(self._batches)
+
+    def batches_to_send(self, to: tuple[int, str | None], now: float) -> list[bytes]:
+        """Return what should go to the leader now: batches that may have been lost, and one of what waits in the queue.
+
+        Args:
+            to: the term and the leader it goes to.
+            now: in seconds.
+        """
+        batches = self._to_repeat(to, now)
+        if not self.session:
+            if self._queue and now - self._opening_at > self.retry_after:
+                self._nonce, self._opening_at = self.rng.getrandbits(62) + 1, now
+                batches.append(codec.pack_batch(0, self._nonce, 0, ()))
+        elif self._queue and len(self._batches) < IN_FLIGHT:
+            batches.append(self._next_batch(to, now))
+        return batches
+
+    def _to_repeat(self, to: tuple[int, str | None], now: float) -> list[bytes]:
+        repeated = []
+        for batch in self._batches.values():
+            if batch.sent_in != to or now - batch.sent_at > self.retry_after:
+                batch.sent_in, batch.sent_at = to, now
+                repeated.append(batch.data)
+        return repeated
+
+    def _next_batch(self, to: tuple[int, str | None], now: float) -> bytes:
+        calls = self._take()
+        self._sequence += 1
+        lowest = min(self._batches, default=self._sequence)
+        data = codec.pack_batch(self.session, self._sequence, lowest, [call.command for call in calls if call.command is not None])
+        self._batches[self._sequence] = _Batch(data, calls, to, now)
+        return data
+
+    def _take(self) -> list[Call]:
+        """Take from the queue what fits into one batch."""
+        calls: list[Call] = []
+        size = 0
+        with self._gate:
+            while self._queue and len(calls) < BATCH_COMMANDS:
+                size += len(self._queue[0].command or b"")
+                if calls and size > self.block_bytes:
+                    break
+                calls.append(self._queue.popleft())
+        return calls
+
+    def repeat_all(self) -> None:
+        """Send every batch again at the next chance: the leader it went to did not take it."""
+        self._opening_at = float("-inf")
+        for batch in self._batches.values():
+            batch.sent_at = float("-inf")
+
+    def answer(self, outcomes: Iterable[Outcome]) -> None:
+        """Answer the callers of this member's batches among those that were just applied."""
+        for outcome in outcomes:
+            if outcome.session == self.session and outcome.session:
+                if outcome.expired:
+                    self._start_anew()
+                else:
+                    self._answer_batch(outcome.sequence, outcome.answers)
+            elif outcome.opened and outcome.sequence == self._nonce and not self.session:
+                self.session, self._sequence = outcome.opened, 0
+
+    def _answer_batch(self, sequence: int, answers: Sequence[Raw] | None) -> None:
+        batch = self._batches.pop(sequence, None)
+        if batch is None:
+            return  # a repeat of what was answered before
+        if answers is None:
+            _fail(batch.calls, OutcomeUnknown("the write was applied, but its answer is no longer kept"))
+            return
+        for call, answer in zip(batch.calls, answers, strict=True):
+            call.answer = answer
+            call.finish()
+
+    def _start_anew(self) -> None:
+        """The session expired: its batches that were not applied before never will be, so they go into a new one."""
+        with self._gate:
+            for batch in reversed(self._batches.values()):
+                self._queue.extendleft(reversed(batch.calls))
+        self._batches.clear()
+        self.session, self._opening_at = 0, float("-inf")
+
+    def answer_from(self, machine: Machine) -> None:
+        """Answer from the session table of a machine that was loaded from a snapshot: what led to it was never applied here."""
+        if not self.session:
+            return
+        if not machine.sessions.knows(self.session):
+            for batch in self._batches.values():
+                _fail(batch.calls, OutcomeUnknown("this member was away for longer than its session lasts; the write may have been applied"))
+            self._batches.clear()
+            self.session, self._opening_at = 0, float("-inf")
+            return
+        for sequence in list(self._batches):
+            if machine.sessions.has(self.session, sequence):
+                self._answer_batch(sequence, machine.sessions.answers(self.session, sequence))
+
+    def fail_all(self, not_sent: ReplkvError, sent: ReplkvError) -> None:
+        """Finish every call: the member has stopped."""
+        with self._gate:
+            queued = list(self._queue)
+            self._queue.clear()
+        _fail(queued, not_sent)
+        for batch in self._batches.values():
+            _fail(batch.calls, sent)
+        self._batches.clear()
+
+
+def _fail(calls: Iterable[Call], error: ReplkvError) -> None:
+    for call in calls:
+        call.fail(error)

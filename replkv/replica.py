@@ -1,0 +1,366 @@
+"""``Replica``: one member inside this process, and the thread that runs it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import re
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+
+from replkv import address, fork
+from replkv.config import Config, Settings
+from replkv.disk import MemoryDisk, RealDisk
+from replkv.errors import Closed, ReplkvError
+from replkv.housekeeper import HousekeeperThread
+from replkv.node import Node
+from replkv.plans import NOT_YET, Plan, plan_for
+from replkv.surface import DEFAULT, Blocking, Surface, Timeout
+from replkv.transport import NngTransport
+from replkv.waiting import BlockedCall, FutureCall, Notifier, finished, resumable
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from replkv.ops import Operation
+    from replkv.status import Member, Status
+
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_open: weakref.WeakSet[Base] = weakref.WeakSet()
+
+
+def boottime() -> float:
+    """Return monotonic seconds; time in which the machine was suspended counts where the system can tell."""
+    return time.clock_gettime(_CLOCK)
+
+
+class Base(Surface):
+    """What ``Replica`` and ``AsyncReplica`` share: the arguments, documented there, the member and its threads."""
+
+    def __init__(
+        self,
+        name: str = "replica",
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        listen: str | None = None,
+        advertise: str | None = None,
+        cluster: Mapping[str, str] | None = None,
+        insecure: bool = False,
+        config: Config | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        fork.ensure_not_forked()
+        _check_name(name)
+        self._name = name
+        self._config = _checked(config, Config)
+        self._settings = _checked(settings, Settings)
+        self._data_dir = None if data_dir is None else os.fspath(data_dir)
+        self._addresses = _addresses(name, cluster, listen, advertise)
+        if len(self._addresses) > 1 and self._data_dir is None:
+            raise ValueError(f"{name} is a voter of {len(self._addresses)}: give it data_dir=, or it forgets its vote when it restarts")
+        if len(self._addresses) > 1 and not insecure and not address.is_loopback(self._addresses[name]):
+            raise ValueError(
+                f"{self._addresses[name]} can be reached from other machines, and nothing is encrypted there: "
+                "listen on loopback, or say insecure=True if the network is trusted"
+            )
+        self._node: Node | None = None
+        self._thread: threading.Thread | None = None
+        self._notifier: Notifier | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+        self._constructed()
+
+    def _constructed(self) -> None:
+        """Do what follows the check of the arguments; ``AsyncReplica`` leaves it to ``open``."""
+
+    # -- life -------------------------------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Open, recover and start; waits for nothing but the disk."""
+        transport = NngTransport()
+        housekeeper = HousekeeperThread(f"replkv-{self._name}-housekeeper", transport.wake)
+        disk = MemoryDisk() if self._data_dir is None else RealDisk(self._data_dir)
+        rng = random.Random(int.from_bytes(os.urandom(16)))
+        node = Node(self._name, self._config, self._settings, self._addresses, disk, transport, boottime, rng, housekeeper)
+        try:
+            node.start()
+        except BaseException:
+            housekeeper.close()
+            raise
+        self._node = node
+        self._notifier = Notifier(f"replkv-{self._name}-notifier", boottime)
+        self._thread = threading.Thread(target=_turn, args=(node,), name=f"replkv-{self._name}", daemon=True)
+        self._thread.start()
+        _open.add(self)
+
+    def _close(self, timeout: float) -> None:
+        if self._node is None or self._thread is None or self._notifier is None or self._thread is threading.current_thread():
+            return
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        by = time.monotonic() + timeout
+        self._node.request_close(timeout)
+        self._thread.join(max(0.0, by - time.monotonic()))
+        if self._thread.is_alive():
+            logger.warning("%s did not stop within %.1f s: its disk or its process is stuck; it ends with the process", self._name, timeout)
+        self._notifier.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_node", None) is not None and not self._closed and self._node is not None and not self._node.stopped:
+            warnings.warn(f"{self!r} was not closed; use 'with' or call close()", ResourceWarning, stacklevel=1, source=self)
+            self._node.request_close(0.0)
+
+    def _running(self) -> Node:
+        """Return the node, if it may be used here.
+
+        Raises:
+            ForkedProcess: in a forked child.
+            Closed, StorageError: it has stopped; the error says why.
+        """
+        fork.ensure_not_forked()
+        node = self._node
+        if node is None:
+            raise Closed(f"{self._name} is not open yet")
+        if self._closed or node.stopped:
+            failure = node.failure
+            raise Closed(f"member {self._name} is closed") if failure is None else type(failure)(*failure.args)
+        return node
+
+    def _timeout(self, timeout: Timeout) -> float | None:
+        if timeout is None:
+            return None
+        if timeout is DEFAULT:
+            return self._config.timeout
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be seconds or None, not {type(timeout).__name__}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
+        return float(timeout)
+
+    # -- to look at ---------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """This member's name."""
+        return self._name
+
+    @property
+    def revision(self) -> int:
+        """The revision this member's store has reached; an empty store is at 1."""
+        return self._running().published.revision
+
+    @property
+    def ready(self) -> bool:
+        """Whether this member knows a leader and has applied all it knows to be decided; never waits."""
+        node = self._node
+        if node is None or node.raft is None or node.stopped or node.raft.leader is None:
+            return False
+        published = node.published
+        return 0 < published.commit <= published.applied
+
+    @property
+    def failure(self) -> ReplkvError | None:
+        """Why this member stopped; None while it runs, and when it was closed."""
+        return self._node.failure if self._node is not None else None
+
+    def status(self) -> Status:
+        """Return this member's view of itself and its cluster; never waits, and answers when closed too."""
+        if self._node is None:
+            raise Closed(f"{self._name} is not open yet")
+        return self._node.status()
+
+    def members(self) -> list[Member]:
+        """Return the members of the cluster as this one sees them; never waits."""
+        return self._running().members()
+
+    def settings(self) -> Settings:
+        """Return the settings the cluster lives by."""
+        return self._running().settings
+
+    def submit(self, operation: Operation) -> Future[Any]:
+        """Hand an operation over and return at once; many may be in flight, and those in flight together have no order.
+
+        Args:
+            operation: ``Put``, ``Get``, ``Scan``, ``Delete``, ``Add`` or ``Txn``.
+
+        Returns:
+            A future of what the call of the same name returns; it fails as that does, after ``Config.timeout`` at the latest.  Its
+            callbacks run on a thread of their own, not on the one that decides.
+        """
+        node = self._running()
+        assert self._notifier is not None  # noqa: S101  # a running node has one
+        plan = plan_for(operation)
+        call = FutureCall(plan.command(node), self._notifier.inbox, node, plan, boottime() + self._config.timeout)
+        self._notifier.expect(call)
+        (node.read_barrier if call.command is None else node.submit)(call)
+        return call.future
+
+    def __repr__(self) -> str:
+        state = self._node.status() if self._node is not None else None
+        what = f"{state.state}, leader {state.raft_leader}, revision {state.revision}" if state else "not open"
+        return f"<{type(self).__name__} {self._name}: {what}>"
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """Build one from ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…") and ``_INSECURE`` ("1").
+
+        Args:
+            overrides: arguments that win over the environment.
+
+        Raises:
+            ValueError: a variable is not in its form; the text names it.
+        """
+        arguments: dict[str, Any] = {}
+        for argument in ("name", "data_dir", "listen", "advertise"):
+            if value := os.environ.get(f"REPLKV_{argument.upper()}"):
+                arguments[argument] = value
+        if value := os.environ.get("REPLKV_CLUSTER"):
+            arguments["cluster"] = _parse_cluster(value)
+        if value := os.environ.get("REPLKV_INSECURE"):
+            arguments["insecure"] = value == "1"
+        return cls(**{**arguments, **overrides})
+
+
+class Replica(Base, Blocking):
+    """One member of a cluster, inside this process; every call blocks until it has its answer.
+
+    The constructor opens, recovers and starts; ``with`` and ``close()`` end it.  All calls may be made from any thread.
+
+    Args:
+        name: of this member; a letter, digit or underscore, then those, dots and dashes; at most 64.
+        data_dir: where this member keeps its log; None keeps all in memory, which only a cluster of one may.
+        listen: the address to listen on; by default ``advertise``.
+        advertise: the address the others reach this member at; by default ``cluster[name]``.
+        cluster: the address of every founder by name, this one included.  The same call is right at every start: who has state uses it as
+            an address book.  None founds a cluster of one.
+        insecure: listen beyond this machine although nothing is encrypted and nobody is authenticated.
+        config: this process's choices.
+        settings: what the cluster is founded with; later those in the log count.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; nothing was opened.
+        StorageError: the directory can't be used; ``DirectoryInUse``, ``WrongCluster``, ``Corrupt`` and ``Incompatible`` say why.
+        ForkedProcess: the parent of this process had one.
+    """
+
+    def _constructed(self) -> None:
+        self._start()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
+
+        Args:
+            timeout: seconds.
+        """
+        if not fork.forked():
+            self._close(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
+        node = self._running()
+        result = plan.at_once(node)
+        if result is not NOT_YET:
+            return cast("R", result)
+        if self._thread is threading.current_thread():
+            raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")
+        limit = self._timeout(timeout)
+        call = BlockedCall(plan.command(node))
+        (node.read_barrier if call.command is None else node.submit)(call)
+        return self._wait(node, plan, call, limit)
+
+    def _wait(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
+        try:
+            done = call.wait(timeout)
+        except BaseException:
+            node.give_up(call)  # Ctrl-C: nothing is left behind, as far as that can be
+            raise
+        if not done:
+            untouched = node.give_up(call)
+            if not call.wait(0):
+                error = plan.expired(node, untouched=untouched)
+                raise resumable(error, lambda more=None: self._wait(node, plan, call, more))
+        return finished(call, plan, node)
+
+
+def _turn(node: Node) -> None:
+    """Run the node's turns until it has stopped."""
+    while not node.stopped:
+        node.turn(max(0.0, node.deadline - node.clock()))
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is open when the interpreter ends: before nng, whose own handler was registered earlier, ends beneath it."""
+    if not fork.forked():
+        for replica in list(_open):
+            replica._close(2.0)  # noqa: SLF001  # one module
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a member: use letters, digits, '_', '.' and '-', at most 64, and begin with none of '.-'")
+
+
+T = TypeVar("T", Config, Settings)
+
+
+def _checked(value: T | None, kind: type[T]) -> T:
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__.lower()} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None, advertise: str | None) -> dict[str, str]:
+    """Return the url of every founder; this member's is the one it listens on."""
+    if cluster is None:
+        if listen is not None or advertise is not None:
+            raise ValueError("listen= and advertise= need cluster=: a member alone listens to nobody")
+        return {name: ""}
+    if not isinstance(cluster, Mapping):
+        raise TypeError(f"cluster must map names to addresses, not be a {type(cluster).__name__}")
+    if name not in cluster:
+        raise ValueError(f"cluster must name every member, this one too: {name!r} is not among {', '.join(map(str, cluster))}")
+    for member in cluster:
+        _check_name(member)
+    urls = {member: address.parse_address(text) for member, text in cluster.items()}
+    if len(set(urls.values())) < len(urls):
+        raise ValueError(f"two members of the cluster have one address: {urls}")
+    own = listen if listen is not None else advertise
+    return urls if own is None else {**urls, name: address.parse_address(own)}
+
+
+def _parse_cluster(text: str) -> dict[str, str]:
+    members: dict[str, str] = {}
+    for part in text.split(","):
+        name, separator, where = part.strip().partition("=")
+        if not separator or name in members:
+            raise ValueError(f"REPLKV_CLUSTER must be name=address,name=address with each name once, not {text!r}")
+        members[name] = where
+    return members

@@ -1,0 +1,183 @@
+"""Snapshots in a member's life: taking one when the log has grown, sending it to a follower that is too far behind, installing one.
+
+Taking runs beside the node: the state is pinned in one turn, the file is written by the housekeeper.  Sending goes chunk by chunk, each
+waiting for the acknowledgement of the one before, so that heartbeats pass in between.  Installing is atomic: the file is durable
+before the log points to it, and the log points to it before Raft and the machine go on from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv.errors import Corrupt
+from replkv.machine import Machine
+from replkv.messages import SnapshotAck, SnapshotChunk, SnapshotMeta
+from replkv.raft import Role
+from replkv.snapshot import SnapshotReceiver, SnapshotWriter, read_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replkv.node import Node
+    from replkv.raft import Raft
+    from replkv.snapshot import SnapshotFile
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 256 << 10
+RESEND_AFTER = 1.0
+"""Seconds without an acknowledgement after which a chunk is sent again."""
+GIVE_UP_AFTER = 10.0
+"""Seconds without progress after which the follower is left to Raft's probes."""
+
+
+@define(eq=False)
+class _Sending:
+    """A snapshot on its way to one follower."""
+
+    file: SnapshotFile
+    offset: int
+    sent: float
+    progressed: float
+
+
+@define(eq=False)
+class Snapshots:
+    """What one member does with snapshots."""
+
+    _node: Node
+    _bytes: int = field(default=0, init=False)  # of log applied since the last snapshot
+    _taking: bool = field(default=False, init=False)
+    _taken: SnapshotFile | None = field(default=None, init=False)
+    _sending: dict[str, _Sending] = field(factory=dict, init=False)
+    _receiver: SnapshotReceiver | None = field(default=None, init=False)
+
+    # -- taking -----------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def in_use(self) -> frozenset[str]:
+        """The files that are being sent."""
+        return frozenset(sending.file.name for sending in self._sending.values())
+
+    def applied(self, size: int) -> None:
+        """Count an applied entry of ``size`` bytes, and take a snapshot if the log has grown enough; between two entries."""
+        self._bytes += size
+        if self._bytes >= self._node.config.snapshot_bytes and not self._taking and not self._sending:
+            self._take()
+
+    def _take(self) -> None:
+        machine = self._node.machine
+        meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
+        self._bytes, self._taking = 0, True
+        self._node.housekeeper.start(self._write(meta, machine.dump()), self._done)
+
+    def _write(self, meta: SnapshotMeta, chunks: Iterator[bytes]) -> Iterator[None]:
+        writer = SnapshotWriter(self._node.disk, meta, self._node.links.cluster, chunks)
+        while (file := writer.step()) is None:
+            yield
+        self._taken = file
+
+    def _done(self, error: BaseException | None) -> None:
+        """Let the log rest on the new snapshot; on the node's thread."""
+        self._taking = False
+        if error is not None:
+            raise error
+        file, self._taken = self._taken, None
+        raft, log = self._node.raft, self._node.log
+        if file is None or raft is None or (log.snapshot is not None and log.snapshot.meta.index >= file.meta.index):
+            return  # one that is newer was installed meanwhile
+        keep_from = max(1, file.meta.index - self._node.config.trailing_entries)
+        log.snapshot_taken(file, keep_from)
+        log.sync()
+        raft.trim(keep_from - 1, file.meta)
+
+    # -- sending ----------------------------------------------------------------------------------------------------------------------------
+
+    def send(self, raft: Raft, peer: str, now: float) -> None:
+        """Begin to send the newest snapshot to a follower."""
+        file = self._node.log.snapshot
+        if file is None:
+            raft.snapshot_failed(peer)
+            return
+        logger.info("%s sends %s the snapshot at %d, %d bytes", self._node.name, peer, file.meta.index, file.size)
+        self._sending[peer] = _Sending(file, 0, now, now)
+        self._send_chunk(raft, peer, now)
+
+    def _send_chunk(self, raft: Raft, peer: str, now: float) -> None:
+        sending = self._sending[peer]
+        sending.sent = now
+        data = self._node.disk.read(sending.file.name, sending.offset, CHUNK)
+        self._node.links.send(peer, SnapshotChunk(raft.term, sending.file.meta, sending.offset, sending.file.size, data))
+
+    def acknowledged(self, raft: Raft, peer: str, ack: SnapshotAck, now: float) -> None:
+        """Go on where the follower says; when it has all, Raft hears from it."""
+        sending = self._sending.get(peer)
+        if sending is None or raft.role is not Role.LEADER or (ack.term, ack.index) != (raft.term, sending.file.meta.index):
+            return
+        if ack.offset >= sending.file.size:
+            del self._sending[peer]
+        elif ack.offset != sending.offset:
+            sending.offset, sending.progressed = ack.offset, now
+            self._send_chunk(raft, peer, now)
+
+    def tick(self, now: float) -> None:
+        """Send chunks again that were not acknowledged, and give up on followers that make no progress."""
+        raft = self._node.raft
+        if raft is None or raft.role is not Role.LEADER:
+            self._sending.clear()
+            return
+        for peer, sending in list(self._sending.items()):
+            if now - sending.progressed > GIVE_UP_AFTER:
+                del self._sending[peer]
+                raft.snapshot_failed(peer)
+            elif now - sending.sent > RESEND_AFTER:
+                self._send_chunk(raft, peer, now)
+
+    # -- installing ---------------------------------------------------------------------------------------------------------------------------
+
+    def receive(self, raft: Raft, peer: str, chunk: SnapshotChunk, now: float) -> None:
+        """Take a chunk from the leader; after the last one go on from the snapshot."""
+        if chunk.term != raft.term or peer != raft.leader:
+            return
+        if chunk.meta.index <= raft.commit:  # known already: Raft's next answer says so
+            self._acknowledge(raft, peer, chunk.meta, chunk.total)
+            return
+        try:
+            receiver = self._receive(chunk)
+            if receiver.complete:
+                self._install(raft, receiver, now)
+        except Corrupt as error:
+            logger.warning("%s dropped a snapshot that %s sent: %s", self._node.name, peer, error)
+            self._abandon()
+        else:
+            self._acknowledge(raft, peer, chunk.meta, receiver.offset)
+
+    def _receive(self, chunk: SnapshotChunk) -> SnapshotReceiver:
+        receiver = self._receiver
+        if receiver is None or (receiver.meta, receiver.total) != (chunk.meta, chunk.total):
+            self._abandon()
+            receiver = self._receiver = SnapshotReceiver(self._node.disk, chunk.meta, chunk.total)
+        receiver.add(chunk.offset, chunk.data)
+        return receiver
+
+    def _acknowledge(self, raft: Raft, peer: str, meta: SnapshotMeta, offset: int) -> None:
+        self._node.links.send(peer, SnapshotAck(raft.term, meta.index, offset))
+
+    def _install(self, raft: Raft, receiver: SnapshotReceiver, now: float) -> None:
+        file = receiver.finish()
+        self._receiver = None
+        machine = Machine.load(read_snapshot(self._node.disk, file))
+        self._node.log.install_snapshot(file, raft.hard_state)
+        self._node.log.sync()
+        raft.install(file.meta, now)
+        self._bytes = 0
+        self._node.replace_machine(machine)
+        logger.info("%s goes on from the snapshot at %d", self._node.name, file.meta.index)
+
+    def _abandon(self) -> None:
+        if self._receiver is not None:
+            self._receiver.abandon()
+            self._receiver = None

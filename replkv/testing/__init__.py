@@ -1,0 +1,1 @@
+"""Test a cluster, and programs that use one, in one thread on virtual time: simulated network, disk and clocks."""

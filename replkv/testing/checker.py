@@ -1,0 +1,197 @@
+"""Is what clients saw linearizable?  A check with a witness: the committed log says in which order everything happened.
+
+The log is replayed on the independent model of ``model.py``, with an independent table of sessions.  Then every operation has its place:
+a write where the log has it, a read at the revision it was answered from.  What remains to check is simple and takes O(n log n): each
+answer is the model's answer at that place, and places respect real time (Herlihy & Wing 1990, with the order given instead of searched).
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+
+from replkv import codec
+from replkv.messages import EntryKind
+from replkv.testing.history import Consistency, Operation, Outcome, Violation
+from replkv.testing.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from replkv.messages import Entry
+    from replkv.ops import Raw
+    from replkv.testing.history import History
+
+Place = int
+"""Twice the revision for an operation that made it; one more for one that saw it and changed nothing."""
+
+
+@define(eq=False)
+class _Session:
+    """What the witness remembers of a session: when it was last heard of in cluster time, and which batches took effect.
+
+    ``lowest``: its member has the answers of all batches below and will send none of them again; late copies don't count.
+    """
+
+    heard: int
+    lowest: int = 0
+    done: set[int] = field(factory=set)
+
+
+@define(eq=False)
+class Witness:
+    """The committed log as it is replayed: which command took effect where, with which answer.
+
+    Args:
+        session_ttl: microseconds of cluster time without a word after which a session is gone; None: never.
+    """
+
+    session_ttl: int | None = None
+    model: Model = field(factory=Model)
+    index: int = 0
+    executed: dict[Raw, tuple[Place, Raw]] = field(factory=dict)
+    revisions: list[int] = field(factory=lambda: [1])  # at each index
+    _sessions: dict[int, _Session] = field(factory=dict)
+
+    def apply(self, entry: Entry) -> None:
+        """Replay the next committed entry.
+
+        Raises:
+            Violation: it repeats a command that took effect before.
+        """
+        if entry.index != self.index + 1:
+            raise Violation("A1", f"entry {entry.index} follows entry {self.index}")
+        self.index = entry.index
+        if entry.kind is EntryKind.BLOCK:
+            self._expire(entry.time)
+            for position, batch in enumerate(codec.decode_block(entry.payload)):
+                self._batch(entry, position, batch)
+        self.revisions.append(self.model.revision)
+
+    def _expire(self, time: int) -> None:
+        if self.session_ttl is not None:
+            gone = [number for number, session in self._sessions.items() if session.heard + self.session_ttl < time]
+            for number in gone:
+                del self._sessions[number]
+
+    def _batch(self, entry: Entry, position: int, batch: codec.Batch) -> None:
+        if batch.session == 0:
+            self._sessions[entry.index << 16 | position] = _Session(entry.time)
+            return
+        session = self._sessions.get(batch.session)
+        if session is None:
+            return
+        session.heard, session.lowest = entry.time, max(session.lowest, batch.lowest)
+        if batch.sequence >= session.lowest and batch.sequence not in session.done:
+            session.done.add(batch.sequence)
+            for command in batch.commands:
+                self._execute(command, entry.index)
+
+    def _execute(self, command: Raw, index: int) -> None:
+        if command in self.executed:
+            raise Violation("X2", f"a command takes effect a second time at index {index}: {command!r}")
+        before = self.model.revision
+        answer = self.model.execute(command)
+        changed = self.model.revision != before
+        self.executed[command] = (2 * self.model.revision + (not changed), answer)
+
+
+def check(history: History, witness: Witness) -> None:
+    """Check a finished history against the log that was committed.
+
+    Args:
+        history: what clients saw; no two writes in it are alike.
+        witness: the whole committed log, replayed.
+
+    Raises:
+        Violation: an answer is wrong, lost, doubled, or in the wrong order.
+    """
+    _check_origin(history, witness)
+    places: list[tuple[Operation, Place]] = []
+    for operation in history.operations:
+        place = _place(operation, witness)
+        if place is not None:
+            places.append((operation, place))
+    _check_real_time(places)
+    _check_processes(places)
+
+
+def _check_origin(history: History, witness: Witness) -> None:
+    """Every command in the log was asked for by a client."""
+    asked = {operation.wire for operation in history.operations if operation.consistency is Consistency.WRITE}
+    for command in witness.executed:
+        if command not in asked:
+            raise Violation("X2", f"the log has a command no client sent: {command!r}")
+
+
+def _place(operation: Operation, witness: Witness) -> Place | None:
+    """Return where an operation took effect, None if it did not; check its answer."""
+    if operation.outcome is Outcome.PENDING:
+        raise Violation("X3", f"a call never ended: {operation}")
+    if operation.consistency is Consistency.WRITE:
+        return _place_write(operation, witness)
+    if operation.outcome is not Outcome.ANSWERED:
+        return None
+    if operation.revision > witness.model.revision:
+        raise Violation("D2", f"a read saw revision {operation.revision}, which was never committed: {operation}")
+    _compare(operation, witness.model.read(operation.wire, operation.revision))
+    return 2 * operation.revision + 1
+
+
+def _place_write(operation: Operation, witness: Witness) -> Place | None:
+    place, answer = witness.executed.get(operation.wire, (None, ()))
+    if operation.outcome is Outcome.ANSWERED:
+        if place is None:
+            raise Violation("D1", f"a write was acknowledged, but the committed log does not have it: {operation}")
+        _compare(operation, answer)
+    elif operation.outcome is Outcome.FAILED and place is not None:
+        raise Violation("X1", f"a write that was said to have failed took effect at place {place}: {operation}")
+    return place
+
+
+def _compare(operation: Operation, expected: Raw) -> None:
+    answer = operation.answer or ()
+    if (answer[:1] if expected[:1] != (0,) else _plain(answer)) != expected:
+        raise Violation("T1", f"a wrong answer, {expected!r} would be right: {operation}")
+
+
+def _plain(value: Any) -> Any:
+    """Return an answer with lists and records as plain tuples."""
+    return tuple(_plain(item) for item in value) if isinstance(value, (tuple, list)) else value
+
+
+def _check_real_time(places: Iterable[tuple[Operation, Place]]) -> None:
+    """What returned before another was called comes first; an operation whose outcome is unknown may last for ever."""
+    bound = [(operation, place) for operation, place in places if operation.consistency is not Consistency.LOCAL]
+    ended = [(operation.returned or 0, True, operation, place) for operation, place in bound if operation.outcome is Outcome.ANSWERED]
+    begun = [(operation.called, False, operation, place) for operation, place in bound]
+    newest: tuple[Place, Operation | None] = (0, None)
+    for _, is_end, operation, place in sorted(chain(ended, begun), key=lambda event: event[0]):
+        if is_end:
+            newest = max(newest, (place, operation), key=lambda pair: pair[0])
+        elif place < newest[0]:
+            raise Violation("T1", f"{operation} took effect at place {place}, but before its call {newest[1]} had seen {newest[0]}")
+
+
+def _check_processes(places: Iterable[tuple[Operation, Place]]) -> None:
+    """One process's view never goes back: its local reads see what it was answered before."""
+    seen: dict[str, list[tuple[int, Place]]] = {}
+    for operation, place in places:
+        if operation.outcome is Outcome.ANSWERED:
+            seen.setdefault(operation.where, []).append((operation.returned or 0, place))
+    for returns in seen.values():
+        returns.sort()
+    cursors = dict.fromkeys(seen, (0, 0))
+    for operation, place in places:  # in the order of their calls
+        if operation.consistency is not Consistency.LOCAL:
+            continue
+        at, newest = cursors[operation.where]
+        returns = seen[operation.where]
+        while at < len(returns) and returns[at][0] < operation.called:
+            newest = max(newest, returns[at][1])
+            at += 1
+        cursors[operation.where] = at, newest
+        if place < newest:
+            raise Violation("T2", f"{operation} saw place {place}, but this process had seen {newest}")

@@ -1,0 +1,311 @@
+"""A whole cluster in one thread: real nodes on a simulated network, disk and clock.
+
+A member is what outlives its processes: a name, a disk, an address.  Each of its lives is a new ``Node``.  A turn happens at one moment of
+virtual time, but what it costs (work, slow disks) pushes that member's clock ahead: its messages leave later and its next turn waits.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv.errors import Closed, ReplkvError, StorageError
+from replkv.node import Node
+from replkv.testing.disk import SimDisk, SimulatedCrash
+from replkv.testing.history import Violation
+from replkv.testing.network import SimNetwork, SimTransport
+from replkv.testing.sim import Clock, Scheduler, SimHousekeeper, Timer
+from replkv.testing.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replkv.testing.swarm import Scenario
+
+WORK = 0.00008
+"""Seconds a turn costs at most, besides what its disk costs."""
+
+
+@define(eq=False)
+class SimMember:
+    """One member over all its lives."""
+
+    name: str
+    cluster: SimCluster
+    disk: SimDisk
+    rng: random.Random
+    life: int = 0
+    node: Node | None = None
+    clock: Clock = field(init=False)
+    transport: SimTransport = field(init=False)
+    housekeeper: SimHousekeeper = field(init=False)
+    disk_faults: int = 0  # injected in this life: it may stop because of them
+    _planned: Timer | None = None
+    _at_work: bool = False
+    _woken: bool = False
+    _busy_until: float = 0.0
+    _paused_until: float = 0.0
+    _sends_left: int | None = None
+
+    @property
+    def where(self) -> str:
+        """The name of this life."""
+        return f"{self.name}/{self.life}"
+
+    @property
+    def process(self) -> Node:
+        """The node of this life."""
+        if self.node is None:
+            raise LookupError(f"member {self.name} is down")
+        return self.node
+
+    @property
+    def free_at(self) -> float:
+        """When the process can next do something: neither in a turn, nor standing still."""
+        return max(self.cluster.scheduler.now, self._busy_until, self._paused_until)
+
+    # -- lives ----------------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin a new life, unless one is going on."""
+        if self.node is not None:
+            return
+        cluster, scenario = self.cluster, self.cluster.scenario
+        self.life += 1
+        self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
+        self.disk_faults = 0
+        cluster.trace.note("start", self.where)
+        rng = random.Random(f"node {scenario.seed} {self.where}")
+        self._busy_until = self._paused_until = cluster.scheduler.now
+        self._woken, self._sends_left = False, None
+        drift = self.rng.uniform(-scenario.drift, scenario.drift)
+        self.clock = Clock(cluster.scheduler, offset=self.rng.uniform(0.0, 1e6), rate=1.0 + drift, creep=scenario.creep)
+        self.transport = SimTransport(cluster.network, self.name, self.wake, lambda: self.clock.lag, self._about_to_send)
+        self.housekeeper = SimHousekeeper(cluster.scheduler, self.rng, scenario.snapshot_step, self.wake, self.guard)
+        self.node = Node(
+            self.name,
+            config=scenario.config,
+            settings=scenario.settings,
+            addresses=cluster.addresses,
+            disk=self.disk.open(self.spend),
+            transport=self.transport,
+            clock=self.clock,
+            rng=rng,
+            housekeeper=self.housekeeper,
+        )
+        self.guard(self._start)
+
+    def _start(self) -> None:
+        node = self.node
+        if node is None:
+            return
+        try:
+            node.start()
+        except StorageError as error:
+            self._judge(error)
+            self._end(power=False)
+        else:
+            self._after_work()
+
+    def guard(self, action: Callable[[], None]) -> None:
+        """Do something in this member's process; it may crash in the middle of it."""
+        try:
+            action()
+        except SimulatedCrash:
+            self.cluster.trace.note("crashed", self.where)
+            self._end(power=True)
+
+    def crash(self, *, power: bool) -> None:
+        """End this life without warning; with ``power`` the machine stops, and what was not synced may be lost."""
+        if self.node is not None:
+            self._end(power=power)
+
+    def _end(self, *, power: bool) -> None:
+        self.cluster.trace.note("end", self.where, "power" if power else "process")
+        node, self.node = self.node, None
+        if self._planned is not None:
+            self._planned.cancel()
+            self._planned = None
+        self._at_work = False
+        self.housekeeper.close()
+        self.transport.die(self.cluster.scheduler.now + self.clock.lag, power=power)
+        self.clock.lag = 0.0
+        self.disk.crash(power=power)
+        if node is not None:
+            self.cluster.ended(self, node)
+
+    def pause(self, seconds: float) -> None:
+        """Let the process stand still."""
+        self._paused_until = max(self._paused_until, self.cluster.scheduler.now + seconds)
+        self._plan(self._paused_until)
+
+    def crash_at_send(self, count: int) -> None:
+        """Stop the machine when this many more messages have left."""
+        self._sends_left = count
+
+    def crash_at_disk(self, count: int) -> None:
+        """Stop the machine when this many more changes of its disk have happened."""
+        self.disk.crash_in = count
+
+    def break_disk(self, count: int, *, full: bool) -> None:
+        """Let a sync fail after ``count`` more, or let the disk have no more than some room left."""
+        self.disk_faults += 1
+        if full:
+            used = sum(len(content.seen) for content in self.disk.seen.values())
+            self.disk.capacity = used + count * 4096
+        else:
+            self.disk.fail_sync_in = count
+
+    def recover(self) -> None:
+        """End all that was done to this member: it runs, and its disk works."""
+        self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
+        self.disk.slow = 0.0
+        self._sends_left = None
+        self._paused_until = self.cluster.scheduler.now
+        if self.node is None:
+            self.start()
+        else:
+            self._plan(self.cluster.scheduler.now)
+
+    def _about_to_send(self) -> None:
+        if self._sends_left is not None:
+            self._sends_left -= 1
+            if self._sends_left < 0:
+                self._sends_left = None
+                raise SimulatedCrash
+
+    def on_caller_thread(self, action: Callable[[SimMember], None], *, otherwise: Callable[[], None] = tuple) -> None:
+        """Do something on another thread of this life's process, when that can run; do ``otherwise`` if it ends before."""
+        node, scheduler = self.node, self.cluster.scheduler
+
+        def run() -> None:
+            if self.node is None or self.node is not node:
+                otherwise()
+            elif self.free_at > scheduler.now:
+                scheduler.at(self.free_at, run)
+            else:
+                action(self)
+
+        run()
+
+    # -- turns ----------------------------------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Plan a turn as soon as possible."""
+        if self._at_work:
+            self._woken = True
+        elif self.node is not None:
+            self._plan(self.cluster.scheduler.now)
+
+    def spend(self, seconds: float) -> None:
+        """A disk operation took time."""
+        if self._at_work:
+            self.clock.spend(seconds)
+
+    def _plan(self, when: float) -> None:
+        when = max(when, self.free_at)
+        if self._planned is not None:
+            if self._planned.when <= when:
+                return
+            self._planned.cancel()
+        self._planned = self.cluster.scheduler.at(when, self._turn)
+
+    def _turn(self) -> None:
+        self._planned = None
+        if self.node is None:
+            return
+        if self.free_at > self.cluster.scheduler.now:
+            self._plan(self.free_at)
+            return
+        self._at_work, self._woken = True, False
+        self.clock.lag = self.rng.random() * WORK
+        self.guard(self._take_turn)
+
+    def _take_turn(self) -> None:
+        if self.node is not None:
+            self.node.turn(0.0)
+            self._after_work()
+
+    def _after_work(self) -> None:
+        node = self.node
+        if node is None:
+            return
+        scheduler = self.cluster.scheduler
+        self._busy_until = scheduler.now + self.clock.lag
+        self._at_work = False
+        self.cluster.observe(self, node)
+        if node.stopped:
+            self._judge(node.failure)
+            self._end(power=False)
+            return
+        deadline = node.deadline
+        self.clock.lag = 0.0
+        self._plan(scheduler.now if self._woken else self.clock.moment(deadline))
+
+    def _judge(self, failure: ReplkvError | None) -> None:
+        """A member may stop when it was closed or its disk failed; nothing else is a reason."""
+        self.cluster.trace.note("stopped", self.where, type(failure).__name__)
+        if failure is None or isinstance(failure, Closed) or (type(failure).__mro__[1] is StorageError or type(failure) is StorageError):
+            if failure is None or isinstance(failure, Closed) or self.disk_faults:
+                return
+        raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
+
+
+@define(eq=False)
+class SimCluster:
+    """All members, and the world they live in.
+
+    Args:
+        scenario: how big, how limited, how reliable.
+        verbose: print everything that happens.
+    """
+
+    scenario: Scenario
+    verbose: bool = False
+    scheduler: Scheduler = field(factory=Scheduler)
+    trace: Trace = field(init=False)
+    network: SimNetwork = field(init=False)
+    members: dict[str, SimMember] = field(factory=dict)
+    addresses: dict[str, str] = field(init=False)
+    observers: list[Callable[[SimMember, Node], None]] = field(factory=list)
+    mourners: list[Callable[[SimMember, Node], None]] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        scenario = self.scenario
+        self.trace = Trace(self.scheduler, verbose=self.verbose)
+        self.network = SimNetwork(self.scheduler, random.Random(f"network {scenario.seed}"), self.trace, scenario.weather)
+        self.addresses = {name: f"inproc://{name}" for name in scenario.names}
+        for name in scenario.names:
+            rng = random.Random(f"member {scenario.seed} {name}")
+            self.members[name] = SimMember(name, self, SimDisk(random.Random(f"disk {scenario.seed} {name}")), rng)
+
+    def observe(self, member: SimMember, node: Node) -> None:
+        """Show a member's state after a turn to whoever wants to see it."""
+        for observer in self.observers:
+            observer(member, node)
+
+    def ended(self, member: SimMember, node: Node) -> None:
+        """Show the last state of a life."""
+        for mourner in self.mourners:
+            mourner(member, node)
+
+    def run(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        until = self.scheduler.now + seconds
+        while self.scheduler.step(until):
+            pass
+
+    def run_until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Let virtual time pass until ``done``, but no more than ``seconds``; tell whether it came true."""
+        until = self.scheduler.now + seconds
+        while not done():
+            if not self.scheduler.step(until):
+                return done()
+        return True
+
+    @property
+    def running(self) -> list[SimMember]:
+        """The members that have a process now."""
+        return [member for member in self.members.values() if member.node is not None]

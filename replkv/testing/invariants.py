@@ -1,0 +1,273 @@
+"""What must hold at every moment, looked at from outside after every turn of every member.
+
+The names are those of the literature where it has some: E (elections), P (what is persistent), L (logs), C (what is committed), A (what is
+applied), V (the store).  Most are of the form "this was so once, so it must stay so": the observer remembers, the members must not
+contradict.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv import codec, ops
+from replkv.messages import AppendReply, VoteReply
+from replkv.raft import Raft, Role
+from replkv.testing.checker import Witness
+from replkv.testing.history import Violation
+
+if TYPE_CHECKING:
+    import random
+
+    from replkv.messages import Entry
+    from replkv.node import Node
+    from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.network import SimTransport
+
+KIND_AT = 7
+"""Where a frame has the kind of its message."""
+VOTE_REPLY, APPEND_REPLY = 17, 19
+
+
+@define(eq=False)
+class _Seen:
+    """What was seen of one member; what belongs to one life is forgotten with it."""
+
+    term: int = 0
+    votes: dict[int, str] = field(factory=dict)
+    granted: dict[int, int] = field(factory=dict)  # on the wire: term -> incarnation
+    last_raft: Raft | None = None  # of this life, or of the one before
+    life: int = 0
+    commit: int = 0
+    applied: int = 0
+    known: dict[int, int] = field(factory=dict)  # index -> term, of entries compared already
+    led: tuple[int, int, int] = (0, 0, 0)  # term, last index, last term while leading
+    matches: dict[str, int] = field(factory=dict)
+
+
+@define(eq=False)
+class Invariants:
+    """Watches a cluster.
+
+    Args:
+        cluster: to be watched.
+        rng: decides when to look more closely.
+    """
+
+    cluster: SimCluster
+    rng: random.Random
+    witness: Witness = field(init=False)
+    committed: list[Entry] = field(factory=list)
+    leaders: dict[int, str] = field(factory=dict)
+    looks: int = 0
+    _commit_terms: list[int] = field(factory=list)  # no entry was committed in a later term than this
+    _entries: dict[tuple[int, int], tuple[bytes, int]] = field(factory=dict)  # (index, term) -> bytes, term before
+    _digests: dict[int, str] = field(factory=dict)
+    _members: dict[str, _Seen] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.witness = Witness(round(self.cluster.scenario.settings.session_ttl * 1e6))
+        self.cluster.observers.append(self.observe)
+        self.cluster.network.taps.append(self.overhear)
+
+    def observe(self, member: SimMember, node: Node) -> None:
+        """Look at a member after its turn.
+
+        Raises:
+            Violation: something is not as it must be.
+        """
+        raft = node.raft
+        if raft is None or node.failure is not None:
+            return
+        self.looks += 1
+        seen = self._members.setdefault(member.name, _Seen())
+        raft.check()
+        if seen.life != member.life or seen.last_raft is None:
+            self._check_recovery(member, raft, seen)
+        self._check_terms(member, raft, seen)
+        self._check_log(member, raft, seen)
+        self._check_commit(member, raft, seen)
+        if raft.role is Role.LEADER:
+            self._check_leader(member, raft, seen)
+        self._check_applied(member, node, seen)
+        if self.rng.random() < 0.01:
+            self.look_closely(member, node)
+
+    def overhear(self, sender: SimTransport, receiver: str, frame: bytes) -> None:
+        """Look at a frame that is being sent: votes and acknowledgements bind their sender.
+
+        Raises:
+            Violation: a second vote in one term, or an acknowledgement of what is not durable.
+        """
+        if frame[KIND_AT] not in (VOTE_REPLY, APPEND_REPLY):
+            return
+        _, _, to, message = codec.decode_frame(frame)
+        member = self.cluster.members[sender.name]
+        raft = member.node.raft if member.node is not None else None
+        if isinstance(message, VoteReply) and message.granted and not message.pre:
+            seen = self._members.setdefault(sender.name, _Seen())
+            if seen.granted.setdefault(message.term, to) != to:
+                raise Violation("P1", f"{member.where} voted twice in term {message.term}, now for {receiver}")
+        elif isinstance(message, AppendReply) and not message.rejected and raft is not None and message.match > raft.durable_index:
+            raise Violation("C4", f"{member.where} acknowledges {message.match} with {raft.durable_index} durable")
+
+    # -- elections and persistence ------------------------------------------------------------------------------------------------------------
+
+    def _check_recovery(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        """P2: what was durable in the last life is there in this one."""
+        before = seen.last_raft
+        if before is not None:
+            for index in range(raft._log.base_index + 1, before.durable_index + 1):
+                old, new = before._log.term_at(index), raft._log.term_at(index)
+                if old is not None and old != new:
+                    raise Violation("P2", f"{member.where} lost entry {index} of term {old}, which was durable; it has term {new} there")
+            if raft.last_index < before.durable_index:
+                raise Violation("P2", f"{member.where} begins with {raft.last_index} entries, {before.durable_index} were durable")
+        seen.last_raft, seen.life = raft, member.life
+        seen.commit = seen.applied = 0
+        seen.known, seen.led, seen.matches = {}, (0, 0, 0), {}
+
+    def _check_terms(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        if raft.term < seen.term:
+            raise Violation("E3", f"{member.where} went back from term {seen.term} to {raft.term}")
+        seen.term = raft.term
+        if raft.vote is not None and seen.votes.setdefault(raft.term, raft.vote) != raft.vote:
+            raise Violation("P1", f"{member.where} voted for {seen.votes[raft.term]} in term {raft.term}, now for {raft.vote}")
+
+    # -- logs -----------------------------------------------------------------------------------------------------------------------------
+
+    def _check_log(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        """L1: an index and a term stand for one entry, and for one log before it."""
+        log = raft._log
+        for index in range(log.last_index, log.base_index, -1):
+            entry = log.between(index, index)[0]
+            if seen.known.get(index) == entry.term:
+                break
+            before = log.term_at(index - 1) or 0
+            old = self._entries.setdefault((index, entry.term), (entry.encoded, before))
+            if old[0] != entry.encoded or (index > log.base_index + 1 and old[1] != before):
+                raise Violation("L1", f"{member.where} has another entry {index} of term {entry.term}, or another log before it")
+            seen.known[index] = entry.term
+
+    def _check_leader(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        first = self.leaders.setdefault(raft.term, member.where)
+        if first != member.where:
+            raise Violation("E1", f"{member.where} leads term {raft.term}, as did {first}")
+        if not raft.configuration.is_voter(member.name):
+            raise Violation("E2", f"{member.where} leads without being a voter of {raft.configuration}")
+        term, last, last_term = seen.led
+        if term != raft.term:
+            seen.matches = {}
+            self._check_completeness(member, raft)
+            self._check_leases(member, raft)
+        elif raft.last_index < last or (raft._log.term_at(last) not in (None, last_term)):
+            raise Violation("L2", f"{member.where} changed its log at {last} while leading term {term}")
+        seen.led = raft.term, raft.last_index, raft._log.last_term
+        self._check_progress(member, raft, seen)
+
+    def _check_completeness(self, member: SimMember, raft: Raft) -> None:
+        """C5: a new leader has what was committed in earlier terms."""
+        for index in range(len(self.committed), raft._log.base_index, -1):
+            if self._commit_terms[index - 1] >= raft.term:
+                continue
+            if raft._log.term_at(index) != self.committed[index - 1].term:
+                raise Violation("C5", f"{member.where} leads term {raft.term} without committed entry {index}")
+            break
+
+    def _check_leases(self, member: SimMember, raft: Raft) -> None:
+        """R1: while one leader's lease holds nobody else is elected."""
+        if not self.cluster.scenario.lease_reads:
+            return
+        for other in self.cluster.running:
+            node = other.process
+            moment = max(self.cluster.scheduler.now + member.clock.lag, other.free_at)
+            if other is not member and node.published.lease_until > other.clock.local(moment):
+                raise Violation("R1", f"{member.where} leads term {raft.term} while {other.where} holds a lease of term {node.published.term}")
+
+    def _check_progress(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        """L5: what a leader believes of its followers' logs is true, and never less than before."""
+        for name, peer in raft.peers.items():
+            if peer.match < seen.matches.get(name, 0):
+                raise Violation("L5", f"{member.where} believed {name} to match up to {seen.matches[name]}, now {peer.match}")
+            seen.matches[name] = peer.match
+            if not self._holds(name, peer.match, raft._log.term_at(peer.match)):
+                raise Violation("L5", f"{member.where} believes {name} to match up to {peer.match}; it does not")
+
+    def _holds(self, name: str, index: int, term: int | None) -> bool:
+        """Tell whether a member's disk has this entry, or a snapshot behind it; down members have what they had."""
+        seen = self._members.get(name)
+        raft = seen.last_raft if seen is not None else None
+        node = self.cluster.members[name].node
+        if node is not None and node.raft is not None:
+            raft = node.raft
+        if index == 0:
+            return True
+        if raft is None or raft.durable_index < index:
+            return False
+        return index <= raft._log.base_index or term is None or raft._log.term_at(index) == term
+
+    # -- what is committed ------------------------------------------------------------------------------------------------------------------
+
+    def _check_commit(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        log = raft._log
+        if raft.commit < seen.commit:
+            raise Violation("C2", f"{member.where} had committed {seen.commit}, now {raft.commit}")
+        for index in range(max(seen.commit, log.base_index) + 1, raft.commit + 1):
+            entry = log.between(index, index)[0]
+            if index <= len(self.committed):
+                self._compare(member, entry, self.committed[index - 1])
+            else:
+                self._commit(member, raft, entry)
+        if raft.commit > log.base_index and log.term_at(raft.commit) != self.committed[raft.commit - 1].term:
+            raise Violation("L3", f"{member.where} replaced its committed entry {raft.commit}")
+        seen.commit = raft.commit
+
+    def _compare(self, member: SimMember, entry: Entry, agreed: Entry) -> None:
+        if entry.encoded != agreed.encoded:
+            raise Violation("C1", f"{member.where} committed {entry}, another member {agreed}")
+
+    def _commit(self, member: SimMember, raft: Raft, entry: Entry) -> None:
+        """The first member says that an entry is committed: then a majority has it on disk."""
+        if entry.index != len(self.committed) + 1:
+            raise Violation("C1", f"{member.where} committed {entry.index}, nobody has committed {len(self.committed) + 1}")
+        if self.committed and (entry.time < self.committed[-1].time or entry.term < self.committed[-1].term):
+            raise Violation("C1", f"{entry} goes back behind {self.committed[-1]}")
+        for voters in (raft.configuration.voters, raft.configuration.outgoing):
+            holders = [name for name in voters if self._holds(name, entry.index, entry.term)]
+            if voters and 2 * len(holders) <= len(voters):
+                raise Violation("C3", f"{member.where} committed {entry.index} of term {entry.term}, on the disks of {holders} only")
+        self.committed.append(entry)
+        self._commit_terms.append(raft.term)
+        self.witness.apply(entry)
+
+    # -- what is applied --------------------------------------------------------------------------------------------------------------------
+
+    def _check_applied(self, member: SimMember, node: Node, seen: _Seen) -> None:
+        published = node.published
+        if published.applied < seen.applied:
+            raise Violation("A1", f"{member.where} had applied {seen.applied}, now {published.applied}")
+        if not published.applied <= published.commit <= len(self.committed):
+            raise Violation("A1", f"{member.where}: applied {published.applied}, commit {published.commit}, decided {len(self.committed)}")
+        seen.applied = published.applied
+        if published.revision != self.witness.revisions[published.applied]:
+            right = self.witness.revisions[published.applied]
+            raise Violation("V1", f"{member.where} is at revision {published.revision} at index {published.applied}, {right} would be right")
+
+    def look_closely(self, member: SimMember, node: Node) -> None:
+        """Compare the whole state: digests among members, today's and an earlier revision with the model.
+
+        Raises:
+            Violation: they differ.
+        """
+        published = node.published
+        for revision in (published.revision, self.rng.randint(1, published.revision)):
+            everything = (ops.SCAN, b"\x01", None, 0, revision, False, False)
+            right = self.witness.model.read(everything, published.revision)
+            found = published.machine.read(everything, published.revision)
+            if found != right:
+                raise Violation("V3", f"{member.where} has {found} at revision {revision}, {right} would be right")
+        if published.machine.applied == published.applied and node._applying is None:
+            digest = published.machine.digest()
+            if self._digests.setdefault(published.applied, digest) != digest:
+                raise Violation("A2", f"{member.where} is in another state at index {published.applied} than others")

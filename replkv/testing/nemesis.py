@@ -1,0 +1,178 @@
+"""What goes wrong, and when: draws one fault after the other from those of the scenario, and ends each after a while."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv.raft import Role
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from replkv.testing.cluster import SimCluster, SimMember
+
+CLOSE_TIMEOUT = 1.0
+
+
+@define(eq=False)
+class Nemesis:
+    """The source of all faults.
+
+    Args:
+        cluster: whom they hit.
+        rng: draws them.
+        counts: how often each kind happened.
+    """
+
+    cluster: SimCluster
+    rng: random.Random
+    counts: dict[str, int] = field(factory=dict)
+    active: bool = True
+
+    def begin(self) -> None:
+        """Start making trouble."""
+        if self.cluster.scenario.faults:
+            self._wait()
+        self._supervise()
+
+    def heal(self) -> None:
+        """End all faults for good: cuts, bad weather, bad disks; whoever is down comes back."""
+        self.active = False
+        cluster = self.cluster
+        weather = cluster.network.weather
+        weather.loss = weather.doubling = weather.reordering = weather.damage = weather.misrouting = 0.0
+        weather.delay_mean = min(weather.delay_mean, 0.003)
+        cluster.network.heal()
+        for member in cluster.members.values():
+            member.recover()
+
+    def _wait(self) -> None:
+        self.cluster.scheduler.after(self.rng.expovariate(1.0) * self.cluster.scenario.fault_every, self._strike)
+
+    def _strike(self) -> None:
+        if not self.active:
+            return
+        fault = self.rng.choice(self.cluster.scenario.faults)
+        member = self._victim()
+        self.counts[fault] = self.counts.get(fault, 0) + 1
+        self.cluster.trace.note("fault", fault, member.where)
+        getattr(self, f"_{fault}")(member)
+        self._wait()
+
+    def _victim(self) -> SimMember:
+        """Choose a member; leaders are chosen more often, for more depends on them."""
+        members = list(self.cluster.members.values())
+        leaders = [member for member in members if member.node and member.node.raft and member.node.raft.role is Role.LEADER]
+        return self.rng.choice(leaders if leaders and self.rng.random() < 0.4 else members)
+
+    def _supervise(self) -> None:
+        """Start again whoever stopped by itself."""
+        if not self.active:
+            return
+        for member in self.cluster.members.values():
+            if member.node is None and self.rng.random() < 0.3:
+                member.start()
+        self.cluster.scheduler.after(self.rng.uniform(0.1, 1.0), self._supervise)
+
+    def _later(self, action: Callable[[], None], mean: float = 1.5) -> None:
+        """Do something after a while, unless all was healed before."""
+        self.cluster.scheduler.after(self.rng.expovariate(1.0) * mean, lambda: action() if self.active else None)
+
+    # -- processes and machines -------------------------------------------------------------------------------------------------------------
+
+    def _kill(self, member: SimMember) -> None:
+        member.crash(power=False)
+        self._later(member.start, 0.5)
+
+    def _power(self, member: SimMember) -> None:
+        member.crash(power=True)
+        self._later(member.start)
+
+    def _blackout(self, _member: SimMember) -> None:
+        for each in self.cluster.members.values():
+            each.crash(power=True)
+            self._later(each.start)
+
+    def _crash_at_disk(self, member: SimMember) -> None:
+        member.crash_at_disk(self.rng.randrange(12))
+        self._later(member.start)
+
+    def _crash_at_send(self, member: SimMember) -> None:
+        member.crash_at_send(self.rng.randrange(12))
+        self._later(member.start)
+
+    def _pause(self, member: SimMember) -> None:
+        member.pause(self.rng.choice((0.05, 0.2, 1.0, 4.0)) * self.rng.uniform(0.5, 1.5))
+
+    def _close(self, member: SimMember) -> None:
+        node = member.node
+        if node is not None:
+            member.on_caller_thread(lambda _: node.request_close(CLOSE_TIMEOUT))
+        self._later(member.start)
+
+    def _transfer(self, member: SimMember) -> None:
+        raft = member.node.raft if member.node is not None else None
+        if raft is not None and raft.role is Role.LEADER:
+            to = self.rng.choice((None, *raft.configuration.voters))
+            if to != member.name:
+                raft.transfer(to, member.clock())
+                member.wake()
+
+    # -- the network ------------------------------------------------------------------------------------------------------------------------
+
+    def _isolate(self, member: SimMember) -> None:
+        self._cut([pair for pair in self._pairs() if member.name in pair])
+
+    def _halves(self, _member: SimMember) -> None:
+        left = {name for name in self.cluster.members if self.rng.random() < 0.5}
+        self._cut([(a, b) for a, b in self._pairs() if (a in left) != (b in left)])
+
+    def _one_way(self, member: SimMember) -> None:
+        inbound = self.rng.random() < 0.5
+        self._cut([pair for pair in self._pairs() if pair[inbound] == member.name and self.rng.random() < 0.8])
+
+    def _ring(self, _member: SimMember) -> None:
+        names = list(self.cluster.members)
+        self.rng.shuffle(names)
+        beside = {frozenset((name, names[at - 1])) for at, name in enumerate(names)}
+        if len(names) == 3:
+            beside.pop()
+        self._cut([pair for pair in self._pairs() if frozenset(pair) not in beside])
+
+    def _bridge(self, member: SimMember) -> None:
+        left = {name for name in self.cluster.members if self.rng.random() < 0.5}
+        self._cut([(a, b) for a, b in self._pairs() if member.name not in (a, b) and (a in left) != (b in left)])
+
+    def _reset(self, _member: SimMember) -> None:
+        self.cluster.network.reset(self.rng.choice((0.2, 1.0)))
+
+    def _slow_link(self, member: SimMember) -> None:
+        factor = self.rng.choice((10.0, 100.0, 1000.0))
+        for pair in self._pairs():
+            if member.name in pair and self.rng.random() < 0.5:
+                self.cluster.network.slowness[pair] = factor
+        self._later(self.cluster.network.heal)
+
+    def _cut(self, pairs: list[tuple[str, str]]) -> None:
+        self.cluster.network.cut(pairs)
+        self._later(self.cluster.network.heal)
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        names = list(self.cluster.members)
+        return [(a, b) for a, b in product(names, names) if a != b]
+
+    # -- disks ------------------------------------------------------------------------------------------------------------------------------
+
+    def _slow_disk(self, member: SimMember) -> None:
+        member.disk.slow = self.rng.choice((0.01, 0.1, 2.0))
+        self._later(lambda: setattr(member.disk, "slow", 0.0))
+
+    def _disk_error(self, member: SimMember) -> None:
+        member.break_disk(self.rng.randrange(12), full=False)
+
+    def _disk_full(self, member: SimMember) -> None:
+        member.break_disk(self.rng.randrange(12), full=True)

@@ -1,0 +1,388 @@
+"""A network in virtual time, with everything a real one does to its users and more.
+
+Connections are as those of ``transport.py``: each member dials each other and keeps redialling; a connection carries frames both ways.
+Frames may be late, lost, doubled, out of order, damaged or misdirected; directions of a link may be cut one by one, and then what was
+sent is lost or comes after the cut has healed; connections break with or without notice to either side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv import codec
+from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable
+
+    from replkv.testing.sim import Scheduler
+    from replkv.testing.trace import Trace
+    from replkv.transport import Event
+
+QUEUE_MAX = 64
+"""Frames on their way in one direction of a connection; beyond it the sender is told to wait."""
+POLL_MAX = 64
+"""Events handed out in one poll; the rest waits for the next."""
+
+
+@define
+class Weather:
+    """How the network treats frames: chances per frame, delays in seconds; ``stall``: a cut holds frames back instead of losing them."""
+
+    delay_least: float = 0.0002
+    delay_mean: float = 0.0003
+    loss: float = 0.0
+    doubling: float = 0.0
+    reordering: float = 0.0
+    damage: float = 0.0
+    misrouting: float = 0.0
+    stall: bool = False
+
+
+@define(eq=False)
+class _End:
+    """One end of a connection."""
+
+    transport: SimTransport
+    open: bool = True
+    on_the_way: int = 0  # frames towards this end
+    newest: float = 0.0  # when the last of them arrives
+    held: list[bytes] = field(factory=list)  # by a cut
+
+
+@define(eq=False)
+class _Connection:
+    """``caller`` dialled, ``callee`` listens; ``peer`` is the callee's name in the caller's address book."""
+
+    pipe: int
+    peer: str
+    caller: _End
+    callee: _End
+
+    def other(self, end: _End) -> _End:
+        return self.callee if end is self.caller else self.caller
+
+
+@define(eq=False)
+class SimNetwork:
+    """All connections of a cluster.
+
+    Args:
+        scheduler: the queue of events.
+        rng: draws what happens to each frame.
+        trace: hears of each frame.
+        weather: how frames are treated; may be changed at any time.
+    """
+
+    scheduler: Scheduler
+    rng: random.Random
+    trace: Trace
+    weather: Weather = field(factory=Weather)
+    cuts: set[tuple[str, str]] = field(factory=set)
+    slowness: dict[tuple[str, str], float] = field(factory=dict)
+    taps: list[Callable[[SimTransport, str, bytes], None]] = field(factory=list)
+    faults: dict[str, int] = field(factory=dict)
+    _listeners: dict[str, SimTransport] = field(factory=dict)
+    _connections: dict[int, _Connection] = field(factory=dict)
+    _last_pipe: int = 0
+
+    # -- what a test does to it -------------------------------------------------------------------------------------------------------------
+
+    def cut(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Let nothing pass from the first to the second of each pair of members."""
+        self.cuts.update(pairs)
+
+    def heal(self) -> None:
+        """End all cuts and slow links; what was held back arrives now."""
+        self.cuts.clear()
+        self.slowness.clear()
+        for connection in list(self._connections.values()):
+            for end in (connection.caller, connection.callee):
+                held, end.held = end.held, []
+                for frame in held:
+                    end.on_the_way -= 1
+                    self._travel(connection, end, frame, self.scheduler.now)
+
+    def reset(self, chance: float) -> None:
+        """Break each connection with this chance; both sides are told."""
+        for connection in list(self._connections.values()):
+            if self.rng.random() < chance:
+                self._count("reset")
+                self._close(connection, connection.caller)
+                self._close(connection, connection.callee)
+
+    def blackout(self, transport: SimTransport) -> None:
+        """A member's machine lost its power: its connections die, and nobody is told."""
+        for connection in list(self._connections.values()):
+            for end in (connection.caller, connection.callee):
+                if end.transport is transport:
+                    end.open = False
+        self._forget_dead()
+
+    # -- what transports ask for --------------------------------------------------------------------------------------------------------------
+
+    def listen(self, url: str, transport: SimTransport) -> None:
+        """Take calls for ``url``."""
+        if url in self._listeners:
+            raise OSError(f"address {url} is in use")
+        self._listeners[url] = transport
+
+    def unlisten(self, transport: SimTransport) -> None:
+        """Take no more calls for this transport."""
+        self._listeners = {url: listener for url, listener in self._listeners.items() if listener is not transport}
+
+    def connect(self, dial: _Dial) -> None:
+        """Try to connect; try again later while it does not work and the dial still counts."""
+        caller = dial.caller
+        if dial.over or caller.closed:
+            return
+        callee = self._listeners.get(dial.url)
+        if callee is None or {(caller.name, callee.name), (callee.name, caller.name)} & self.cuts:
+            self.scheduler.after(self.rng.uniform(0.02, 0.5), lambda: self.connect(dial))
+            return
+        self._last_pipe += 1
+        connection = _Connection(self._last_pipe, dial.peer, _End(caller), _End(callee))
+        self._connections[connection.pipe] = connection
+        self.trace.note("connect", caller.name, callee.name, connection.pipe)
+        dial.connection = connection
+        callee.accept(connection)
+        self.scheduler.after(self._delay(callee, caller), lambda: caller.put(LinkUp(dial.peer)) if dial.connection is connection else None)
+
+    def send(self, connection: _Connection, to: _End, frame: bytes) -> bool:
+        """Put a frame on its way; False when too many are."""
+        sender = connection.other(to).transport
+        sender.about_to_send()
+        if to.on_the_way >= QUEUE_MAX:
+            return False
+        for tap in self.taps:
+            tap(sender, to.transport.name, frame)
+        self.trace.mark(frame)
+        self.trace.detail(lambda: f"{sender.name} > {to.transport.name} {describe(frame)}")
+        departure = self.scheduler.now + sender.lag()
+        if self._happens("loss", self.weather.loss):
+            return True
+        if self._happens("damage", self.weather.damage):
+            position = self.rng.randrange(len(frame))
+            frame = frame[:position] + bytes([frame[position] ^ (1 << self.rng.randrange(8))]) + frame[position + 1 :]
+        if self._happens("misrouting", self.weather.misrouting):
+            connection = self._connections[self.rng.choice(sorted(self._connections))]
+            to = connection.callee
+        self._travel(connection, to, frame, departure)
+        if self._happens("doubling", self.weather.doubling):
+            self._travel(connection, to, frame, departure)
+        return True
+
+    def close(self, connection: _Connection, end: _End) -> None:
+        """Close one end; the other hears of it behind what is still on its way, if nothing is cut."""
+        other = connection.other(end)
+        end.open = False
+        if (end.transport.name, other.transport.name) not in self.cuts:
+            when = max(other.newest, self.scheduler.now + end.transport.lag() + self._delay(end.transport, other.transport))
+            self.scheduler.at(when, lambda: self._close(connection, other))
+        self._forget_dead()
+
+    # -- a frame's way --------------------------------------------------------------------------------------------------------------------
+
+    def _travel(self, connection: _Connection, to: _End, frame: bytes, departure: float) -> None:
+        sender = connection.other(to).transport
+        to.on_the_way += 1
+        if (sender.name, to.transport.name) in self.cuts:
+            self._count("cut")
+            if self.weather.stall:
+                to.held.append(frame)
+            else:
+                to.on_the_way -= 1
+            return
+        arrival = departure + self._delay(sender, to.transport)
+        if not self._happens("reordering", self.weather.reordering):
+            arrival = to.newest = max(arrival, to.newest)
+        self.scheduler.at(arrival, lambda: self._arrive(connection, to, frame, departure))
+
+    def _arrive(self, connection: _Connection, to: _End, frame: bytes, departure: float) -> None:
+        to.on_the_way -= 1
+        origin = connection.other(to)
+        if departure > origin.transport.died:
+            return  # the sender crashed in the middle of its turn, before this left
+        if to.open:
+            is_call = to is connection.callee
+            to.transport.put(Arrived(connection.pipe, frame) if is_call else Answered(connection.peer, frame), connection)
+        elif not to.transport.blacked_out and origin.open:
+            self.close(connection, to)  # nobody is there any more: the sender is told
+
+    def _delay(self, sender: SimTransport, receiver: SimTransport) -> float:
+        delay = self.weather.delay_least + self.rng.expovariate(1.0) * self.weather.delay_mean
+        return delay * self.slowness.get((sender.name, receiver.name), 1.0)
+
+    def _close(self, connection: _Connection, end: _End) -> None:
+        """An end learns that the connection is gone."""
+        if end.open:
+            end.open = False
+            end.transport.lost(connection, end is connection.caller)
+        self._forget_dead()
+
+    def _forget_dead(self) -> None:
+        for pipe, connection in list(self._connections.items()):
+            if not connection.caller.open and not connection.callee.open:
+                del self._connections[pipe]
+
+    def _happens(self, fault: str, chance: float) -> bool:
+        if chance and self.rng.random() < chance:
+            self._count(fault)
+            return True
+        return False
+
+    def _count(self, fault: str) -> None:
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+
+
+@define(eq=False)
+class _Dial:
+    """A member's wish to be connected to a peer."""
+
+    caller: SimTransport
+    peer: str
+    url: str
+    connection: _Connection | None = None
+    over: bool = False
+
+
+@define(eq=False)
+class SimTransport:
+    """One life of a member on the network; the same interface as that of ``transport.py``.
+
+    Args:
+        network: the network.
+        name: of the member.
+        notify: called when an event waits for ``poll``, or ``wake`` was called.
+        lag: how far the member is ahead of the scheduler within its turn, in seconds.
+    """
+
+    network: SimNetwork
+    name: str
+    notify: Callable[[], None]
+    lag: Callable[[], float] = float
+    about_to_send: Callable[[], None] = tuple  # a crash may happen here
+    died: float = float("inf")
+    blacked_out: bool = False
+    closed: bool = False
+    _inbox: deque[tuple[Event, _Connection | None]] = field(factory=deque)
+    _dials: dict[str, _Dial] = field(factory=dict)
+    _pipes: dict[int, _Connection] = field(factory=dict)
+
+    # -- the Transport protocol ---------------------------------------------------------------------------------------------------------------
+
+    def listen(self, url: str) -> str:
+        """Take calls for ``url``."""
+        self.network.listen(url, self)
+        return url
+
+    def dial(self, peer: str, url: str) -> None:
+        """Connect to a peer and stay connected; an older connection to it is closed first."""
+        self.hang_up(peer)
+        dial = self._dials[peer] = _Dial(self, peer, url)
+        self._retry(dial)
+
+    def hang_up(self, peer: str) -> None:
+        """Close the connection to a peer, and connect no more."""
+        dial = self._dials.pop(peer, None)
+        if dial is None:
+            return
+        dial.over = True
+        connection = dial.connection
+        if connection is not None:
+            self._inbox = deque(item for item in self._inbox if item[1] is not connection or isinstance(item[0], Arrived))
+            if connection.caller.open:
+                self.network.close(connection, connection.caller)
+
+    def send(self, peer: str, frame: bytes) -> bool:
+        """Send on the connection this member dialled."""
+        dial = self._dials.get(peer)
+        if dial is None or dial.connection is None or not dial.connection.caller.open:
+            return False
+        return self.network.send(dial.connection, dial.connection.callee, frame)
+
+    def reply(self, pipe: int, frame: bytes) -> bool:
+        """Send back on a connection somebody else dialled."""
+        connection = self._pipes.get(pipe)
+        return connection is not None and self.network.send(connection, connection.caller, frame)
+
+    def kick(self, pipe: int) -> None:
+        """Close a connection somebody else dialled."""
+        connection = self._pipes.pop(pipe, None)
+        if connection is not None and connection.callee.open:
+            self.network.close(connection, connection.callee)
+
+    def poll(self, timeout: float) -> list[Event]:  # noqa: ARG002  # virtual time does not pass here
+        """Return what happened since the last call."""
+        events = [self._inbox.popleft()[0] for _ in range(min(POLL_MAX, len(self._inbox)))]
+        if self._inbox:
+            self.notify()
+        return events
+
+    def wake(self) -> None:
+        """Let the member have a turn soon."""
+        self.notify()
+
+    def close(self) -> None:
+        """Close everything; peers are told."""
+        if self.closed:
+            return
+        self.closed = True
+        self.network.unlisten(self)
+        for peer in sorted(self._dials):
+            self.hang_up(peer)
+        for pipe in sorted(self._pipes):
+            self.kick(pipe)
+
+    # -- what the network tells it ------------------------------------------------------------------------------------------------------------
+
+    def put(self, event: Event, connection: _Connection | None = None) -> None:
+        """Keep an event for the next poll."""
+        if not self.closed:
+            self._inbox.append((event, connection))
+            self.notify()
+
+    def accept(self, connection: _Connection) -> None:
+        """Somebody else's call was put through."""
+        self._pipes[connection.pipe] = connection
+        self.put(PipeUp(connection.pipe), connection)
+
+    def lost(self, connection: _Connection, as_caller: bool) -> None:
+        """A connection broke; the one who dialled it tries again."""
+        if not as_caller:
+            self._pipes.pop(connection.pipe, None)
+            self.put(PipeDown(connection.pipe), connection)
+            return
+        dial = self._dials.get(connection.peer)
+        if dial is not None and dial.connection is connection:
+            dial.connection = None
+            self.put(LinkDown(connection.peer), connection)
+            self._retry(dial)
+
+    def die(self, when: float, *, power: bool) -> None:
+        """The process ends at a moment; with ``power`` the whole machine does, and no peer is told."""
+        self.died = when
+        self.blacked_out = power
+        if power:
+            self.closed = True
+            self.network.unlisten(self)
+            self.network.blackout(self)
+        else:
+            self.close()
+
+    def _retry(self, dial: _Dial) -> None:
+        network = self.network
+        delay = network.rng.uniform(0.0005, 0.02)
+        network.scheduler.after(self.lag() + delay, lambda: network.connect(dial) if dial.connection is None else None)
+
+
+def describe(frame: bytes) -> str:
+    """Return a frame's message as text."""
+    try:
+        return str(codec.decode_frame(frame).message)
+    except codec.DecodeError as error:
+        return f"({error})"

@@ -1,0 +1,171 @@
+"""One seed from beginning to end: faults first, then health, then the final account.
+
+While faults last only safety is promised, and the invariants watch it.  Once everything is healed the cluster has ten election timeouts
+to choose a leader that stays, to answer a write and a read at every member, and to bring all members to the same state.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from attrs import define, field, frozen
+
+from replkv.ops import Get, Put
+from replkv.raft import Role
+from replkv.testing.checker import check
+from replkv.testing.cluster import SimCluster
+from replkv.testing.history import Consistency, Outcome, Violation
+from replkv.testing.invariants import Invariants
+from replkv.testing.nemesis import Nemesis
+from replkv.testing.swarm import Scenario, draw
+from replkv.testing.workload import Workload
+
+if TYPE_CHECKING:
+    from replkv.testing.history import Operation
+
+PATIENCE = 10
+"""Election timeouts a healed cluster has for everything it owes."""
+
+
+@frozen
+class Report:
+    """What a run did.
+
+    Args:
+        fingerprint: of the trace: equal for equal runs.
+        virtual_seconds: how long it lasted in there.
+        events: of the scheduler.
+        looks: how often the invariants were checked.
+        terms: how many had a leader.
+        entries: committed.
+        outcomes: of the clients' operations, by kind.
+        faults: injected, by kind.
+    """
+
+    fingerprint: str
+    virtual_seconds: float
+    events: int
+    looks: int
+    terms: int
+    entries: int
+    outcomes: dict[str, int]
+    faults: dict[str, int]
+
+
+@define(eq=False)
+class Simulation:
+    """A cluster, its clients, its enemy and its judge.
+
+    Args:
+        scenario: what to simulate.
+        verbose: print everything that happens.
+    """
+
+    scenario: Scenario
+    verbose: bool = False
+    cluster: SimCluster = field(init=False)
+    invariants: Invariants = field(init=False)
+    workload: Workload = field(init=False)
+    nemesis: Nemesis = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        seed = self.scenario.seed
+        self.cluster = SimCluster(self.scenario, self.verbose)
+        self.invariants = Invariants(self.cluster, random.Random(f"invariants {seed}"))
+        self.workload = Workload(self.cluster, random.Random(f"workload {seed}"))
+        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"))
+
+    def run(self) -> Report:
+        """Go through all phases.
+
+        Raises:
+            Violation: a promise was broken.
+        """
+        self._suffer()
+        self._heal()
+        self._settle_account()
+        return self.report()
+
+    def report(self) -> Report:
+        """Return what has been done so far."""
+        outcomes: dict[str, int] = {}
+        for operation in self.workload.history.operations:
+            kind = f"{operation.consistency.value} {operation.outcome.value}"
+            outcomes[kind] = outcomes.get(kind, 0) + 1
+        cluster, invariants = self.cluster, self.invariants
+        faults = {**self.nemesis.counts, **cluster.network.faults}
+        numbers = (cluster.scheduler.now, cluster.scheduler.steps, invariants.looks, len(invariants.leaders), len(invariants.committed))
+        return Report(cluster.trace.digest, *numbers, outcomes=outcomes, faults=faults)
+
+    # -- phases ---------------------------------------------------------------------------------------------------------------------------
+
+    def _suffer(self) -> None:
+        for member in self.cluster.members.values():
+            self.cluster.scheduler.after(member.rng.uniform(0.0, 0.5), member.start)
+        self.nemesis.begin()
+        self.workload.begin()
+        self.cluster.run(self.scenario.duration)
+
+    def _heal(self) -> None:
+        self.workload.active = False
+        self.nemesis.heal()
+        self.cluster.trace.note("healed")
+        budget = PATIENCE * self.scenario.settings.election_timeout
+        self._must(self._has_leader, budget, "no leader")
+        before = self._leader()
+        probes = [probe for member in self.cluster.running for probe in self._probe(member.name)]
+        self._must(lambda: all(probe.outcome is Outcome.ANSWERED for probe in probes), budget, "a member does not answer")
+        self._must(self._are_equal, budget, "members do not catch up")
+        self.cluster.run(2 * self.scenario.settings.election_timeout)
+        if self._leader() != before:
+            raise Violation("liveness", f"leadership moved from {before} to {self._leader()} although nothing was wrong")
+
+    def _settle_account(self) -> None:
+        self.cluster.run(self.scenario.patience)
+        for member in self.cluster.running:
+            self.invariants.look_closely(member, member.process)
+        check(self.workload.history, self.invariants.witness)
+
+    # -- liveness -------------------------------------------------------------------------------------------------------------------------
+
+    def _must(self, done: object, seconds: float, otherwise: str) -> None:
+        if not callable(done) or not self.cluster.run_until(done, seconds):
+            states = [str(member.node.status()) if member.node else f"{member.name} is down" for member in self.cluster.members.values()]
+            raise Violation("liveness", f"{otherwise} within {seconds} s after everything was healed: {states}")
+
+    def _leader(self) -> tuple[str, int] | None:
+        """Return the leader all members follow, and its term."""
+        views = set()
+        for member in self.cluster.members.values():
+            raft = member.node.raft if member.node is not None else None
+            views.add((raft.leader, raft.term) if raft is not None and raft.leader is not None else None)
+        view = views.pop()
+        if views or view is None:
+            return None
+        leads = self.cluster.members[view[0]].process.raft
+        return view if leads is not None and leads.role is Role.LEADER else None
+
+    def _has_leader(self) -> bool:
+        return self._leader() is not None
+
+    def _probe(self, name: str) -> list[Operation]:
+        """Write and read at one member."""
+        member, run = self.cluster.members[name], self.workload.run
+        wait = PATIENCE * self.scenario.settings.election_timeout
+        write = run(member, Put("probe", f"at {name}"), Consistency.WRITE, tuple, patience=wait)
+        return [write, run(member, Get("probe"), Consistency.LINEARIZABLE, tuple, patience=wait)]
+
+    def _are_equal(self) -> bool:
+        """Tell whether every member has applied everything that is committed."""
+        target = len(self.invariants.committed)
+        return all(member.node is not None and member.node.published.applied == target for member in self.cluster.members.values())
+
+
+def simulate(seed: int, *, verbose: bool = False) -> Report:
+    """Run one seed.
+
+    Raises:
+        Violation: a promise was broken; the seed will break it again.
+    """
+    return Simulation(draw(seed), verbose).run()

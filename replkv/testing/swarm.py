@@ -1,0 +1,129 @@
+"""What a seed stands for: the size of the cluster, its limits, the faults it has to live with.
+
+Each fault is left out of half of the runs, and limits are drawn tiny: a run with everything switched on hides what a run with three
+things switched on finds (Groce et al., Swarm Testing, 2012).
+"""
+
+from __future__ import annotations
+
+import random
+
+from attrs import frozen
+
+from replkv.config import Config, Settings
+from replkv.testing.network import Weather
+
+FAULTS = (
+    "kill",  # a process ends; what it wrote is kept
+    "power",  # a machine stops: what was not synced may be lost, nobody is told
+    "blackout",  # all machines stop at once
+    "crash_at_disk",  # power is lost in the middle of a change to the disk
+    "crash_at_send",  # power is lost between two messages of one turn
+    "pause",  # a process stands still and then goes on as if nothing had happened
+    "isolate",  # one member is cut off
+    "halves",  # the members are cut into two groups
+    "one_way",  # single directions are cut
+    "ring",  # each member sees only its neighbours
+    "bridge",  # two groups that share one member
+    "reset",  # connections break
+    "slow_link",  # single directions are slow
+    "slow_disk",  # syncs take long
+    "disk_error",  # a sync fails
+    "disk_full",  # no space is left
+    "close",  # a member is closed as it should be, and started again
+    "transfer",  # leadership is handed over
+)
+
+
+@frozen
+class Scenario:
+    """Everything that is drawn from a seed before the first event.
+
+    Args:
+        seed: the number it was drawn from.
+        names: of the members.
+        settings: of the cluster.
+        config: of every member.
+        duration: virtual seconds of the phase with faults.
+        faults: the kinds of faults that may happen.
+        fault_every: virtual seconds between two faults, on average.
+        weather: how the network treats frames.
+        drift: how far the clocks' rates may differ from 1; lease reads are only promised below 0.5 %.
+        creep: seconds a look at the clock costs, so that work is cut into slices.
+        clients: how many work at once.
+        think: seconds between two calls of a client, on average.
+        keys: how many different keys they use.
+        patience: seconds a client waits for an answer at most.
+        snapshot_step: seconds a step of a snapshot takes at most.
+    """
+
+    seed: int
+    names: tuple[str, ...]
+    settings: Settings
+    config: Config
+    duration: float
+    faults: tuple[str, ...]
+    fault_every: float
+    weather: Weather
+    drift: float
+    creep: float
+    clients: int
+    think: float
+    keys: int
+    patience: float
+    snapshot_step: float
+
+    @property
+    def lease_reads(self) -> bool:
+        """Whether the clocks are good enough for reads under the leader's lease."""
+        return self.drift < 0.005
+
+
+def draw(seed: int) -> Scenario:
+    """Return the scenario of a seed."""
+    rng = random.Random(f"scenario {seed}")
+    size = rng.choice((1, 3, 3, 3, 3, 5))
+    return Scenario(
+        seed=seed,
+        names=tuple("abcde"[:size]),
+        settings=_settings(rng),
+        config=_config(rng),
+        duration=rng.uniform(6.0, 14.0),
+        faults=tuple(fault for fault in FAULTS if rng.random() < 0.5),
+        fault_every=rng.choice((0.3, 1.0, 2.5)),
+        weather=_weather(rng),
+        drift=rng.choice((0.0, 0.004, 0.05)),
+        creep=rng.choice((0.0, 0.0, 0.0003)),
+        clients=rng.choice((1, 3, 6, 10)),
+        think=rng.choice((0.01, 0.05, 0.3)),
+        keys=rng.choice((1, 4, 16)),
+        patience=rng.choice((0.3, 1.0, 4.0)),
+        snapshot_step=rng.choice((0.0005, 0.02, 0.4)),
+    )
+
+
+def _settings(rng: random.Random) -> Settings:
+    election_timeout, heartbeat, promise = rng.choice(((1.5, 0.1, 0.15), (1.5, 0.1, 0.15), (0.8, 0.05, 0.2), (1.0, 0.1, 0.3)))
+    session_ttl = rng.choice((600.0, 600.0, 2.0))
+    return Settings(election_timeout=election_timeout, heartbeat=heartbeat, promise=promise, session_ttl=session_ttl)
+
+
+def _config(rng: random.Random) -> Config:
+    return Config(
+        segment_bytes=rng.choice((16, 32, 64)) << 10,
+        snapshot_bytes=rng.choice((2 << 10, 8 << 10, 32 << 10, 1 << 20)),
+        trailing_entries=rng.choice((1, 5, 50)),
+        block_bytes=rng.choice((200, 2000, 512 << 10)),
+    )
+
+
+def _weather(rng: random.Random) -> Weather:
+    """Draw a network: as good as TCP in half of the runs, worse than any in the others."""
+    weather = Weather(delay_mean=rng.choice((0.0003, 0.0003, 0.003, 0.02)), stall=rng.random() < 0.5)
+    if rng.random() < 0.5:
+        weather.loss = rng.choice((0.0, 0.01, 0.1))
+        weather.doubling = rng.choice((0.0, 0.01, 0.2))
+        weather.reordering = rng.choice((0.0, 0.01, 0.3))
+        weather.damage = rng.choice((0.0, 0.0, 0.005))
+        weather.misrouting = rng.choice((0.0, 0.0, 0.002))
+    return weather

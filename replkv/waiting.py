@@ -1,0 +1,181 @@
+"""How callers wait: a thread on a lock, an asyncio task on its loop, a future on the notifier.
+
+Each is a ``Call`` that the node finishes on its own thread without blocking.  Tasks and futures are woken once for all that a turn has
+finished, not one by one: the first puts the wake-up on its way, the others join the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from replkv.errors import OutcomeUnknown, ReplkvError
+from replkv.proposals import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replkv.node import Node
+    from replkv.plans import Plan
+
+R = TypeVar("R")
+
+
+class BlockedCall(Call):
+    """A thread that waits on a lock."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, command: bytes | None) -> None:
+        super().__init__(command)
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def finish(self) -> None:
+        """Wake the thread."""
+        self._lock.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for at most ``timeout`` seconds; tell whether the call is finished."""
+        if not self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            return False
+        self._lock.release()  # finished stays finished
+        return True
+
+
+class Inbox:
+    """Finished calls on their way to one thread or loop; at most one wake-up is on its way at any time."""
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._wake = wake
+        self._calls: deque[LoopCall | FutureCall] = deque()
+        self._woken = False
+
+    def put(self, call: LoopCall | FutureCall) -> None:
+        """Add a finished call; any thread."""
+        self._calls.append(call)
+        if not self._woken:
+            self._woken = True
+            self._wake()
+
+    def deliver(self) -> None:
+        """Resolve what has come in, on the thread or loop it is for."""
+        self._woken = False  # before looking: what comes now wakes again
+        while self._calls:
+            self._calls.popleft().resolve()
+
+
+class LoopCall(Call):
+    """An asyncio task that awaits a future of its loop."""
+
+    __slots__ = ("_inbox", "future")
+
+    def __init__(self, command: bytes | None, inbox: Inbox, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(command)
+        self._inbox = inbox
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def finish(self) -> None:
+        """Send the call to its loop."""
+        self._inbox.put(self)
+
+    def resolve(self) -> None:
+        """Wake the task; on its loop."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class FutureCall(Call):
+    """A ``concurrent.futures.Future`` that the notifier resolves."""
+
+    __slots__ = ("_inbox", "_node", "_plan", "deadline", "future")
+
+    def __init__(self, command: bytes | None, inbox: Inbox, node: Node, plan: Plan[Any], deadline: float) -> None:
+        super().__init__(command)
+        self._inbox = inbox
+        self._node = node
+        self._plan = plan
+        self.deadline = deadline
+        self.future: Future[Any] = Future()
+
+    def finish(self) -> None:
+        """Send the call to the notifier."""
+        self._inbox.put(self)
+
+    def resolve(self) -> None:
+        """Resolve the future, and run its callbacks; on the notifier's thread."""
+        try:
+            result = finished(self, self._plan, self._node)
+        except ReplkvError as error:
+            self._settle(error=error)
+        else:
+            self._settle(result)
+
+    def expire(self) -> None:
+        """Give up: its time has run out."""
+        if not self.future.done():
+            untouched = self._node.give_up(self)
+            if self.answer is None and self.error is None:
+                self._settle(error=self._plan.expired(self._node, untouched=untouched))
+
+    def _settle(self, result: Any = None, error: ReplkvError | None = None) -> None:
+        try:
+            if error is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
+        except InvalidStateError:
+            pass  # cancelled, or its time ran out before
+
+
+class Notifier:
+    """The thread that resolves futures and runs their callbacks, so that a slow one delays no decision."""
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._ready = threading.Semaphore(0)
+        self.inbox = Inbox(self._ready.release)
+        self._calls: deque[FutureCall] = deque()  # in the order of their deadlines: all have the same timeout
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def expect(self, call: FutureCall) -> None:
+        """Watch over a call's deadline."""
+        self._calls.append(call)
+
+    def close(self) -> None:
+        """Resolve what has come in, and stop."""
+        self._closed = True
+        self._ready.release()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._ready.acquire(timeout=0.1)
+            self.inbox.deliver()
+            self._expire()
+        self.inbox.deliver()
+
+    def _expire(self) -> None:
+        now = self._clock()
+        while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
+            self._calls.popleft().expire()
+
+
+def finished(call: Call, plan: Plan[R], node: Node) -> R:
+    """Return the result of a finished call, or raise its error."""
+    if call.error is not None:
+        raise type(call.error)(*call.error.args)  # each caller its own: an exception collects the traceback of whoever raises it
+    return plan.result(node, call)
+
+
+def resumable(error: ReplkvError, resume: Callable[[float | None], Any]) -> ReplkvError:
+    """Return the error with what its ``wait`` does, if it is an OutcomeUnknown."""
+    if isinstance(error, OutcomeUnknown):
+        error._resume = resume  # noqa: SLF001  # the two belong together
+    return error

@@ -1,0 +1,294 @@
+"""The write-ahead log as bytes: sectors, flushes, records.
+
+A segment is a file of 512-byte sectors, zero until they are written.  A flush, all that one fdatasync makes durable, starts on a fresh
+sector.  Every sector carries a stamp with a checksum, so that after a crash a sector that was never written (all zero) differs from one
+that went bad.  docs/FORMATS.md has the grammar with worked bytes; ``recovery.py`` decides what a damaged sector means.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from attrs import frozen
+
+from replkv import codec
+from replkv.codec import DecodeError
+from replkv.errors import Corrupt, Incompatible
+from replkv.messages import HardState
+from replkv.snapshot import SnapshotFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from replkv.disk import Disk
+
+SECTOR = 512
+SEGMENT_MIN = 8 * SECTOR
+SEGMENT_MAX = 1 << 30
+"""Bytes of a segment file; a larger one is not ours."""
+
+_FORMAT = b"rkW\x01"  # the magic, and the version of the format
+_CRC = struct.Struct("<I")  # crc32 of the rest of the sector, begun with the sector's number
+_MARK = struct.Struct("<4sIQ")  # format, segment, flush
+_STAMP = _CRC.size + _MARK.size
+_ROOM = SECTOR - _STAMP
+_FLUSH = struct.Struct("<IIQIH")  # sectors, length of all that follows the stamps, term, records, length of the vote (0: none)
+_RECORD = struct.Struct("<BI")  # kind, length
+_SIZE = struct.Struct("<Q")
+_BLANK = bytes(SECTOR)
+_READ_AT_ONCE = 1 << 20
+_BLANKS = bytes(_READ_AT_ONCE)
+_HEAD_MAX = 1 << 20
+
+
+class RecordKind(IntEnum):
+    """What a record holds.  These numbers are on disk: never reuse one."""
+
+    HEAD = 1
+    ENTRY = 2
+    SNAPSHOT_TAKEN = 3
+    SNAPSHOT_INSTALLED = 4
+
+
+@frozen
+class Identity:
+    """Who a data directory belongs to; ``incarnation`` is drawn once, when the directory is first used."""
+
+    name: str
+    incarnation: int
+
+
+@frozen
+class Head:
+    """What every segment begins with: all that must be known if the segments before it are gone.
+
+    ``last_index``: where the log ended when the segment was begun; ``founding``: the first entry, as packed, or b"" while there is none;
+    ``size``: bytes of the segment's file.
+    """
+
+    size: int
+    identity: Identity
+    last_index: int
+    founding: bytes
+    snapshot: SnapshotFile | None
+
+
+class Record(NamedTuple):
+    """One thing a flush makes durable."""
+
+    kind: RecordKind
+    body: bytes
+
+
+class Flush(NamedTuple):
+    """What one sync made durable: ``sectors`` sectors from ``sector`` on."""
+
+    number: int
+    sector: int
+    sectors: int
+    hard_state: HardState
+    records: list[Record]
+
+
+class Torn(NamedTuple):
+    """What is left of a flush that was never finished: sectors from ``sector`` up to, not including, ``end``."""
+
+    number: int
+    sector: int
+    end: int
+
+
+class Sector(NamedTuple):
+    """A sector whose stamp is right."""
+
+    number: int
+    flush: int
+    payload: bytes
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a segment."""
+    return f"wal-{number:016d}"
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------------------------
+
+
+def encode_record(kind: RecordKind, body: bytes) -> bytes:
+    """Return a record as bytes."""
+    return _RECORD.pack(kind, len(body)) + body
+
+
+def encode_head(head: Head) -> bytes:
+    """Return the body of a HEAD record; its length does not depend on ``size``."""
+    snapshot = head.snapshot.to_wire() if head.snapshot else None
+    return _SIZE.pack(head.size) + codec.pack((head.identity.name, head.identity.incarnation, head.last_index, head.founding, snapshot))
+
+
+def flush_sectors(hard_state: HardState, records_size: int) -> int:
+    """Return how many sectors a flush with so many bytes of records takes."""
+    return -(-(_FLUSH.size + len((hard_state.vote or "").encode()) + records_size) // _ROOM)
+
+
+def encode_flush(segment: int, number: int, sector: int, hard_state: HardState, records: Sequence[bytes], count: int) -> bytes:
+    """Return a flush as it stands in its segment.
+
+    Args:
+        segment: number of the segment.
+        number: of the flush; one more than the flush before, across segments.
+        sector: of the segment, at which the flush will be written.
+        hard_state: repeated by every flush.
+        records: their bytes, in any division.
+        count: how many records that is.
+    """
+    vote = (hard_state.vote or "").encode()
+    length = _FLUSH.size + len(vote) + sum(map(len, records))
+    sectors = -(-length // _ROOM)
+    head = _FLUSH.pack(sectors, length, hard_state.term, count, len(vote))
+    payload = b"".join((head, vote, *records, bytes(sectors * _ROOM - length)))
+    mark = _MARK.pack(_FORMAT, segment, number)
+    crc32 = zlib.crc32
+    parts: list[bytes] = []
+    for at, start in enumerate(range(0, len(payload), _ROOM), sector):
+        body = mark + payload[start : start + _ROOM]
+        parts.append(crc32(body, at).to_bytes(4, "little"))
+        parts.append(body)
+    return b"".join(parts)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------------------------
+
+
+def read_sectors(disk: Disk, segment: int) -> Iterator[Sector]:
+    """Yield a segment's written sectors in order; takes memory for one MiB at a time.
+
+    Raises:
+        Corrupt: a sector is neither blank nor rightly stamped.
+        Incompatible: it was written by another version.
+    """
+    name = segment_name(segment)
+    size = disk.size(name)
+    if size % SECTOR or not SECTOR <= size <= SEGMENT_MAX:
+        raise Corrupt(damage(disk, segment, f"has {size} bytes, which no segment has"))
+    for offset in range(0, size, _READ_AT_ONCE):
+        data = disk.read(name, offset, min(_READ_AT_ONCE, size - offset))
+        if data == _BLANKS[: len(data)]:
+            continue
+        for at in range(0, len(data), SECTOR):
+            raw = data[at : at + SECTOR]
+            if raw != _BLANK:
+                yield _open_sector(disk, segment, (offset + at) // SECTOR, raw)
+
+
+def _open_sector(disk: Disk, segment: int, number: int, raw: bytes) -> Sector:
+    if len(raw) != SECTOR or zlib.crc32(raw[4:], number) != _CRC.unpack_from(raw)[0]:
+        raise Corrupt(damage(disk, segment, f"sector {number} is not what was written"))
+    form, home, flush = _MARK.unpack_from(raw, _CRC.size)
+    if form != _FORMAT:
+        raise Incompatible(
+            f"{disk.where}/{segment_name(segment)} has the format {form!r}, this version reads {_FORMAT!r}: upgrade this member"
+        )
+    if home != segment:
+        raise Corrupt(damage(disk, segment, f"sector {number} belongs to segment {home}"))
+    return Sector(number, flush, raw[_STAMP:])
+
+
+def read_flushes(disk: Disk, segment: int, following: int | None) -> Iterator[Flush | Torn]:
+    """Yield a segment's flushes in order, and at the end what is left of an unfinished one.
+
+    Args:
+        disk: where the segment is.
+        segment: its number.
+        following: the number the first flush must have; None if that is not known.
+
+    Raises:
+        Corrupt: a sector is damaged, or missing although a later flush was written.
+        Incompatible: the segment was written by another version.
+    """
+    start = end = wanted = 0  # of the flush being read: its first sector, the sector behind the last one seen, how many it has (0: unknown)
+    parts: list[bytes] = []
+    for number, flush, payload in read_sectors(disk, segment):
+        if following is None:
+            following = flush
+        if flush != following or (wanted and number >= start + wanted):
+            raise Corrupt(
+                damage(
+                    disk, segment, f"sector {start + len(parts)} of flush {following} is missing before sector {number} of flush {flush}"
+                )
+            )
+        end = number + 1
+        if number != start + len(parts):
+            continue  # a hole before it: the flush was torn
+        if not parts:
+            wanted = _wanted(disk, segment, number, payload)
+        parts.append(payload)
+        if len(parts) == wanted:
+            yield _decode_flush(disk, segment, flush, start, parts)
+            start, wanted, parts, following = end, 0, [], flush + 1
+    if end > start:
+        yield Torn(following or 0, start, end)
+
+
+def _wanted(disk: Disk, segment: int, sector: int, payload: bytes) -> int:
+    sectors, length, *_ = _FLUSH.unpack_from(payload)
+    if not (_FLUSH.size <= length and sectors == -(-length // _ROOM) and (sector + sectors) * SECTOR <= disk.size(segment_name(segment))):
+        raise Corrupt(damage(disk, segment, f"the flush at sector {sector} claims {length} bytes in {sectors} sectors"))
+    return int(sectors)
+
+
+def _decode_flush(disk: Disk, segment: int, number: int, sector: int, parts: list[bytes]) -> Flush:
+    payload = b"".join(parts)
+    _, length, term, count, vote_size = _FLUSH.unpack_from(payload)
+    at = _FLUSH.size + vote_size
+    try:
+        hard_state = HardState(term, payload[_FLUSH.size : at].decode() or None)
+        records = list(_decode_records(payload, at, length))
+    except (ValueError, struct.error) as error:
+        raise Corrupt(damage(disk, segment, f"flush {number} at sector {sector} makes no sense ({error})")) from None
+    if len(records) != count:
+        raise Corrupt(damage(disk, segment, f"flush {number} at sector {sector} has {len(records)} records where {count} were written"))
+    return Flush(number, sector, len(parts), hard_state, records)
+
+
+def _decode_records(payload: bytes, at: int, end: int) -> Iterator[Record]:
+    while at < end:
+        kind, length = _RECORD.unpack_from(payload, at)
+        start, at = at + _RECORD.size, at + _RECORD.size + length
+        if at > end:
+            raise ValueError("a record longer than its flush")
+        yield Record(_record_kind(kind), payload[start:at])
+    if at != end:
+        raise ValueError("a flush shorter than its vote")
+
+
+def _record_kind(kind: int) -> RecordKind:
+    try:
+        return RecordKind(kind)
+    except ValueError:
+        raise Incompatible(f"the log has a record of the unknown kind {kind}: upgrade this member") from None
+
+
+def decode_head(body: bytes) -> Head:
+    """Read the body of a HEAD record.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    if len(body) < _SIZE.size:
+        raise DecodeError(f"a segment head of {len(body)} bytes")
+    match codec.unpack(body[_SIZE.size :], _HEAD_MAX):
+        case (str(name), int(incarnation), int(last_index), bytes(founding), snapshot):
+            pointer = None if snapshot is None else SnapshotFile.from_wire(snapshot)
+            return Head(_SIZE.unpack_from(body)[0], Identity(name, incarnation), last_index, founding, pointer)
+    raise DecodeError("not a segment head")
+
+
+def damage(disk: Disk, segment: int, what: str) -> str:
+    """Return the text of a ``Corrupt``: file, damage and remedy."""
+    return (
+        f"{disk.where}/{segment_name(segment)}: {what}; restore this directory from a backup of the disk, "
+        "or remove it so that the member comes back as a new one"
+    )
