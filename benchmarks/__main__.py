@@ -26,7 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=3, help="repeats; the medians count (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of operations")
     parser.add_argument("--peers", default="replkv,etcd", help="whom to measure, separated by commas")
-    parser.add_argument("--profile", nargs="?", const="cpu", choices=("cpu", "wall"), help="profile the leader's node thread instead")
+    parser.add_argument(
+        "--profile", nargs="?", const="threads", choices=("threads", "cpu", "wall"), help="where replkv's time goes, instead"
+    )
     parser.add_argument("--workdir", type=Path, default=_on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the figures go; Markdown beside it")
     return parser
@@ -73,15 +75,22 @@ def _run(peer: Peer, names: Sequence[str], scale: float, results: report.Results
         peer.stop()
 
 
-def _profile(names: Sequence[str], timer: str, scale: float, base: Path) -> None:
-    peer = ReplkvPeer(base, timer)
+def _profile(names: Sequence[str], how: str, scale: float, base: Path) -> None:
+    """Print where replkv's time goes: by thread without a profiler, which would distort that, or by function in the node's thread."""
+    peer = ReplkvPeer(base, "" if how == "threads" else how)
     try:
         peer.start()
         for workload in WORKLOADS:
-            if workload.name in names:
-                sample = peer.measure(workload, max(100, int(workload.operations * scale)))
-                print(f"== {workload.name} {workload.title}: {sample.operations} operations, seconds of {timer} time in the node's thread")
-                print(peer.profile)
+            if workload.name not in names:
+                continue
+            sample = peer.measure(workload, max(100, int(workload.operations * scale)))
+            print(f"== {workload.name} {workload.title}: {sample.operations:,} operations")
+            if how == "threads":
+                print("µs of CPU per operation in the threads of the driven member:")
+                for thread, spent in sorted(peer.threads.items(), key=lambda item: -item[1]):
+                    print(f"{spent:10.2f}  {thread}")
+            else:
+                print(f"{how} time of the node's thread, the profiler's own included:\n{peer.profile}")
     finally:
         peer.stop()
 
@@ -96,8 +105,8 @@ def main() -> int:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clusters are stopped
     if arguments.profile:
-        if sys.version_info >= (3, 12):
-            parser.error("--profile needs Python 3.11: since 3.12 cProfile can't watch one thread alone")
+        if arguments.profile != "threads" and sys.version_info >= (3, 12):
+            parser.error("--profile cpu and wall need Python 3.11: since 3.12 cProfile can't watch one thread alone")
         _profile(names, arguments.profile, arguments.scale, arguments.workdir)
         return 0
     results = report.Results()

@@ -13,8 +13,11 @@ import pstats
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -35,15 +38,19 @@ class NodeProfile:
 
     def __init__(self, thread: str, timer: str) -> None:
         self._thread = thread
-        self._profile = cProfile.Profile(time.thread_time) if timer == "cpu" else cProfile.Profile()
+        self._timer = timer
+        self._profile = cProfile.Profile()
         threading.setprofile(self._begin)
 
     def _begin(self, _frame: FrameType, _event: str, _argument: object) -> None:
         """Runs once in each new thread, at its first event; a profile that is enabled takes this hook's place there."""
-        if threading.current_thread().name == self._thread:
-            self._profile.enable()
-        else:
+        if threading.current_thread().name != self._thread:
             sys.setprofile(None)
+            return
+        if self._timer == "cpu":  # this thread's clock, whichever thread reads it
+            clock = time.pthread_getcpuclockid(threading.get_ident())
+            self._profile = cProfile.Profile(partial(time.clock_gettime, clock))
+        self._profile.enable()
 
     def restart(self) -> None:
         """Forget what was seen so far."""
@@ -54,6 +61,16 @@ class NodeProfile:
         text = io.StringIO()
         pstats.Stats(self._profile, stream=text).strip_dirs().sort_stats("tottime").print_stats(PROFILE_LINES)
         return text.getvalue()
+
+
+def thread_cpu() -> Counter[str]:
+    """Return the CPU microseconds of this process's threads so far, by name; nng's bear the names it gave them."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    spent: Counter[str] = Counter()
+    for task in Path("/proc/self/task").iterdir():
+        nanoseconds = int((task / "schedstat").read_text(encoding="ascii").split()[0])
+        spent[names.get(int(task.name)) or (task / "comm").read_text(encoding="utf-8").strip()] += nanoseconds // 1000
+    return spent
 
 
 class Probes:
@@ -119,13 +136,14 @@ class Driver:
         operation(0)
         if self._profile is not None:
             self._profile.restart()
-        cpu = time.thread_time()
+        threads, cpu = thread_cpu(), time.thread_time()
         if chosen.in_flight == 1:
             latencies, seconds = drive_sequential(operations, operation)
         else:
             latencies, seconds = drive_window(operations, chosen.in_flight, self._submit)
         cpu = time.thread_time() - cpu
-        return {"latencies": latencies, "seconds": seconds, "cpu": cpu, "profile": self._profile.report() if self._profile else ""}
+        done = {"latencies": latencies, "seconds": seconds, "cpu": cpu, "threads": thread_cpu() - threads}
+        return done if self._profile is None else done | {"profile": self._profile.report()}
 
     def _put(self, number: int) -> None:
         self._replica.put(key(NUMBERS[number]), VALUES[number % len(VALUES)])

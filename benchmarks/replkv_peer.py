@@ -107,6 +107,7 @@ class ReplkvPeer:
 
     def __init__(self, base: Path, timer: str = "") -> None:
         self.profile = ""
+        self.threads: dict[str, float] = {}
         self._base = base
         self._timer = timer
         self._root: Path | None = None
@@ -151,7 +152,8 @@ class ReplkvPeer:
         driven = leader if workload.leader else followers[0]
         meter = Meter(leader.process.pid, [member.process.pid for member in followers])
         done = driven.ask("run", operations, asdict(workload))
-        self.profile = done["profile"]
+        self.threads = {name: spent / len(done["latencies"]) for name, spent in done["threads"].items()}
+        self.profile = done.get("profile", "")
         return meter.sample(done["latencies"], done["seconds"], done["cpu"], inside=driven.process.pid)
 
     def fail_over(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
@@ -19,9 +20,9 @@ R = TypeVar("R")
 class AsyncReplica(Base, Awaiting):
     """One member of a cluster, inside this process; every call is awaited.
 
-    The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.  The
-    member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A call that is cancelled before it was
-    handed over has no effect; later, its outcome is unknown.
+    The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.
+    The member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A call that is cancelled
+    before it was handed over has no effect; later, its outcome is unknown.
     """
 
     def _constructed(self) -> None:
@@ -69,8 +70,7 @@ class AsyncReplica(Base, Awaiting):
         except TimeoutError:
             untouched = node.give_up(call)
             if not call.future.done():
-                error = plan.expired(node, untouched=untouched)
-                raise resumable(error, lambda more=None: self._wait(node, plan, call, more)) from None
+                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait, node, plan, call)) from None
         except asyncio.CancelledError:
             node.give_up(call)
             raise

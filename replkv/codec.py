@@ -66,7 +66,7 @@ def unpack(data: bytes | memoryview, limit: int = HEAD_MAX) -> Any:
         walker = msgpack.Unpacker(max_buffer_size=len(data))
         walker.feed(data)
         walker.skip()
-        return msgpack.unpackb(data, use_list=False, object_pairs_hook=_never_written, ext_hook=_never_written)
+        return msgpack.unpackb(data, use_list=False, object_pairs_hook=_never_written, ext_hook=_never_written, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise DecodeError(f"not a msgpack value: {error}") from None
 
@@ -75,7 +75,7 @@ def _never_written(*_: object) -> NoReturn:
     raise ValueError("a map or an extension")
 
 
-# -- checks -----------------------------------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------------------
 
 
 def _fail(what: str, value: object) -> NoReturn:
@@ -135,7 +135,7 @@ def _tuple(value: object, length: int) -> tuple[Any, ...]:
     return value
 
 
-# -- entries ----------------------------------------------------------------------------------------------------------------------------
+# -- entries -----------------------------------------------------------------------------------------------------------------------
 
 
 def make_entry(index: int, term: int, kind: EntryKind, time: int, payload: bytes) -> Entry:
@@ -213,7 +213,7 @@ def meta_from_wire(wire: object) -> SnapshotMeta:
     return m.SnapshotMeta(natural(index), natural(term), configuration_from_wire(configuration))
 
 
-# -- blocks of commands -------------------------------------------------------------------------------------------------------------------
+# -- blocks of commands ------------------------------------------------------------------------------------------------------------
 
 _RAW, _ZSTD = b"\x00", b"\x01"
 
@@ -281,14 +281,15 @@ def decode_block(payload: bytes) -> list[Batch]:
 def decompress(data: bytes, limit: int) -> bytes:
     """Undo one zstd frame whose size is declared and at most ``limit`` bytes.
 
-    The declared size is checked first: the library's own bound does not stop a frame that states a larger one.
+    The declared size is checked first: the library's own bound does not stop a frame that states a larger one, and one that states
+    none (0) it does not look into at all.
 
     Raises:
         DecodeError: no size, a larger one, damage, or bytes behind the frame.
     """
     try:
         parameters = zstandard.get_frame_parameters(data)
-        if parameters.content_size > limit or not parameters.has_checksum:  # an unknown size counts as 2**64 - 1
+        if not 0 < parameters.content_size <= limit or not parameters.has_checksum:  # an unknown size counts as 2**64 - 1
             raise DecodeError(f"a compressed frame of {parameters.content_size} bytes where at most {limit} are allowed, with checksum")
         plain = zstandard.ZstdDecompressor(max_window_size=BLOCK_MAX).decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
@@ -298,7 +299,7 @@ def decompress(data: bytes, limit: int) -> bytes:
     return plain
 
 
-# -- frames -------------------------------------------------------------------------------------------------------------------------------
+# -- frames ------------------------------------------------------------------------------------------------------------------------
 
 
 class Frame(NamedTuple):
@@ -434,8 +435,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
     m.Refuse: (3, _fields("reason", "cluster")),
     m.Ping: (4, _fields()),
     m.Pong: (5, _fields()),
-    m.Goodbye: (6, _fields()),
-    m.Found: (7, _write_found),
+    m.Found: (6, _write_found),
     m.Vote: (16, _fields("term", "last_index", "last_term", "pre", "transfer")),
     m.VoteReply: (17, _fields("term", "granted", "pre")),
     m.Append: (18, _write_append),
@@ -455,8 +455,7 @@ _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]
     3: _plain(m.Refuse, _text, _cluster),
     4: _plain(m.Ping),
     5: _plain(m.Pong),
-    6: _plain(m.Goodbye),
-    7: (0, _read_found),
+    6: (0, _read_found),
     16: _plain(m.Vote, natural, natural, natural, _bool, _bool),
     17: _plain(m.VoteReply, natural, _bool, _bool),
     18: (7, _read_append),

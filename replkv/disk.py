@@ -90,7 +90,7 @@ def publish(disk: Disk, temporary: str, name: str) -> None:
     disk.sync_directory()
 
 
-# -- a directory of the operating system ------------------------------------------------------------------------------------------------
+# -- a directory of the operating system -------------------------------------------------------------------------------------------
 
 
 class _File:
@@ -200,6 +200,8 @@ class RealDisk:
     @_look
     def list(self) -> list[str]:
         """Return the names of all files; see ``Disk``."""
+        if self._directory < 0:  # scandir takes -1 for the current directory
+            raise OSError(errno.EBADF, "the directory is closed")
         with os.scandir(self._directory) as entries:
             return sorted(entry.name for entry in entries if entry.name != _LOCK and entry.is_file(follow_symlinks=False))
 
@@ -347,7 +349,7 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------------------
 
 
 class MemoryDisk:

@@ -29,7 +29,7 @@ def _rebuild(kind: type[ReplkvError], args: tuple[Any, ...], attributes: dict[st
     return error
 
 
-# -- decided ------------------------------------------------------------------------------------------------------------------------
+# -- decided -----------------------------------------------------------------------------------------------------------------------
 
 
 class Rejected(ReplkvError):
@@ -64,7 +64,7 @@ class FutureRevision(Rejected):
     """The revision asked for does not exist yet."""
 
 
-# -- surely not applied --------------------------------------------------------------------------------------------------------------
+# -- surely not applied ------------------------------------------------------------------------------------------------------------
 
 
 class Unavailable(ReplkvError):
@@ -87,7 +87,7 @@ class WaitTimeout(Unavailable, TimeoutError):
     """What was waited for did not happen in time; nothing is left behind."""
 
 
-# -- perhaps applied -----------------------------------------------------------------------------------------------------------------
+# -- perhaps applied ---------------------------------------------------------------------------------------------------------------
 
 
 class OutcomeUnknown(ReplkvError, TimeoutError):
@@ -118,7 +118,7 @@ class OutcomeUnknown(ReplkvError, TimeoutError):
         return _rebuild, (type(self), self.args, {})
 
 
-# -- this member's disk --------------------------------------------------------------------------------------------------------------
+# -- this member's disk ------------------------------------------------------------------------------------------------------------
 
 
 class StorageError(ReplkvError):
@@ -145,7 +145,7 @@ class Incompatible(StorageError):
     """A file or a peer speaks a format this version does not know."""
 
 
-# -- the handle is of no use any more ------------------------------------------------------------------------------------------------
+# -- the handle is of no use any more ----------------------------------------------------------------------------------------------
 
 
 class Closed(ReplkvError):

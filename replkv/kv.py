@@ -75,7 +75,7 @@ class Store:
         self._committed = 0  # how many events belong to committed revisions
         self._lock = Lock()  # guards ``keys``: it is reshaped in several steps
 
-    # -- reading, on any thread -----------------------------------------------------------------------------------------------------
+    # -- reading, on any thread ----------------------------------------------------------------------------------------------------
 
     def check(self, asked: int, revision: int) -> int:
         """Return the revision to read at when ``asked`` is wanted (0: the newest) and ``revision`` is the newest the reader may see.
@@ -84,11 +84,12 @@ class Store:
             FutureRevision: ``asked`` does not exist yet.
             Compacted: it is no longer kept.
         """
-        if asked > revision:
-            raise errors.FutureRevision(f"revision {asked} does not exist yet: the store is at {revision}")
-        if (asked or revision) < self.compacted:
-            raise errors.Compacted(f"revision {asked} is compacted: {self.compacted} is the oldest that is kept", self.compacted)
-        return asked or revision
+        at = asked or revision
+        if at > revision:
+            raise errors.FutureRevision(f"revision {at} does not exist yet: the store is at {revision}")
+        if at < self.compacted:
+            raise errors.Compacted(f"revision {at} is compacted: {self.compacted} is the oldest that is kept", self.compacted)
+        return at
 
     def get(self, key: bytes, revision: int) -> Record | None:
         """Return a key's version at a revision, or None if it did not exist then; logarithmic in the key's number of versions."""
@@ -154,7 +155,7 @@ class Store:
             yield
         return tuple(records), count, not count_only and count > len(records)
 
-    # -- writing, on one thread -----------------------------------------------------------------------------------------------------
+    # -- writing, on one thread ----------------------------------------------------------------------------------------------------
 
     @property
     def latest(self) -> int:
@@ -222,12 +223,12 @@ class Store:
         self.newest[key] = versions[-1]
         if len(versions) == 1:
             del self.older[key]
-        elif isinstance(versions, list):
+        elif isinstance(versions, list) and len(versions) > FEW + 1:
             versions.pop()
         else:
-            self.older[key] = versions[:-1]
+            self.older[key] = tuple(versions[:-1])
 
-    # -- loading --------------------------------------------------------------------------------------------------------------------
+    # -- loading -------------------------------------------------------------------------------------------------------------------
 
     def replay(self, records: Iterable[Record]) -> None:
         """Add versions that another store's ``events`` held, in their order; ``finish_replay`` makes them readable.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from replkv import codec
-from replkv.messages import Found, Goodbye, Hello, Message, Ping, Pong, Refuse, Welcome
+from replkv.messages import Found, Hello, Message, Ping, Pong, Refuse, Welcome
 from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class _Caller:
     since: float
     name: str | None = None
     incarnation: int = 0
-    leaving: bool = False
 
 
 @define(eq=False)
@@ -86,7 +85,7 @@ class Links:
     _callers: dict[int, _Caller] = field(factory=dict, init=False)
     _reachable: set[str] = field(factory=set, init=False)
 
-    # -- what the node asks ---------------------------------------------------------------------------------------------------------------
+    # -- what the node asks --------------------------------------------------------------------------------------------------------
 
     def dial(self, addresses: Mapping[str, str], now: float) -> None:
         """Connect to every peer in the address book, and stay connected."""
@@ -133,12 +132,7 @@ class Links:
         ]
         return ", ".join(parts)
 
-    def goodbye(self) -> None:
-        """Tell all peers that this member goes on purpose."""
-        for peer in self._links:
-            self.send(peer, Goodbye())
-
-    # -- what the transport reports -------------------------------------------------------------------------------------------------------
+    # -- what the transport reports ------------------------------------------------------------------------------------------------
 
     def handle(self, events: Iterable[Event], now: float) -> None:
         """Take in what the transport saw."""
@@ -174,7 +168,7 @@ class Links:
             link.pinged = now
             self.transport.send(peer, self._frame(link.incarnation, Ping()))
 
-    # -- connections this member dialled --------------------------------------------------------------------------------------------------
+    # -- connections this member dialled -------------------------------------------------------------------------------------------
 
     def _greet(self, peer: str, now: float) -> None:
         link = self._links.get(peer)
@@ -224,7 +218,7 @@ class Links:
             logger.warning("%s is refused by %s at %s: %s", self.identity.name, peer, link.url, refuse.reason)
         link.refusal = refuse.reason
 
-    # -- connections of others ------------------------------------------------------------------------------------------------------------
+    # -- connections of others -----------------------------------------------------------------------------------------------------
 
     def _arrived(self, pipe: int, frame: bytes, now: float) -> None:
         caller = self._callers.setdefault(pipe, _Caller(now))
@@ -247,22 +241,27 @@ class Links:
     def _listen(self, pipe: int, caller: _Caller, message: Message) -> None:
         if isinstance(message, Ping):
             self.transport.reply(pipe, self._frame(caller.incarnation, Pong()))
-        elif isinstance(message, Goodbye):
-            caller.leaving = True
+        elif isinstance(message, (Pong, Refuse, Welcome)):
+            self._complain("dropped an answer that came on a connection somebody else dialled, from %s", caller.name)
         elif caller.name is not None:
             if not isinstance(message, Found):
                 self._links[caller.name].cluster = self.cluster  # it speaks as a member of this cluster: founded by now
             self.received.append((caller.name, message))
 
     def _addressed(self, caller: _Caller, envelope: codec.Frame) -> bool:
-        """Tell whether a frame is from the member that greeted, to this one, in this cluster; Found and pings may come before there is one."""
-        known_cluster = envelope.cluster == self.cluster or isinstance(envelope.message, (Found, Ping, Goodbye))
+        """Tell whether a frame is from the member that greeted, to this one, in this cluster.
+
+        Found and pings may come before there is one.
+        """
+        known_cluster = envelope.cluster == self.cluster or isinstance(envelope.message, (Found, Ping))
         return known_cluster and envelope.sender == caller.incarnation and envelope.receiver == self.identity.incarnation
 
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
         version = min(hello.versions[1], codec.VERSIONS[1])
         if version < max(hello.versions[0], codec.VERSIONS[0]):
-            reason = f"{self.identity.name} speaks wire versions {codec.VERSIONS[0]} to {codec.VERSIONS[1]}, not {hello.versions}; upgrade one"
+            reason = (
+                f"{self.identity.name} speaks wire versions {codec.VERSIONS[0]} to {codec.VERSIONS[1]}, not {hello.versions}; upgrade one"
+            )
         elif hello.receiver != self.identity.name:
             reason = f"this is member {self.identity.name}, not {hello.receiver}; correct the address"
         else:
@@ -280,9 +279,9 @@ class Links:
             self.transport.kick(pipe)
         caller = self._callers.pop(pipe, None)
         if caller is not None and caller.name is not None:
-            self._note(caller.name, leaving=caller.leaving)
+            self._note(caller.name)
 
-    # -- both -----------------------------------------------------------------------------------------------------------------------------
+    # -- both ----------------------------------------------------------------------------------------------------------------------
 
     def _objection(self, expected: str, name: str, incarnation: int, cluster: bytes, founders: tuple[str, ...]) -> str:
         """Return why a peer that calls itself so can't be one of ours; empty: it can."""
@@ -309,22 +308,21 @@ class Links:
             return f"the data directory of {name} was replaced: an empty one is a new member, and does not get the old one's vote"
         return ""
 
-    def _note(self, peer: str, *, leaving: bool = False) -> None:
-        """Report a peer that became reachable, or one of which the last connection was lost; one that left on purpose is not lost."""
+    def _note(self, peer: str) -> None:
+        """Report a peer that became reachable, or one of which the last connection was lost."""
         link = self._links.get(peer)
         sendable = link is not None and link.ready
-        present = sendable or any(caller.name == peer and not caller.leaving for caller in self._callers.values())
+        present = sendable or any(caller.name == peer for caller in self._callers.values())
         if sendable and peer not in self._reachable:
             self._reachable.add(peer)
             self.changes.append((peer, True))
         elif not present and peer in self._reachable:
             self._reachable.discard(peer)
-            if not leaving:
-                self.changes.append((peer, False))
+            self.changes.append((peer, False))
 
     def _frame(self, receiver: int, message: Message) -> bytes:
         return codec.encode_frame(self.cluster, self.identity.incarnation, receiver, message)
 
     def _complain(self, text: str, *arguments: object) -> None:
         self.frames_dropped += 1
-        logger.debug(f"%s {text}", self.identity.name, *arguments)
+        logger.debug("%s " + text, self.identity.name, *arguments)  # noqa: G003  # a constant at every call

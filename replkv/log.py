@@ -87,7 +87,7 @@ class Log:
         self._blank: dict[int, int] = {}  # segments that wait to be used -> bytes
         self._garbage: list[str] = []
 
-    # -- opening ------------------------------------------------------------------------------------------------------------------------
+    # -- opening -------------------------------------------------------------------------------------------------------------------
 
     @classmethod
     def open(cls, disk: Disk, name: str, new_incarnation: int, segment_bytes: int) -> tuple[Log, Recovered]:
@@ -124,12 +124,13 @@ class Log:
         if state.identity is None:
             _check_unused(disk, names, numbers)
         log = cls(disk, state.identity or Identity(name, new_incarnation), segment_bytes)
+        log.snapshot = _check_snapshot(disk, state.snapshot)
         log._settle(state)
+        log._clean(names, numbers, state)
         if state.identity is None:
             log._begin()
         else:
             log._adopt(state)
-        log._clean(names, numbers, state)
         founding = decode_entry(log._founding).payload if log._founding else b""
         return log, Recovered(log._identity, founding, log._hard_state, log.snapshot, tuple(state.entries))
 
@@ -158,7 +159,6 @@ class Log:
         """Take over the state that was read."""
         if state.flush is None or state.identity is None:
             raise InvariantBroken("a log without a flush has no state")
-        self.snapshot = _check_snapshot(self._disk, state.snapshot)
         self._hard_state, self._founding, self.last_index = state.hard_state, state.founding, state.last_index
         self._durable = (self.last_index, self._founding, self.snapshot)
         self._flush = state.flush.number + 1
@@ -168,10 +168,9 @@ class Log:
         self._reach = {number: reach for number, reach in state.reach.items() if number != state.segment}
 
     def _clean(self, names: Sequence[str], numbers: Sequence[int], state: Replay) -> None:
-        """Remove what no state refers to: unfinished files, snapshots without a pointer, segments passed over."""
-        self._blank = {number: size for number, size in state.blank.items() if number > self._segment}
-        known = {self._segment, *self._reach, *self._blank}
-        self._garbage = [segment_name(number) for number in numbers if number not in known]
+        """Remove what the state does not refer to: unfinished files, snapshots without a pointer, segments passed over."""
+        self._blank = state.blank
+        self._garbage = [segment_name(number) for number in numbers if number not in state.reach and number not in state.blank]
         pointer = self.snapshot.name if self.snapshot else ""
         self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != pointer)]
         self._remove_garbage(())
@@ -183,7 +182,7 @@ class Log:
             raise InvariantBroken(f"{self._disk.where} was never founded")
         return decode_entry(self._founding)
 
-    # -- noting -------------------------------------------------------------------------------------------------------------------------
+    # -- noting --------------------------------------------------------------------------------------------------------------------
 
     def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """Note a term and vote, and entries; each entry replaces everything from its index on.  Durable after ``sync``."""
@@ -253,7 +252,7 @@ class Log:
         self._count += 1
         self._dirty = True
 
-    # -- making durable -----------------------------------------------------------------------------------------------------------------
+    # -- making durable ------------------------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
         """Make everything noted durable, in one flush; does nothing if nothing was.
@@ -323,7 +322,7 @@ class Log:
             self._garbage += [file.name for file in self._replaced if file.name != current]
             self._replaced = []
 
-    # -- housekeeping -------------------------------------------------------------------------------------------------------------------
+    # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
     @property
     def unprepared(self) -> bool:

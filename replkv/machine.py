@@ -77,7 +77,7 @@ class Machine:
         self._writer = Writer(self.store)
         self._at_work = False  # from the first slice of an entry to its last
 
-    # -- apply ----------------------------------------------------------------------------------------------------------------------
+    # -- apply ---------------------------------------------------------------------------------------------------------------------
 
     def apply(self, entry: Entry) -> Generator[None, None, list[Outcome]]:
         """Apply the next entry; a generator that yields between slices well below a millisecond.
@@ -179,7 +179,7 @@ class Machine:
         if operations > most:
             raise TooManyOps(f"a transaction of {operations} operations where Settings.max_txn_ops allows {most}")
 
-    # -- read -----------------------------------------------------------------------------------------------------------------------
+    # -- read ----------------------------------------------------------------------------------------------------------------------
 
     def read(self, wire: Raw, revision: int) -> Raw:
         """Answer a GET, a SCAN or a transaction that only reads; on the caller's thread.
@@ -201,7 +201,7 @@ class Machine:
         except KeyError:
             raise ValueError("an operation that writes goes through the log") from None
 
-    # -- the state as bytes -----------------------------------------------------------------------------------------------------------
+    # -- the state as bytes --------------------------------------------------------------------------------------------------------
 
     def dump(self) -> Iterator[bytes]:
         """Return the whole state, as of this call, in chunks of up to 256 KiB; equal states make equal chunks.
@@ -233,6 +233,7 @@ class Machine:
 
         Raises:
             DecodeError: it is not a whole dump of this version.
+            Incompatible: its cluster uses settings this version does not know.
         """
         parts = _load_parts(chunks)
         machine = cls()
@@ -246,7 +247,7 @@ class Machine:
             machine._load_store(rows, codec.natural(revision), codec.natural(compacted), codec.natural(events))
         except (ValueError, TypeError, StopIteration, InvariantBroken) as error:
             raise DecodeError(f"not a dump of a machine: {error}") from None
-        if next(rows, None) is not None:
+        for _ in rows:
             raise DecodeError("a dump that goes on behind its end")
         return machine
 
@@ -337,8 +338,8 @@ def _load_parts(chunks: Iterable[bytes]) -> Iterator[Any]:
                 break
             part = codec.unpack(bytes(waiting[_LENGTH.size : end]), codec.BLOCK_MAX)
             del waiting[:end]
-            if type(part) is not tuple:
-                raise DecodeError("a part of a dump that is no list")
+            if type(part) is not tuple or not part:
+                raise DecodeError("a part of a dump that is no list, or empty")
             yield part
     if waiting:
         raise DecodeError("a dump that ends within a part")

@@ -83,7 +83,7 @@ class SnapshotMeta:
     configuration: Configuration
 
 
-# -- Raft's messages ------------------------------------------------------------------------------------------------------------------
+# -- Raft's messages ---------------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -164,7 +164,7 @@ class TimeoutNow:
 RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow
 
 
-# -- messages of the node --------------------------------------------------------------------------------------------------------------
+# -- messages of the node ----------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -249,10 +249,5 @@ class Pong:
     """The answer to a Ping, on the same connection."""
 
 
-@frozen
-class Goodbye:
-    """This connection will be closed on purpose."""
-
-
-NodeMessage: TypeAlias = Forward | NotLeader | SnapshotChunk | SnapshotAck | Hello | Welcome | Refuse | Found | Ping | Pong | Goodbye
+NodeMessage: TypeAlias = Forward | NotLeader | SnapshotChunk | SnapshotAck | Hello | Welcome | Refuse | Found | Ping | Pong
 Message: TypeAlias = RaftMessage | NodeMessage

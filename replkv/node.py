@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import define, field
 
 from replkv import codec, ops
-from replkv.errors import Closed, InvariantBroken, OutcomeUnknown, ReplkvError, StorageError, WrongCluster
+from replkv.errors import Closed, InvariantBroken, OutcomeUnknown, ReplkvError, WrongCluster
 from replkv.founding import founding_entry, is_for
 from replkv.links import Identity, Links
 from replkv.log import Log
@@ -26,8 +26,8 @@ from replkv.messages import Entry, EntryKind, Forward, Found, HardState, NotLead
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
-from replkv.snapshotting import Snapshots
 from replkv.snapshot import read_snapshot
+from replkv.snapshotting import Snapshots
 from replkv.status import Member, Status
 
 if TYPE_CHECKING:
@@ -106,9 +106,10 @@ class Node:
     _founding: Entry = field(init=False)
     _preparing: bool = field(default=False, init=False)
     _close_by: float | None = field(default=None, init=False)
+    _handing_over: bool = field(default=False, init=False)
     _seen_leader: str | None = field(default=None, init=False)
 
-    # -- beginning and end ----------------------------------------------------------------------------------------------------------------
+    # -- beginning and end ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Open the log, recover, listen, and begin to connect; waits for nothing but the disk.
@@ -117,28 +118,34 @@ class Node:
             StorageError: the directory can't be used; nothing in it was changed.
             OSError: the address can't be listened on.
         """
-        now = self.clock()
-        self.log, recovered = Log.open(self.disk, self.name, self.rng.getrandbits(63) | 1, self.config.segment_bytes)
         try:
-            self.machine = self._recovered_machine(recovered)
-            identity = Identity(self.name, recovered.identity.incarnation)
-            self.links = Links(self.transport, identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
-            self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout)
-            self.reads = Reads(2 * self.settings.heartbeat)
-            self.snapshots = Snapshots(self)
-            self._publish()
             if len(self.addresses) > 1:
-                self.transport.listen(self.addresses[self.name])
-            self.links.dial(self.addresses, now)
-            if recovered.founding:
-                restored = Restored(recovered.hard_state, self._snapshot_meta(recovered), recovered.entries)
-                self._begin(recovered.founding, restored, now)
-            elif len(self.addresses) == 1:
-                self._found(now)
+                self.transport.listen(self.addresses[self.name])  # first: a wrong address must not leave a directory behind
+            self.log, recovered = Log.open(self.disk, self.name, self.rng.getrandbits(63) | 1, self.config.segment_bytes)
+        except BaseException:
+            self.transport.close()
+            raise
+        try:
+            self._recover(recovered, self.clock())
         except BaseException:
             self.transport.close()
             self.log.close()
             raise
+
+    def _recover(self, recovered: Recovered, now: float) -> None:
+        self.machine = self._recovered_machine(recovered)
+        identity = Identity(self.name, recovered.identity.incarnation)
+        self.links = Links(self.transport, identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
+        self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout)
+        self.reads = Reads(self.rng.getrandbits(62))
+        self.snapshots = Snapshots(self)
+        self._publish()
+        self.links.dial(self.addresses, now)
+        if recovered.founding:
+            restored = Restored(recovered.hard_state, self._snapshot_meta(recovered), recovered.entries, time=self.machine.time)
+            self._begin(recovered.founding, restored, now)
+        elif len(self.addresses) == 1:
+            self._found(now)
 
     @staticmethod
     def _snapshot_meta(recovered: Recovered) -> SnapshotMeta | None:
@@ -156,9 +163,12 @@ class Node:
         settings = self.settings.from_wire(founding.settings)
         if settings != self.settings:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
-        self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now)
+        self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now, self.links.identity.incarnation)
         self.settings = settings
+        self.proposals.retry_after = settings.election_timeout
         self.links.join_cluster(founding.cluster, self.raft.configuration.members)
+        if different := sorted({*self.addresses} ^ {*self.raft.configuration.names}):
+            logger.warning("%s: the cluster map is an address book now; it and the voters differ in %s", self.name, ", ".join(different))
         self._publish()
 
     def request_close(self, timeout: float) -> None:
@@ -174,7 +184,8 @@ class Node:
         busy = self.proposals.under_way and raft is not None and raft.leader is not None
         if now >= self._close_by or not (leads or busy):
             self._stop(Closed(f"member {self.name} was closed"))
-        elif leads and raft is not None and not busy:
+        elif raft is not None and not busy and not self._handing_over:
+            self._handing_over = True
             raft.transfer(None, now)
             self._carry_out(raft)
 
@@ -183,7 +194,6 @@ class Node:
         unknown = OutcomeUnknown(f"member {self.name} stopped before it learned the outcome: {reason}; the write may have been applied")
         self.proposals.fail_all(reason, unknown)
         self.reads.fail_all(reason)
-        self.links.goodbye()
         self.transport.close()
         self.housekeeper.close()
         self.log.close()
@@ -194,7 +204,7 @@ class Node:
         self.failure = error
         self._stop(error)
 
-    # -- callers, any thread ----------------------------------------------------------------------------------------------------------------
+    # -- callers, any thread -------------------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
         """Queue a command."""
@@ -246,15 +256,24 @@ class Node:
         healthy = {name: not self.stopped and name not in gone for name in names}
         return [Member(name, self.addresses.get(name, ""), name in learners, healthy[name]) for name in names]
 
-    # -- a turn -----------------------------------------------------------------------------------------------------------------------------
+    # -- a turn --------------------------------------------------------------------------------------------------------------------
 
     @property
     def deadline(self) -> float:
         """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
-        if self._applying is not None or self._to_apply:
+        if self._applying is not None or self._to_apply or self._has_more_to_send():
             return float("-inf")
         next_look = self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01)
         return min(next_look, self.raft.deadline) if self.raft is not None else next_look
+
+    def _has_more_to_send(self) -> bool:
+        """Tell whether what waits could be handed over at once, now that a batch before it was answered."""
+        raft = self.raft
+        if raft is None or raft.leader is None or self.stopped:
+            return False
+        if raft.role is Role.LEADER:
+            return raft.can_propose and (self.proposals.can_send or bool(self._block))
+        return self.proposals.can_send and self.links.incarnation_of(raft.leader) is not None
 
     def turn(self, timeout: float) -> None:
         """Wait for at most ``timeout`` seconds, then do what there is to do.
@@ -265,7 +284,7 @@ class Node:
             self._work(self.transport.poll(timeout))
         except ReplkvError as error:
             self._fail(error)
-        except Exception as error:  # noqa: BLE001  # whatever it is: better no member than a wrong one, and no caller may hang
+        except Exception as error:  # whatever it is: better no member than a wrong one, and no caller may hang
             logger.exception("member %s met an error it should not have", self.name)
             self._fail(InvariantBroken(f"member {self.name}: {type(error).__name__}: {error}; please report it"))
 
@@ -319,7 +338,6 @@ class Node:
         self.links.tick(now)
         self.snapshots.tick(now)
         self._keep_house()
-        self.reads.lost_before(now - self.reads.retry_after)
         if self.raft is not None:
             for peer in self.raft.configuration.names:
                 if peer != self.name and self.links.is_unfounded(peer):
@@ -327,9 +345,11 @@ class Node:
         strangers = self.links.wrong_clusters
         if 2 * len(strangers) > len(self.addresses) - 1 > 0 and (self.raft is None or self.raft.leader is None):
             other = ", ".join(f"{peer} is of {cluster.hex()}" for peer, cluster in sorted(strangers.items()))
-            raise WrongCluster(f"the data directory of {self.name} is of cluster {self.links.cluster.hex()}, but {other}; use its own directory")
+            raise WrongCluster(
+                f"the data directory of {self.name} is of cluster {self.links.cluster.hex()}, but {other}; use its own directory"
+            )
 
-    # -- what arrives -----------------------------------------------------------------------------------------------------------------------
+    # -- what arrives --------------------------------------------------------------------------------------------------------------
 
     def _receive(self, peer: str, message: Message, now: float) -> None:
         raft = self.raft
@@ -368,7 +388,7 @@ class Node:
             self._block.clear()  # its senders send again to the next leader
             self._forward(raft, now)
         if self.reads.waiting and raft.leader is not None:
-            raft.read(self.reads.next_round(now), now)
+            raft.read(self.reads.next_round(), now)
 
     def _propose(self, raft: Raft, now: float) -> None:
         if not raft.can_propose:
@@ -389,7 +409,7 @@ class Node:
         if batches and not self.links.send(raft.leader, Forward(tuple(batches))):
             self.proposals.repeat_all()
 
-    # -- what Raft asks for -----------------------------------------------------------------------------------------------------------------
+    # -- what Raft asks for --------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, raft: Raft) -> None:
         while (ready := raft.take()) is not None:
@@ -457,7 +477,7 @@ class Node:
         self.proposals.answer_from(machine)
         self.reads.applied(machine.applied)
 
-    # -- founding ---------------------------------------------------------------------------------------------------------------------------
+    # -- founding ------------------------------------------------------------------------------------------------------------------
 
     def _try_to_found(self, now: float) -> None:
         """Found the cluster, if this is the first of the founders by name and all of them are here and empty."""

@@ -29,7 +29,7 @@ TXN_DEPTH = 16
 """How deep transactions may be nested, the outermost included."""
 
 
-# -- results ------------------------------------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------------------
 
 
 class KeyValue(NamedTuple):
@@ -121,7 +121,7 @@ class TxnResult:
         return self.succeeded
 
 
-# -- arguments ----------------------------------------------------------------------------------------------------------------------------
+# -- arguments ---------------------------------------------------------------------------------------------------------------------
 
 
 def to_bytes(data: Data, what: str) -> bytes:
@@ -213,7 +213,7 @@ def _behind_prefix(prefix: bytes) -> bytes | None:
     return head[:-1] + bytes([head[-1] + 1]) if head else None
 
 
-# -- operations ---------------------------------------------------------------------------------------------------------------------------
+# -- operations --------------------------------------------------------------------------------------------------------------------
 
 # These numbers are in the log: never reuse one.
 PUT, DELETE, ADD, TXN, GET, SCAN = 1, 2, 3, 4, 5, 6
@@ -350,7 +350,7 @@ class Scan:
         return ScanResult(tuple(KeyValue(*record) for record in records), count, more, revision)
 
 
-# -- compares -----------------------------------------------------------------------------------------------------------------------------
+# -- compares ----------------------------------------------------------------------------------------------------------------------
 
 VERSION, CREATE, MOD, VALUE, LEASE = 1, 2, 3, 4, 5
 EQUAL, NOT_EQUAL, GREATER, LESS = 1, 2, 3, 4
@@ -428,7 +428,7 @@ class Key:
         return Compare(self._span, VERSION, EQUAL, 0)
 
 
-# -- transactions -------------------------------------------------------------------------------------------------------------------------
+# -- transactions ------------------------------------------------------------------------------------------------------------------
 
 
 def _operations(operations: Iterable[Operation], what: str) -> tuple[Operation, ...]:
@@ -559,7 +559,7 @@ def _refuse_twice(key: bytes) -> NoReturn:
     raise errors.DuplicateKey(f"a transaction may write each key once on a path, but {key[:64]!r} is written twice")
 
 
-# -- the same checks for what came from another member ------------------------------------------------------------------------------------
+# -- the same checks for what came from another member -----------------------------------------------------------------------------
 
 
 def _is_key(value: object) -> bool:
@@ -641,7 +641,7 @@ def check_operation(wire: object) -> None:
         raise codec.DecodeError(f"a command that no member of this version packs: {duplicate}") from None
 
 
-# -- refusals -----------------------------------------------------------------------------------------------------------------------------
+# -- refusals ----------------------------------------------------------------------------------------------------------------------
 
 OK = 0
 

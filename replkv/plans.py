@@ -6,7 +6,6 @@ turns into the caller's result on the caller's own thread.
 
 from __future__ import annotations
 
-
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from replkv import codec, errors
@@ -37,6 +36,7 @@ class Plan(Generic[R]):
             Rejected: the cluster's settings forbid it.
         """
         del node
+        return None
 
     def at_once(self, node: Node) -> Any:
         """Return the result if no other member need be asked, else ``NOT_YET``."""

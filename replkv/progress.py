@@ -49,8 +49,13 @@ class Progress:
             return self.next <= last_index and len(self.inflight) < INFLIGHT
         return self.pace is Pace.PROBE and not self.asked
 
-    def sent(self, last_index: int) -> None:
+    def has_news(self, last_index: int, commit: int) -> bool:
+        """Tell whether there is anything to send at once."""
+        return self.has_room(last_index) or (self.commit < commit and self.pace is Pace.REPLICATE)
+
+    def sent(self, last_index: int, commit: int) -> None:
         """Note an Append with entries up to ``last_index``, or without any if that is below ``next``."""
+        self.commit = commit
         if self.pace is Pace.PROBE:
             self.asked = True
         elif self.pace is Pace.REPLICATE and last_index >= self.next:
@@ -84,11 +89,11 @@ class Progress:
         self.asked = wait
         self.inflight.clear()
 
-    def needs_snapshot(self, base: int, behind_at: int) -> None:
-        """Wait until its log, which ends at ``behind_at``, agrees at least up to ``base``."""
+    def needs_snapshot(self, base: int) -> None:
+        """Wait until its log agrees at least up to ``base``."""
         self.pace = Pace.SNAPSHOT
         self.next = max(base, self.match) + 1
-        self.behind_at = behind_at
+        self.behind_at = max(self.behind_at, self.match)
         self.inflight.clear()
 
 

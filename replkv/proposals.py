@@ -79,7 +79,7 @@ class Proposals:
     _gate: threading.Lock = field(factory=threading.Lock, init=False)
     _batches: dict[int, _Batch] = field(factory=dict, init=False)
 
-    # -- callers' side, any thread ---------------------------------------------------------------------------------------------------------
+    # -- callers' side, any thread -------------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
         """Queue a command."""
@@ -94,12 +94,12 @@ class Proposals:
                 return False
             return True
 
-    # -- the node's side --------------------------------------------------------------------------------------------------------------------
+    # -- the node's side -----------------------------------------------------------------------------------------------------------
 
     @property
-    def waiting(self) -> bool:
-        """Whether a call waits in the queue."""
-        return bool(self._queue)
+    def can_send(self) -> bool:
+        """Whether a call waits in the queue and ``batches_to_send`` would take it."""
+        return bool(self._queue and self.session) and len(self._batches) < IN_FLIGHT
 
     @property
     def under_way(self) -> bool:
@@ -118,7 +118,7 @@ class Proposals:
             if self._queue and now - self._opening_at > self.retry_after:
                 self._nonce, self._opening_at = self.rng.getrandbits(62) + 1, now
                 batches.append(codec.pack_batch(0, self._nonce, 0, ()))
-        elif self._queue and len(self._batches) < IN_FLIGHT:
+        elif self.can_send:
             batches.append(self._next_batch(to, now))
         return batches
 
@@ -192,7 +192,9 @@ class Proposals:
             return
         if not machine.sessions.knows(self.session):
             for batch in self._batches.values():
-                _fail(batch.calls, OutcomeUnknown("this member was away for longer than its session lasts; the write may have been applied"))
+                _fail(
+                    batch.calls, OutcomeUnknown("this member was away for longer than its session lasts; the write may have been applied")
+                )
             self._batches.clear()
             self.session, self._opening_at = 0, float("-inf")
             return

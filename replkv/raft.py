@@ -1,8 +1,8 @@
 """Raft as a value machine: events in, one batch of effects out.
 
 No I/O, no clock, no threads: the caller says what happened and when, then takes a ``Ready`` and carries it out.  Tests, the simulator and
-production run this same code.  ``quorum.py`` counts majorities, ``raftlog.py`` holds the log, ``progress.py`` is what a leader knows
-of its followers.  Sections (§) are those of Ongaro's thesis.
+production run this same code.  ``raftlog.py`` holds the log, ``quorum.py`` counts majorities, ``patience.py`` is a follower's view of
+time, ``leadership.py`` a leader's state.  Sections (§) are those of Ongaro's thesis.
 
 Beyond the paper, a **promise** makes leases and fast fail-over possible: whoever acknowledges a leader's Append helps no other candidate
 for a fixed time on its own clock, whatever happens to connections.  As long as a majority is so bound nobody else can be elected, so
@@ -13,12 +13,13 @@ need not wait for the whole election timeout.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Factory, define, frozen
 
 from replkv import codec, quorum
 from replkv.errors import InvariantBroken
+from replkv.leadership import Leadership
 from replkv.messages import (
     Append,
     AppendReply,
@@ -34,7 +35,8 @@ from replkv.messages import (
     Vote,
     VoteReply,
 )
-from replkv.progress import INFLIGHT, Pace, Progress, Rounds
+from replkv.patience import Patience
+from replkv.progress import INFLIGHT, Progress
 from replkv.raftlog import RaftLog
 
 if TYPE_CHECKING:
@@ -45,10 +47,6 @@ if TYPE_CHECKING:
 
 WINDOW = 4
 """Own entries a leader leaves uncommitted: a few large blocks batch better than many small ones."""
-
-APPEND_BYTES = 4 << 20
-LEASE_MARGIN = 0.99
-"""Clocks of two members may run apart by 1 % before a lease outlives the promises it rests on."""
 
 
 @frozen
@@ -69,7 +67,7 @@ class Timing:
 class Restored:
     """What the disk gave back; ``time`` is the cluster time of the state machine loaded from the snapshot, in microseconds."""
 
-    hard_state: HardState = HardState()
+    hard_state: HardState = Factory(HardState)
     snapshot: SnapshotMeta | None = None
     entries: tuple[Entry, ...] = ()
     commit: int = 0
@@ -100,6 +98,20 @@ class Ready:
     lost_reads: list[int] = Factory(list)
     snapshots: list[str] = Factory(list)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (
+            self.messages
+            or self.after_sync
+            or self.entries
+            or self.committed
+            or self.reads
+            or self.lost_reads
+            or self.snapshots
+            or self.hard_state
+        )
+
 
 class Role(Enum):
     """What a member is doing about leadership."""
@@ -115,60 +127,39 @@ class Raft:
 
     Times are seconds on this member's own monotonic clock.  ``now`` must be read after the event it comes with: a promise counted from
     before the leader sent its Append would end before the lease.
+
+    Args:
+        name: this member's name.
+        timing: the spans to wait for.
+        rng: source of all randomness.
+        restored: the durable state; the default founds nothing and waits for a leader.
+        now: seconds.
+        incarnation: if given, this member counts itself as a voter only where the configuration names this incarnation.
+
+    Raises:
+        InvariantBroken: the durable state contradicts itself.
     """
 
     def __init__(
         self, name: str, timing: Timing, rng: random.Random, restored: Restored, now: float, incarnation: int | None = None
     ) -> None:
-        """Go on from what the disk gave back.
-
-        Args:
-            name: this member's name.
-            timing: the spans to wait for.
-            rng: source of all randomness.
-            restored: the durable state; the default founds nothing and waits for a leader.
-            now: seconds.
-            incarnation: if given, this member counts itself as a voter only where the configuration names this incarnation.
-
-        Raises:
-            InvariantBroken: the durable state contradicts itself.
-        """
         self.name = name
         self._incarnation = incarnation
         self._timing = timing
-        self._rng = rng
         self._now = now
         self._log = RaftLog(restored.snapshot, restored.entries)
         self._restore(restored)
         self.role = Role.FOLLOWER
         self.leader: str | None = None
-        self._out = Ready()
-
-        # As a voter.  A restarted one may have promised just before it stopped, it cannot know to whom.
-        self._promised_to: str | None = None
-        self._promised_until = now + timing.promise
-        self._held: dict[str, Vote] = {}
+        self._patience = Patience(timing.election_timeout, timing.promise, rng, now)
         self._ballots: dict[str, bool] = {}
-        self._early: tuple[float, float] | None = None  # since when the leader's connection is lost, how long to wait after the promise
-        self._next_early = now
         self._asked: dict[int, float] = {}  # reads asked of the leader: id, when to give up
-
-        # As a leader.
-        self.peers: dict[str, Progress] = {}
-        self._rounds = Rounds(now)
-        self._first_of_term = 0
-        self._handover: tuple[str, float] | None = None
-        self._lease_given_up = False
-        self._heartbeat_at = now
-        self._broadcast_due = False
-        self._settling = False
-        self._reads_asked: list[tuple[str, int]] = []  # not yet in a round: origin, id
-        self._reads_open: list[tuple[int, int, str, int]] = []  # round, read index, origin, id
-
+        self._lead: Leadership | None = None  # while this member leads
+        self._out = Ready()
         self._configure()
-        self._wait_for_leader()
-        if all(self._is_alone_in(configuration) for configuration in self._log.configurations):
-            self._promised_until = now  # there never was anybody else to promise anything to
+        founded = [configuration for configuration in self._log.configurations if configuration.voters]
+        if founded and all(map(self._is_alone_in, founded)):
+            self._patience.promised_until = now  # there never was anybody else to promise anything to
             self._stand()
 
     def _restore(self, restored: Restored) -> None:
@@ -182,7 +173,8 @@ class Raft:
         self._time_at = self._now
         if self.commit > self._log.last_index or self.term < self._log.last_term:
             raise InvariantBroken(
-                f"{self.name}: commit {self.commit} and term {self.term} restored with a log that ends at {self._log.last_index} of term {self._log.last_term}"
+                f"{self.name}: commit {self.commit} and term {self.term} were restored with a log that ends at "
+                f"{self._log.last_index} of term {self._log.last_term}"
             )
 
     # -- state to look at -------------------------------------------------------------------------------------------------------------
@@ -193,18 +185,25 @@ class Raft:
         return self._log.last_index
 
     @property
+    def hard_state(self) -> HardState:
+        """Term and vote as they are now, persisted or not."""
+        return HardState(self.term, self.vote)
+
+    @property
+    def peers(self) -> Mapping[str, Progress]:
+        """What a leader knows of its followers; empty elsewhere."""
+        return self._lead.peers if self._lead else {}
+
+    @property
     def can_propose(self) -> bool:
         """Whether ``propose`` would take a block now: leading, not handing over, and with room in the window."""
-        if self.role is not Role.LEADER or self._handover:
-            return False
-        return self._log.last_index - max(self.commit, self._first_of_term - 1) < WINDOW
+        lead = self._lead
+        return lead is not None and lead.heir is None and self._log.last_index - max(self.commit, lead.first_index - 1) < WINDOW
 
     @property
     def lease_until(self) -> float:
         """Until when nobody else can have been elected, on this member's clock; 0 without a lease (§6.4.1)."""
-        if self.role is not Role.LEADER or self._lease_given_up or self.commit < self._first_of_term or not self._rounds.confirmed:
-            return 0.0
-        return self._rounds.confirmed_at + self._timing.promise * LEASE_MARGIN
+        return self._lead.lease_until(self.commit) if self._lead else 0.0
 
     @property
     def time(self) -> int:
@@ -214,11 +213,9 @@ class Raft:
     @property
     def deadline(self) -> float:
         """When the next ``tick`` is due."""
-        if self.role is Role.LEADER:
-            return self._heartbeat_at
-        due = min(self._election_at, self._early_at())
-        if self._held:
-            due = min(due, self._promised_until)
+        if self._lead:
+            return self._lead.heartbeat_at
+        due = self._patience.deadline
         return min(due, next(iter(self._asked.values()))) if self._asked else due
 
     def check(self) -> None:
@@ -227,22 +224,22 @@ class Raft:
         Raises:
             InvariantBroken: with the numbers.
         """
-        order = (0, self._log.base_index, self._applied, self.commit, self._log.last_index)
-        if list(order) != sorted(order) or self.durable_index > order[-1] or self.term < self._log.last_term:
+        order = [0, self._log.base_index, self._applied, self.commit, self._log.last_index]
+        if order != sorted(order) or self.durable_index > order[-1] or self.term < self._log.last_term:
             raise InvariantBroken(f"{self.name}: base, applied, commit, last {order[1:]}, durable {self.durable_index}, term {self.term}")
         for name, peer in self.peers.items():
             if not peer.match < peer.next or peer.match > order[-1] or len(peer.inflight) > INFLIGHT:
                 raise InvariantBroken(f"{self.name}: {name} has {peer} in a log that ends at {order[-1]}")
-        if (self.role is Role.LEADER) != (self.leader == self.name) or (self.peers and self.role is not Role.LEADER):
+        if len({self._lead is not None, self.role is Role.LEADER, self.leader == self.name}) > 1:
             raise InvariantBroken(f"{self.name}: a {self.role.value} whose leader is {self.leader}")
 
-    # -- inputs -------------------------------------------------------------------------------------------------------------------------
+    # -- inputs -----------------------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Do what is due by now.  Hand over received messages first: they may tell that it isn't due."""
         self._pass_time(now)
-        if self.role is Role.LEADER:
-            self._tick_leader()
+        if self._lead:
+            self._tick_leader(self._lead)
         else:
             self._tick_voter()
 
@@ -250,7 +247,7 @@ class Raft:
         """Take a message from another member, in any order, late or twice."""
         self._pass_time(now)
         if sender != self.name:
-            _HANDLERS[type(message)](self, sender, message)
+            self._HANDLERS[type(message)](self, sender, message)
 
     def propose(self, kind: EntryKind, payload: bytes, now: float) -> int | None:
         """Append an entry as leader.
@@ -260,7 +257,7 @@ class Raft:
             another one, or the leader's first entry, is not committed yet (§4.1 and its erratum).
 
         Raises:
-            ValueError: the configuration can't follow the one in effect.
+            ValueError: the configuration can't follow the one in effect, or a cluster would be founded twice.
         """
         self._pass_time(now)
         if kind is EntryKind.FOUNDING:
@@ -274,8 +271,8 @@ class Raft:
         self._pass_time(now)
         if index > self.durable_index and self._log.term_at(index) == term:
             self.durable_index = index
-            if self.role is Role.LEADER:
-                self._advance_commit()
+            if self._lead:
+                self._advance_commit(self._lead)
 
     def read(self, read_id: int, now: float) -> None:
         """Ask for a read index; the answer comes in ``Ready.reads`` or ``Ready.lost_reads`` (§6.4).
@@ -285,8 +282,8 @@ class Raft:
             now: seconds.
         """
         self._pass_time(now)
-        if self.role is Role.LEADER:
-            self._reads_asked.append((self.name, read_id))
+        if self._lead:
+            self._lead.ask(self.name, read_id)
         elif self.leader is None:
             self._out.lost_reads.append(read_id)
         else:
@@ -296,9 +293,10 @@ class Raft:
     def connected(self, peer: str, now: float) -> None:
         """Note that both links to a peer are up: what was sent before may be lost."""
         self._pass_time(now)
-        if peer == self.leader:
-            self._early = None
-        self._restart_probe(peer, wait=False)
+        if self._lead:
+            self._lead.restart_probe(peer, wait=False)
+        elif peer == self.leader:
+            self._patience.forget_early()
 
     def disconnected(self, peer: str, now: float) -> None:
         """Note that the links to a peer were lost without a farewell.
@@ -306,11 +304,11 @@ class Raft:
         A voter that has lost its leader stands soon after its promise runs out; the others follow one by one behind it.
         """
         self._pass_time(now)
-        self._restart_probe(peer, wait=True)
-        if peer == self.leader and now >= self._next_early and self._is_voter():
-            others = sorted({*self.configuration.voters, *self.configuration.outgoing} - {peer})
-            rank = others.index(self.name) * 0.3 + self._rng.uniform(0.0, 0.1)
-            self._early = (now, rank * self._timing.promise)
+        if self._lead:
+            self._lead.restart_probe(peer, wait=True)
+        elif peer == self.leader and self._may_stand():
+            survivors = sorted({*self.configuration.voters, *self.configuration.outgoing, self.name} - {peer})
+            self._patience.lost_leader(survivors.index(self.name), now)
 
     def transfer(self, to: str | None, now: float) -> None:
         """Hand leadership to another voter, as soon as it has the whole log (§3.10); nothing happens where this member does not lead.
@@ -323,18 +321,9 @@ class Raft:
             ValueError: ``to`` is not another voter.
         """
         self._pass_time(now)
-        if self.role is not Role.LEADER:
-            return
-        heirs = [name for name in self.peers if self.configuration.is_voter(name)]
-        if to is None and heirs:
-            to = max(heirs, key=lambda name: self.peers[name].match)
-        if to is not None and to not in heirs:
-            raise ValueError(f"leadership can go to one of {', '.join(heirs) or 'nobody'}, not to {to!r}")
-        if to is not None:
-            # The heir's votes are exempt from promises, so no lease may rest on them for the rest of the term.
-            self._lease_given_up = True
-            self._handover = (to, now + self._timing.election_timeout)
-            self._try_handover(to)
+        if self._lead:
+            self._lead.offer(to, now)
+            self._hand_over(self._lead)
 
     def trim(self, index: int, snapshot: SnapshotMeta) -> None:
         """Forget entries up to ``index``, which a durable snapshot holds; a few kept behind it help slow followers.
@@ -354,7 +343,7 @@ class Raft:
 
         Replacing a log that already holds the snapshot's last entry would forget what was acknowledged behind it.
         """
-        return self.role is not Role.LEADER and meta.index > self.commit and self._log.term_at(meta.index) != meta.term
+        return self._lead is None and meta.index > self.commit and self._log.term_at(meta.index) != meta.term
 
     def install(self, meta: SnapshotMeta, now: float, time: int = 0) -> None:
         """Go on behind a snapshot that is durable and loaded.
@@ -380,13 +369,13 @@ class Raft:
 
     def snapshot_failed(self, peer: str) -> None:
         """Note that the stream of a snapshot to a peer has ended, well or not: its next answer tells how to go on."""
-        if (progress := self.peers.get(peer)) and progress.pace is Pace.SNAPSHOT:
-            progress.probe(self._log.base_index + 1, wait=True)
+        if self._lead:
+            self._lead.snapshot_ended(peer)
 
     def take(self) -> Ready | None:
         """Return all effects since the last call, None if there are none."""
-        if self.role is Role.LEADER:
-            self._replicate()
+        if self._lead:
+            self._replicate(self._lead)
         out = self._out
         if self._unsaved <= self._log.last_index:
             out.entries = self._log.between(self._unsaved, self._log.last_index)
@@ -395,25 +384,27 @@ class Raft:
             out.committed = self._log.between(self._applied + 1, self.commit)
             self._applied = self.commit
         if self.term != self._saved.term or self.vote != self._saved.vote:
-            out.hard_state = self._saved = HardState(self.term, self.vote)
+            out.hard_state = self._saved = self.hard_state
             # Nothing leaves in a term that a crash could take back: a member that elects itself alone could lead the same term twice.
             out.after_sync, out.messages = out.messages + out.after_sync, []
-        if not (
-            out.messages or out.after_sync or out.entries or out.committed or out.reads or out.lost_reads or out.snapshots or out.hard_state
-        ):
+        if out.is_empty:
             return None
         self._out = Ready()
         return out
 
-    # -- shared ---------------------------------------------------------------------------------------------------------------------------
+    # -- shared -----------------------------------------------------------------------------------------------------------------------
 
     def _pass_time(self, now: float) -> None:
         self._now = now = max(now, self._now)
-        if self.role is Role.LEADER:
+        if self._lead:
             # A stall must not expire anybody: one step adds at most two heartbeats to cluster time.
-            passed = int(min(now - self._time_at, 2 * self._timing.heartbeat) * 1e6)
+            elapsed = now - self._time_at
+            if elapsed > 2 * self._timing.heartbeat:
+                elapsed = 2 * self._timing.heartbeat
+                self._time_at = now - elapsed
+            passed = int(elapsed * 1e6)
             self._time += passed
-            self._time_at = max(self._time_at + passed / 1e6, now - 1e-6)
+            self._time_at += passed / 1e6
 
     def _stamp(self, time: int) -> None:
         if time > self._time:
@@ -426,39 +417,45 @@ class Raft:
     def _send_after_sync(self, to: str, message: RaftMessage) -> None:
         self._out.after_sync.append((to, message))
 
+    def _answer_read(self, origin: str, read_id: int, index: int) -> None:
+        if origin != self.name:
+            self._send(origin, ReadIndexReply(self.term, read_id, index))
+        elif index:
+            self._out.reads.append((read_id, index))
+        else:
+            self._out.lost_reads.append(read_id)
+
     def _configure(self) -> None:
         """Put the newest configuration into effect.  Those it removes still get the log until it is committed, to learn of it."""
         self.configuration = self._log.configuration
         names = {*self.configuration.names}
-        if self._log.configuration_index > self.commit and len(self._log.configurations) > 1:
+        if self._is_unsettled():
             names.update(self._log.configurations[-2].names)
         self._others = tuple(sorted(names - {self.name}))
-        if self.role is Role.LEADER:
-            self.peers = {name: self._progress_of(name) for name in self._others}
-            if self._handover and self._handover[0] not in self.peers:
-                self._handover = None
+        if self._lead:
+            self._lead.configure(self._others)
 
-    def _progress_of(self, name: str) -> Progress:
-        # Another incarnation is another log: what the first one acknowledged says nothing about it.
-        incarnation = self.configuration.members.get(name)
-        old = self.peers.get(name)
-        if old and old.incarnation == incarnation:
-            return old
-        return Progress(self._log.last_index + 1, incarnation)
+    def _is_unsettled(self) -> bool:
+        """Tell whether the configuration in effect may still fall back to an older one."""
+        return self._log.configuration_index > self.commit and len(self._log.configurations) > 1
 
-    def _is_voter(self) -> bool:
-        incarnation = self.configuration.members.get(self.name)
+    def _votes_in(self, configuration: Configuration) -> bool:
+        incarnation = configuration.members.get(self.name)
         known = self._incarnation is None or incarnation is None or incarnation == self._incarnation
-        return known and self.configuration.is_voter(self.name)
+        return known and configuration.is_voter(self.name)
+
+    def _may_stand(self) -> bool:
+        # A leader that removes itself may be the only one to hold that entry: until it is committed it may be needed once more (§4.2.2).
+        return self._votes_in(self.configuration) or (self._is_unsettled() and self._votes_in(self._log.configurations[-2]))
 
     def _is_alone_in(self, configuration: Configuration) -> bool:
-        return configuration.voters == (self.name,) and not configuration.outgoing and self._is_voter()
+        return {*configuration.voters, *configuration.outgoing} == {self.name} and self._votes_in(configuration)
 
     def _commit_to(self, index: int) -> None:
         before, self.commit = self.commit, index
         if before < self._log.configuration_index <= index:
-            if self.role is Role.LEADER:
-                self._settling = True
+            if self._lead:
+                self._lead.settling = True
             else:
                 self._configure()
 
@@ -475,11 +472,11 @@ class Raft:
             self._follow(term, None)
         return term == self.term
 
-    # -- following ------------------------------------------------------------------------------------------------------------------------
+    # -- following --------------------------------------------------------------------------------------------------------------------
 
     def _follow(self, term: int, leader: str | None) -> None:
-        if self.role is Role.LEADER:
-            self._abdicate()
+        if self._lead:
+            self._abdicate(self._lead)
         if term > self.term:
             self._enter(term)
         self._change_leader(leader)
@@ -488,19 +485,9 @@ class Raft:
     def _change_leader(self, leader: str | None) -> None:
         if leader != self.leader:
             self.leader = leader
-            self._early = None
+            self._patience.forget_early()
             self._out.lost_reads.extend(self._asked)
             self._asked.clear()
-
-    def _wait_for_leader(self) -> None:
-        self._patience = self._timing.election_timeout * self._rng.uniform(2 / 3, 1.0)
-        self._election_at = self._now + self._patience
-
-    def _early_at(self) -> float:
-        if self._early is None:
-            return float("inf")
-        since, delay = self._early
-        return max(since, self._promised_until) + delay
 
     def _on_append(self, sender: str, append: Append) -> None:
         if not _is_well_formed(append):
@@ -511,7 +498,7 @@ class Raft:
             return
         if append.term > self.term or sender != self.leader:
             self._accept_leader(sender, append.term)
-        self._promise(sender)
+        self._patience.heard(sender, self._now)
         match = self._take_in(append)
         self._stamp(append.time)
         if match is None:
@@ -525,14 +512,7 @@ class Raft:
         if term == self.term and self.leader is not None:
             raise InvariantBroken(f"{self.name}: {leader} and {self.leader} both lead term {term}")
         self._follow(term, leader)
-        self._wait_for_leader()
-
-    def _promise(self, leader: str) -> None:
-        self._election_at = self._now + self._patience
-        self._promised_to = leader
-        self._promised_until = self._now + self._timing.promise
-        if self._held:
-            self._held.clear()
+        self._patience.wait(self._now)
 
     def _take_in(self, append: Append) -> int | None:
         """Append what is new; return up to where the logs agree now, None if they don't at ``prev_index`` (§3.5)."""
@@ -545,11 +525,10 @@ class Raft:
                 return self.commit
             entries = entries[len(skipped) :]
             prev_index, prev_term = self.commit, skipped[-1].term
-        if self._log.term_at(prev_index) != prev_term:
-            if prev_index == self.commit:
-                raise InvariantBroken(
-                    f"{self.name}: committed entry {prev_index} has term {self._log.term_at(prev_index)}, the leader's {prev_term}"
-                )
+        own_term = self._log.term_at(prev_index)
+        if own_term != prev_term and prev_index == self.commit:
+            raise InvariantBroken(f"{self.name}: committed entry {prev_index} has term {own_term}, the leader's {prev_term}")
+        if own_term != prev_term:
             return None
         if entries:
             self._replace(entries[self._log.first_difference(entries) :])
@@ -559,13 +538,12 @@ class Raft:
         if not entries:
             return
         first = entries[0].index
+        if first <= self.commit:
+            raise InvariantBroken(f"{self.name}: entry {first} would be replaced, but {self.commit} is committed")
         before = self._log.configuration_index
-        if first <= self._log.last_index:
-            if first <= self.commit:
-                raise InvariantBroken(f"{self.name}: entry {first} would be replaced, but {self.commit} is committed")
-            self.durable_index = min(self.durable_index, first - 1)
-            self._unsaved = min(self._unsaved, first)
         self._log.put(entries)
+        self.durable_index = min(self.durable_index, first - 1)
+        self._unsaved = min(self._unsaved, first)
         self._stamp(entries[-1].time)
         if before >= first or self._log.configuration_index >= first:
             self._configure()
@@ -578,29 +556,22 @@ class Raft:
         if self._of_this_term(sender, reply.term) and self._asked.pop(reply.id, None) is not None:
             self._answer_read(self.name, reply.id, reply.index)
 
-    # -- voting ---------------------------------------------------------------------------------------------------------------------------
+    # -- voting -----------------------------------------------------------------------------------------------------------------------
 
     def _tick_voter(self) -> None:
-        now = self._now
-        if self._held and now >= self._promised_until:
-            held, self._held = self._held, {}
-            for candidate, vote in held.items():
-                self._on_vote(candidate, vote)
-        while self._asked and now >= next(iter(self._asked.values())):
-            read_id = next(iter(self._asked))
-            del self._asked[read_id]
+        for candidate, vote in self._patience.release(self._now):
+            self._on_vote(candidate, vote)
+        for read_id in [read_id for read_id, until in self._asked.items() if until <= self._now]:
+            del self._asked[read_id]  # question or answer were lost
             self._out.lost_reads.append(read_id)
-        if now >= self._early_at():
-            self._next_early = now + self._timing.election_timeout
-            self._stand()
-        elif now >= self._election_at:
+        if self._patience.is_over(self._now):
             self._stand()
 
     def _stand(self) -> None:
         """Ask whether an election could be won; nobody's term or vote changes by asking (§9.6)."""
         self._change_leader(None)
-        self._wait_for_leader()
-        if not self._is_voter():
+        self._patience.wait(self._now)
+        if not self._may_stand():
             self.role = Role.FOLLOWER
             return
         self.role = Role.PRE_CANDIDATE
@@ -609,7 +580,7 @@ class Raft:
 
     def _campaign(self, *, transfer: bool = False) -> None:
         self._change_leader(None)
-        self._wait_for_leader()
+        self._patience.wait(self._now)
         self.role = Role.CANDIDATE
         self._enter(self.term + 1)
         self.vote = self.name
@@ -630,7 +601,7 @@ class Raft:
             if self.role is Role.PRE_CANDIDATE:
                 self._campaign()
             else:
-                self._lead()
+                self._take_office()
         elif quorum.lost(self.configuration, [name for name, yes in self._ballots.items() if not yes]):
             self._follow(self.term, None)
 
@@ -651,22 +622,20 @@ class Raft:
         if vote.term < self.term or (vote.pre and not current):
             self._send(sender, VoteReply(self.term, granted=False, pre=vote.pre))
         elif self._is_bound_against(sender) and not vote.transfer:
-            if vote.pre and vote.term > self.term and self.role is not Role.LEADER:
-                self._held[sender] = vote
+            if vote.pre and vote.term > self.term and not self._lead:
+                self._patience.hold(sender, vote)
         elif vote.pre:
             self._answer_pre_vote(sender, vote)
         else:
             self._answer_vote(sender, vote, current=current)
 
     def _is_bound_against(self, candidate: str) -> bool:
-        if self.role is Role.LEADER:
-            return self._now < self._rounds.confirmed_at + self._timing.promise
-        return self._now < self._promised_until and candidate != self._promised_to
+        return self._lead.is_followed(self._now) if self._lead else self._patience.binds_against(candidate, self._now)
 
     def _answer_pre_vote(self, sender: str, vote: Vote) -> None:
         granted = vote.term > self.term
         if granted:
-            self._early = None  # two that stand at once would split the vote
+            self._patience.forget_early()  # two that stand at once would split the vote
         self._send(sender, VoteReply(vote.term if granted else self.term, granted, pre=True))
 
     def _answer_vote(self, sender: str, vote: Vote, *, current: bool) -> None:
@@ -677,59 +646,45 @@ class Raft:
             self._send(sender, VoteReply(self.term, granted=False))
             return
         self.vote = sender
-        self._wait_for_leader()
+        self._patience.wait(self._now)
         self._send_after_sync(sender, VoteReply(self.term, granted=True))
 
     def _on_timeout_now(self, sender: str, message: TimeoutNow) -> None:
-        if self._of_this_term(sender, message.term) and sender == self.leader and self._is_voter():
+        if self._of_this_term(sender, message.term) and sender == self.leader and self._may_stand():
             self._campaign(transfer=True)
 
-    # -- leading --------------------------------------------------------------------------------------------------------------------------
+    # -- leading ----------------------------------------------------------------------------------------------------------------------
 
-    def _lead(self) -> None:
-        now = self._now
+    def _take_office(self) -> None:
+        self._time += int((self._now - self._time_at) * 1e6)
+        self._time_at = self._now
         self.role, self.leader = Role.LEADER, self.name
-        self._rounds = Rounds(now)
-        self._lease_given_up = self._settling = False
-        self._heartbeat_at = now + self._timing.heartbeat
-        self._time += int((now - self._time_at) * 1e6)
-        self._time_at = now
-        self.peers = {}
+        self._lead = Leadership(self.name, self.term, self._log, self._timing, self._now)
+        self._lead.beat(self._now)
         self._configure()
-        # Only an entry of its own term tells a leader what is committed (§3.6.2, §6.4).
-        self._first_of_term = self._log.last_index + 1
+        # Only an entry of its own term tells a leader what is committed (§3.6.2).
         self._append_own(EntryKind.BLOCK, codec.encode_block([]))
-        self._broadcast_due = True
 
-    def _abdicate(self) -> None:
-        for origin, read_id in self._reads_asked + [read[2:] for read in self._reads_open]:
+    def _abdicate(self, lead: Leadership) -> None:
+        self._lead = None
+        for origin, read_id in lead.unanswered():
             self._answer_read(origin, read_id, 0)
-        self._reads_asked, self._reads_open = [], []
-        self.peers = {}
-        self._handover = None
-        self._broadcast_due = self._settling = False
-        self._wait_for_leader()
+        self._patience.wait(self._now)
 
-    def _tick_leader(self) -> None:
-        now = self._now
-        if now < self._heartbeat_at:
+    def _tick_leader(self, lead: Leadership) -> None:
+        if not lead.beat(self._now):
             return
-        self._heartbeat_at = now + self._timing.heartbeat
-        self._broadcast_due = True
-        if self._handover and now >= self._handover[1]:
-            self._handover = None
-        if self._is_alone():
-            return
-        if now - self._rounds.confirmed_at >= self._timing.election_timeout:
-            self._follow(self.term, None)  # cut off from the quorum: others may be leading by now (§6.2)
-        elif self._handover:
-            self._try_handover(self._handover[0])
+        if lead.is_cut_off(self._now):
+            self._follow(self.term, None)  # others may be leading by now
+        else:
+            self._hand_over(lead)
 
-    def _is_alone(self) -> bool:
-        return self._is_alone_in(self.configuration)
+    def _hand_over(self, lead: Leadership) -> None:
+        if (heir := lead.ready_heir) is not None:
+            self._send(heir, TimeoutNow(self.term))
 
     def _may_change_to(self, payload: bytes) -> bool:
-        if self.commit < max(self._first_of_term, self._log.configuration_index):
+        if self._lead is None or self.commit < max(self._lead.first_index, self._log.configuration_index):
             return False
         new = codec.decode_configuration(payload)
         if not quorum.may_follow(self.configuration, new):
@@ -739,143 +694,58 @@ class Raft:
     def _append_own(self, kind: EntryKind, payload: bytes) -> int:
         entry = codec.make_entry(self._log.last_index + 1, self.term, kind, self._time, payload)
         self._log.put((entry,))
-        if kind is not EntryKind.BLOCK:
+        if kind is EntryKind.CONFIGURATION:
             self._configure()
         return entry.index
 
     def _on_append_reply(self, sender: str, reply: AppendReply) -> None:
-        peer = self.peers.get(sender)
-        if not self._of_this_term(sender, reply.term) or peer is None or self.role is not Role.LEADER:
+        if not self._of_this_term(sender, reply.term) or (lead := self._lead) is None:
             return
-        if reply.round > self._rounds.current or reply.match > self._log.last_index:
-            return  # nothing this leader ever sent
-        peer.heard_at = self._now
-        if reply.round > peer.acked_round:
-            peer.acked_round = reply.round
-            self._confirm()
-        if reply.rejected:
-            self._step_back(peer, reply)
-        elif peer.acknowledged(reply.match):
-            self._advance_commit()
-            self._try_handover(sender)
+        news = lead.heard(lead.peers[sender], reply, self._now)
+        if reply.round > lead.rounds.confirmed:
+            self._confirm(lead)
+        if news:
+            self._advance_commit(lead)
+            self._hand_over(lead)
 
-    def _step_back(self, peer: Progress, reply: AppendReply) -> None:
-        if reply.round < peer.fresh_round:
-            return
-        peer.fresh_round = self._rounds.current + 1
-        if peer.pace is Pace.SNAPSHOT and reply.hint_index == peer.behind_at:
-            return  # still on its way
-        peer.behind_at = reply.hint_index
-        guess = self._log.agreement(reply.hint_index, reply.hint_term) + 1
-        # Where no lower guess is left, the next question waits for the next heartbeat, or the two would talk in circles.
-        peer.probe(min(guess, peer.next - 1), wait=peer.next == peer.match + 1)
+    def _confirm(self, lead: Leadership) -> None:
+        for origin, read_id, index in lead.confirm():
+            self._answer_read(origin, read_id, index)
 
-    def _advance_commit(self) -> None:
-        index = quorum.agreed(self.configuration, self._match_of)
+    def _advance_commit(self, lead: Leadership) -> None:
+        index = lead.agreed_index(self.durable_index)
         # Entries of older terms are never committed by counting (§3.6.2).
         if index > self.commit and self._log.term_at(index) == self.term:
             self._commit_to(index)
 
-    def _match_of(self, name: str) -> int:
-        return self.durable_index if name == self.name else self.peers[name].match
-
-    def _round_of(self, name: str) -> int:
-        return self._rounds.current if name == self.name else self.peers[name].acked_round
-
-    def _confirm(self) -> None:
-        if not self._rounds.confirm(quorum.agreed(self.configuration, self._round_of)) or not self._reads_open:
-            return
-        confirmed = self._rounds.confirmed
-        for round_, index, origin, read_id in self._reads_open:
-            if round_ <= confirmed:
-                self._answer_read(origin, read_id, index)
-        self._reads_open = [read for read in self._reads_open if read[0] > confirmed]
-
-    def _answer_read(self, origin: str, read_id: int, index: int) -> None:
-        if origin != self.name:
-            self._send(origin, ReadIndexReply(self.term, read_id, index))
-        elif index:
-            self._out.reads.append((read_id, index))
-        else:
-            self._out.lost_reads.append(read_id)
-
     def _on_read_index(self, sender: str, question: ReadIndex) -> None:
-        if self._of_this_term(sender, question.term) and self.role is Role.LEADER:
-            self._reads_asked.append((sender, question.id))
+        if self._of_this_term(sender, question.term) and self._lead:
+            self._lead.ask(sender, question.id)
         else:
             self._send(sender, ReadIndexReply(self.term, question.id, 0))
 
-    def _try_handover(self, peer: str) -> None:
-        if self._handover and self._handover[0] == peer and self.peers[peer].match == self._log.last_index:
-            self._send(peer, TimeoutNow(self.term))
+    def _replicate(self, lead: Leadership) -> None:
+        if lead.send(self._out, self._now, self.commit, self._time) and lead.is_alone:
+            self._confirm(lead)
+        if lead.settling:
+            self._settle(lead)
 
-    def _restart_probe(self, name: str, *, wait: bool) -> None:
-        peer = self.peers.get(name)
-        if peer and peer.pace is not Pace.SNAPSHOT:
-            peer.probe(peer.match + 1 if peer.match else peer.next, wait=wait)
-
-    # -- sending --------------------------------------------------------------------------------------------------------------------------
-
-    def _replicate(self) -> None:
-        """Send everybody what is new: entries, the commit index, a round for waiting reads, a sign of life."""
-        if self._reads_asked and self.commit >= self._first_of_term:
-            self._broadcast_due = True
-        due, last, commit = self._broadcast_due, self._log.last_index, self.commit
-        waiting = [
-            (name, peer)
-            for name, peer in self.peers.items()
-            if due or peer.has_room(last) or (peer.commit < commit and peer.pace is Pace.REPLICATE)
-        ]
-        if due or waiting:
-            self._rounds.begin(self._now)
-            self._broadcast_due = False
-            self._open_reads()
-            for name, peer in waiting:
-                self._feed(name, peer, due=due)
-            if self._is_alone():
-                self._confirm()
-        if self._settling:
-            self._settle()
-
-    def _open_reads(self) -> None:
-        if self._reads_asked and self.commit >= self._first_of_term:
-            self._reads_open += [(self._rounds.current, self.commit, origin, id_) for origin, id_ in self._reads_asked]
-            self._reads_asked = []
-
-    def _feed(self, name: str, peer: Progress, *, due: bool) -> None:
-        if peer.next <= self._log.base_index and peer.pace is not Pace.SNAPSHOT:
-            self._leave_behind(name, peer)
-        silent = True
-        while peer.has_room(self._log.last_index):
-            entries = self._log.batch(peer.next, APPEND_BYTES)
-            self._send_append(name, peer, peer.next - 1, entries)
-            silent = False
-        if silent and (due or peer.commit < self.commit):
-            prev_index = self._log.base_index if peer.pace is Pace.SNAPSHOT else peer.next - 1
-            self._send_append(name, peer, prev_index, ())
-
-    def _leave_behind(self, name: str, peer: Progress) -> None:
-        base = self._log.base_index
-        if self._now - peer.heard_at < self._timing.election_timeout:
-            peer.needs_snapshot(base, peer.behind_at)
-            self._out.snapshots.append(name)
-        else:
-            peer.probe(base + 1, wait=True)  # no use in streaming a snapshot to one that may be gone
-
-    def _send_append(self, name: str, peer: Progress, prev_index: int, entries: tuple[Entry, ...]) -> None:
-        prev_term = self._log.term_at(prev_index)
-        if prev_term is None:
-            raise InvariantBroken(f"{self.name}: {name} needs the term of entry {prev_index}, which is not in the log")
-        self._send(name, Append(self.term, prev_index, prev_term, self.commit, self._rounds.current, self._time, entries))
-        peer.commit = self.commit
-        peer.sent(prev_index + len(entries))
-
-    def _settle(self) -> None:
+    def _settle(self, lead: Leadership) -> None:
         """Drop those whom the committed configuration no longer names; a leader among them steps down (§4.2.2)."""
-        self._settling = False
+        lead.settling = False
         self._configure()
-        if not self._is_voter():
+        if not self._votes_in(self.configuration):
             self._follow(self.term, None)
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Raft, str, Any], None]]] = {
+        Vote: _on_vote,
+        VoteReply: _on_vote_reply,
+        Append: _on_append,
+        AppendReply: _on_append_reply,
+        ReadIndex: _on_read_index,
+        ReadIndexReply: _on_read_index_reply,
+        TimeoutNow: _on_timeout_now,
+    }
 
 
 def _is_well_formed(append: Append) -> bool:
@@ -887,14 +757,3 @@ def _is_well_formed(append: Append) -> bool:
             return False
         term = entry.term
     return term <= append.term
-
-
-_HANDLERS: Mapping[type, Callable[[Raft, str, Any], None]] = {
-    Vote: Raft._on_vote,
-    VoteReply: Raft._on_vote_reply,
-    Append: Raft._on_append,
-    AppendReply: Raft._on_append_reply,
-    ReadIndex: Raft._on_read_index,
-    ReadIndexReply: Raft._on_read_index_reply,
-    TimeoutNow: Raft._on_timeout_now,
-}

@@ -41,6 +41,7 @@ class RaftLog:
         Raises:
             InvariantBroken: a gap between snapshot and entries or among them, or an entry that contradicts the snapshot.
         """
+        self.base_index, self.base_term = 0, 0
         self.restart(snapshot or SnapshotMeta(0, 0, Configuration(())))
         self._base_at(entries)
         self.put(entries[self.last_index + 1 - entries[0].index :] if entries else ())
@@ -67,7 +68,7 @@ class RaftLog:
         self._entries: list[Entry] = []
         self._configurations = [(snapshot.index, snapshot.configuration)]
 
-    # -- questions ------------------------------------------------------------------------------------------------------------------
+    # -- questions -----------------------------------------------------------------------------------------------------------------
 
     @property
     def last_index(self) -> int:
@@ -145,7 +146,7 @@ class RaftLog:
                 return at
         return len(entries)
 
-    # -- changes --------------------------------------------------------------------------------------------------------------------
+    # -- changes -------------------------------------------------------------------------------------------------------------------
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Append entries in place of everything from the first one's index on; a configuration among them is in effect at once.

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 class Reads:
     """The reads of this member's callers."""
 
-    retry_after: float
+    _last_id: int  # random at first: an answer to a question from before a restart must confirm nothing
     _waiting: list[Call] = field(factory=list, init=False)
     _gate: threading.Lock = field(factory=threading.Lock, init=False)
-    _rounds: dict[int, tuple[float, list[Call]]] = field(factory=dict, init=False)
+    _rounds: dict[int, list[Call]] = field(factory=dict, init=False)
     _confirmed: list[tuple[int, list[Call]]] = field(factory=list, init=False)
-    _last_id: int = field(default=0, init=False)
 
     def ask(self, call: Call) -> None:
         """Let a caller wait; any thread."""
@@ -38,7 +37,7 @@ class Reads:
     def give_up(self, call: Call) -> None:
         """Forget a caller; any thread.  O(calls waiting)."""
         with self._gate:
-            for calls in (self._waiting, *(calls for _, calls in list(self._rounds.values())), *(calls for _, calls in list(self._confirmed))):
+            for calls in (self._waiting, *self._rounds.values(), *(calls for _, calls in self._confirmed)):
                 if call in calls:
                     calls.remove(call)
                     return
@@ -48,11 +47,11 @@ class Reads:
         """Whether a caller waits for a round to begin."""
         return bool(self._waiting)
 
-    def next_round(self, now: float) -> int:
+    def next_round(self) -> int:
         """Put all that wait into a new round and return its id, never used before."""
         self._last_id += 1
         with self._gate:
-            self._rounds[self._last_id] = now, self._waiting
+            self._rounds[self._last_id] = self._waiting
             self._waiting = []
         return self._last_id
 
@@ -60,18 +59,14 @@ class Reads:
         """Take note of a round's read index."""
         if read_id in self._rounds:
             with self._gate:
-                self._confirmed.append((index, self._rounds.pop(read_id)[1]))
+                self._confirmed.append((index, self._rounds.pop(read_id)))
 
     def lost(self, read_ids: Iterable[int]) -> None:
         """Let the callers of these rounds wait for another one."""
         with self._gate:
             for read_id in read_ids:
                 if read_id in self._rounds:
-                    self._waiting += self._rounds.pop(read_id)[1]
-
-    def lost_before(self, time: float) -> None:
-        """Treat rounds that began before ``time`` as lost."""
-        self.lost([read_id for read_id, (began, _) in self._rounds.items() if began < time])
+                    self._waiting += self._rounds.pop(read_id)
 
     def applied(self, index: int) -> None:
         """Finish the callers whose read index has been applied."""
@@ -87,7 +82,7 @@ class Reads:
     def fail_all(self, error: ReplkvError) -> None:
         """Finish every caller: the member has stopped."""
         with self._gate:
-            lists = [self._waiting, *(calls for _, calls in self._rounds.values()), *(calls for _, calls in self._confirmed)]
+            lists = [self._waiting, *self._rounds.values(), *(calls for _, calls in self._confirmed)]
             self._waiting, self._rounds, self._confirmed = [], {}, []
         for calls in lists:
             for call in calls:

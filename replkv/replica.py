@@ -12,6 +12,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -86,7 +87,7 @@ class Base(Surface):
     def _constructed(self) -> None:
         """Do what follows the check of the arguments; ``AsyncReplica`` leaves it to ``open``."""
 
-    # -- life -------------------------------------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Open, recover and start; waits for nothing but the disk."""
@@ -152,7 +153,7 @@ class Base(Surface):
             raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
         return float(timeout)
 
-    # -- to look at ---------------------------------------------------------------------------------------------------------------------------
+    # -- to look at ----------------------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -217,7 +218,9 @@ class Base(Surface):
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
-        """Build one from ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…") and ``_INSECURE`` ("1").
+        """Build one from the environment.
+
+        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…") and ``_INSECURE`` ("1").
 
         Args:
             overrides: arguments that win over the environment.
@@ -297,8 +300,7 @@ class Replica(Base, Blocking):
         if not done:
             untouched = node.give_up(call)
             if not call.wait(0):
-                error = plan.expired(node, untouched=untouched)
-                raise resumable(error, lambda more=None: self._wait(node, plan, call, more))
+                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait, node, plan, call))
         return finished(call, plan, node)
 
 
@@ -316,14 +318,16 @@ def _close_all() -> None:
             replica._close(2.0)  # noqa: SLF001  # one module
 
 
-# -- arguments --------------------------------------------------------------------------------------------------------------------------------
+# -- arguments ---------------------------------------------------------------------------------------------------------------------
 
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a member: use letters, digits, '_', '.' and '-', at most 64, and begin with none of '.-'")
+        raise ValueError(
+            f"{name!r} is no name for a member: use letters, digits, '_', '.' and '-', at most 64, and begin with none of '.-'"
+        )
 
 
 T = TypeVar("T", Config, Settings)

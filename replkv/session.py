@@ -134,7 +134,7 @@ class Sessions:
         packed = self._table[session].answers[sequence]
         return codec.unpack(packed) if packed else None
 
-    # -- snapshots ------------------------------------------------------------------------------------------------------------------
+    # -- snapshots -----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> list[tuple[int, Session]]:
         """Return a copy of the table that later batches leave alone."""

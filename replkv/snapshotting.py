@@ -14,7 +14,7 @@ from attrs import define, field
 
 from replkv.errors import Corrupt
 from replkv.machine import Machine
-from replkv.messages import SnapshotAck, SnapshotChunk, SnapshotMeta
+from replkv.messages import HardState, SnapshotAck, SnapshotChunk, SnapshotMeta
 from replkv.raft import Role
 from replkv.snapshot import SnapshotReceiver, SnapshotWriter, read_snapshot
 
@@ -55,7 +55,7 @@ class Snapshots:
     _sending: dict[str, _Sending] = field(factory=dict, init=False)
     _receiver: SnapshotReceiver | None = field(default=None, init=False)
 
-    # -- taking -----------------------------------------------------------------------------------------------------------------------------
+    # -- taking --------------------------------------------------------------------------------------------------------------------
 
     @property
     def in_use(self) -> frozenset[str]:
@@ -94,7 +94,7 @@ class Snapshots:
         log.sync()
         raft.trim(keep_from - 1, file.meta)
 
-    # -- sending ----------------------------------------------------------------------------------------------------------------------------
+    # -- sending -------------------------------------------------------------------------------------------------------------------
 
     def send(self, raft: Raft, peer: str, now: float) -> None:
         """Begin to send the newest snapshot to a follower."""
@@ -136,13 +136,13 @@ class Snapshots:
             elif now - sending.sent > RESEND_AFTER:
                 self._send_chunk(raft, peer, now)
 
-    # -- installing ---------------------------------------------------------------------------------------------------------------------------
+    # -- installing ----------------------------------------------------------------------------------------------------------------
 
     def receive(self, raft: Raft, peer: str, chunk: SnapshotChunk, now: float) -> None:
         """Take a chunk from the leader; after the last one go on from the snapshot."""
         if chunk.term != raft.term or peer != raft.leader:
             return
-        if chunk.meta.index <= raft.commit:  # known already: Raft's next answer says so
+        if not raft.wants(chunk.meta):  # all of it is here: Raft's next answer says so
             self._acknowledge(raft, peer, chunk.meta, chunk.total)
             return
         try:
@@ -170,9 +170,9 @@ class Snapshots:
         file = receiver.finish()
         self._receiver = None
         machine = Machine.load(read_snapshot(self._node.disk, file))
-        self._node.log.install_snapshot(file, raft.hard_state)
+        self._node.log.install_snapshot(file, HardState(raft.term, raft.vote))
         self._node.log.sync()
-        raft.install(file.meta, now)
+        raft.install(file.meta, now, machine.time)
         self._bytes = 0
         self._node.replace_machine(machine)
         logger.info("%s goes on from the snapshot at %d", self._node.name, file.meta.index)

@@ -12,8 +12,23 @@ from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
-from replkv.ops import Add, AddResult, Compare, Data, Delete, DeleteResult, Get, KeyValue, Operation, Put, PutResult, Scan, ScanResult, Txn
-from replkv.ops import TxnResult
+from replkv.ops import (
+    Add,
+    AddResult,
+    Compare,
+    Data,
+    Delete,
+    DeleteResult,
+    Get,
+    KeyValue,
+    Operation,
+    Put,
+    PutResult,
+    Scan,
+    ScanResult,
+    Txn,
+    TxnResult,
+)
 from replkv.plans import Plan, Read, Ready, Write, plan_for
 
 P = ParamSpec("P")
@@ -28,7 +43,7 @@ class _Unset(Enum):
 DEFAULT: Final = _Unset.DEFAULT
 """The timeout of operations that don't say: ``Config.timeout``."""
 
-Timeout: TypeAlias = float | None | Literal[_Unset.DEFAULT]
+Timeout: TypeAlias = float | Literal[_Unset.DEFAULT] | None
 """Seconds; None waits without limit, 0 does not wait."""
 
 Consistency: TypeAlias = Literal["linearizable", "lease", "local"]
@@ -58,7 +73,7 @@ if TYPE_CHECKING:
 
 else:
 
-    def operation(define):
+    def operation(define: Callable[..., Any]) -> Callable[..., Any]:
         """Return the call as it stands."""
         return define
 
@@ -151,9 +166,7 @@ class Surface:
         Raises:
             Compacted, FutureRevision: the revision is not kept any more, or does not exist yet.
         """
-        query = Scan(
-            key, prefix=prefix, start=start, end=end, limit=limit, revision=revision, keys_only=keys_only, count_only=count_only
-        )
+        query = Scan(key, prefix=prefix, start=start, end=end, limit=limit, revision=revision, keys_only=keys_only, count_only=count_only)
         return self._run(Read(query, consistency), timeout)
 
     @operation

@@ -194,12 +194,12 @@ _Bell = _EventBell if sys.platform == "linux" else _PairBell
 
 @define(eq=False)
 class _Line:
-    """One nng socket: the listener (no peer), or one attempt at a link.  A link's socket carries one connection in its life.
+    """One nng socket: the listener, whose ``peer`` is empty, or one attempt at a link.  A link's socket carries one connection in its life.
 
     nng would reconnect by itself and send what it still holds, frames of the old connection in front of the new one's greeting.
     """
 
-    peer: str | None
+    peer: str
     url: str
     socket: Any  # pynng.Socket
     handle: Any  # its nng_socket, as the library's functions take it
@@ -235,13 +235,13 @@ class NngTransport:
         self._message = pynng.ffi.new("nng_msg **")  # made once: these would cost more than the calls they are for
         self._number = pynng.ffi.new("uint32_t *")
 
-    # -- connections ----------------------------------------------------------------------------------------------------------------
+    # -- connections ---------------------------------------------------------------------------------------------------------------
 
     def listen(self, url: str) -> str:
         """See ``Transport.listen``."""
         self._ensure_usable()
         if self._listener is None:
-            self._listener = self._open(None, url)
+            self._listener = self._open("", url)
         return _start_listener(self._listener.handle, url)
 
     def dial(self, peer: str, url: str) -> None:
@@ -269,10 +269,10 @@ class NngTransport:
             self._forget(pipe)
             _close_pipe(pipe)
 
-    def _open(self, peer: str | None, url: str) -> _Line:
-        sock = _open_socket(listening=peer is None)
+    def _open(self, peer: str, url: str) -> _Line:
+        sock = _open_socket(listening=not peer)
         line = _Line(peer, url, sock, sock.socket, sock.recv_fd)
-        if peer is not None:
+        if peer:
             sock.add_pre_pipe_connect_cb(lambda pipe: _take(line, pipe))
         sock.add_post_pipe_connect_cb(lambda pipe: self._note(line, pipe.id, True))
         sock.add_post_pipe_remove_cb(lambda pipe: self._note(line, pipe.id, False))
@@ -298,7 +298,7 @@ class NngTransport:
         self._changes.append((line, pipe, up))
         self._ring()
 
-    # -- frames -----------------------------------------------------------------------------------------------------------------------
+    # -- frames --------------------------------------------------------------------------------------------------------------------
 
     def send(self, peer: str, frame: bytes) -> bool:
         """See ``Transport.send``."""
@@ -327,7 +327,7 @@ class NngTransport:
         self._sent_at = time.monotonic()
         return True
 
-    # -- the loop ---------------------------------------------------------------------------------------------------------------------
+    # -- the loop ------------------------------------------------------------------------------------------------------------------
 
     def poll(self, timeout: float) -> list[Event]:
         """See ``Transport.poll``."""
@@ -361,7 +361,9 @@ class NngTransport:
         self._asleep = True  # before the look at _signalled: either this thread sees the signal, or the signaller sees it asleep
         keys = self._selector.select(0 if self._signalled or timeout < 0 else timeout)
         self._asleep = False
-        woken, self._signalled = self._signalled, False
+        woken = self._signalled
+        if woken:  # not cleared unseen: a signal between the look and the clearing would be lost
+            self._signalled = False
         lines = [key.data for key, _ in keys if key.data is not None]
         if len(lines) < len(keys):
             self._bell.still()
@@ -372,10 +374,10 @@ class NngTransport:
         self._sweep_at = now + _SWEEP
         for line in [line for line in self._links.values() if line.retry_at is not None and now >= line.retry_at]:
             try:
-                self.dial(line.peer or "", line.url)
+                self.dial(line.peer, line.url)
             except OSError:
                 line.retry_at = now + _RETRY
-                self._links[line.peer or ""] = line
+                self._links[line.peer] = line
         lines = [line for line in self._links.values() if line.retry_at is None]
         return lines if self._listener is None else [self._listener, *lines]
 
@@ -396,7 +398,7 @@ class NngTransport:
     def _take_changes(self, events: list[Event], now: float) -> None:
         for _ in range(len(self._changes)):
             line, pipe, up = self._changes.popleft()
-            if line is not self._listener and self._links.get(line.peer or "") is not line:
+            if line is not self._listener and self._links.get(line.peer) is not line:
                 continue  # of a link that was hung up
             if not up:
                 line.departed.append(pipe)
@@ -408,7 +410,7 @@ class NngTransport:
                     self._admit(pipe, events)
             else:
                 line.pipe, line.up_at = pipe, now
-                events.append(LinkUp(line.peer or ""))
+                events.append(LinkUp(line.peer))
 
     def _admit(self, pipe: int, events: list[Event]) -> bool:
         """Take an incoming connection; where there are too many, the one that has been silent for longest makes room."""
@@ -431,7 +433,7 @@ class NngTransport:
                     events.append(PipeDown(pipe))
             elif line.retry_at is None:
                 if line.pipe:
-                    events.append(LinkDown(line.peer or ""))
+                    events.append(LinkDown(line.peer))
                 steady = line.pipe and now - line.up_at >= _STEADY
                 self._shut(line)
                 line.retry_at = now if steady else now + _RETRY
@@ -465,10 +467,10 @@ class NngTransport:
             frame = _body(message[0])
             room -= 1 + len(frame) // _PAGE
             if line.pipe:
-                events.append(Answered(line.peer or "", frame))
+                events.append(Answered(line.peer, frame))
         return False
 
-    # -- the end ----------------------------------------------------------------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """See ``Transport.close``.  In a forked child it does nothing, so that the child can leave its parent's ``with`` block."""
@@ -491,7 +493,7 @@ class NngTransport:
             raise Closed("the transport is closed")
 
 
-# -- calls of nng ---------------------------------------------------------------------------------------------------------------------
+# -- calls of nng ------------------------------------------------------------------------------------------------------------------
 
 _lib: Any = pynng.lib
 _NONBLOCK = _lib.NNG_FLAG_NONBLOCK
@@ -564,7 +566,8 @@ def _check(code: int, verb: str, url: str) -> None:
 def _take(line: _Line, pipe: Any) -> None:
     """Refuse a link's socket a second connection; runs on a thread of nng, where closing a pipe is allowed."""
     if line.taken:
-        pipe.close()
+        with contextlib.suppress(pynng.NNGException):  # it has just ended by itself
+            pipe.close()
     line.taken = True
 
 

@@ -90,7 +90,8 @@ def main() -> None:
         with speaking:
             print(text, flush=True)
 
-    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica, ThreadPoolExecutor(WORKERS) as pool:
+    # The Replica closes first: that ends the calls for which the pool would wait.
+    with ThreadPoolExecutor(WORKERS) as pool, Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
         for line in sys.stdin:
             pool.submit(serve, line)
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from replkv.errors import Closed, ReplkvError, StorageError
+from replkv.errors import Closed, DiskFull, ReplkvError, StorageError
 from replkv.node import Node
 from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
 from replkv.testing.network import SimNetwork, SimTransport
-from replkv.testing.sim import Clock, Scheduler, SimHousekeeper, Timer
+from replkv.testing.sim import Clock, Scheduler, SimHousekeeper, Timer, nothing
 from replkv.testing.trace import Trace
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class SimMember:
     transport: SimTransport = field(init=False)
     housekeeper: SimHousekeeper = field(init=False)
     disk_faults: int = 0  # injected in this life: it may stop because of them
+    closing: bool = False
     _planned: Timer | None = None
     _at_work: bool = False
     _woken: bool = False
@@ -66,7 +67,7 @@ class SimMember:
         """When the process can next do something: neither in a turn, nor standing still."""
         return max(self.cluster.scheduler.now, self._busy_until, self._paused_until)
 
-    # -- lives ----------------------------------------------------------------------------------------------------------------------------
+    # -- lives ------------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin a new life, unless one is going on."""
@@ -75,7 +76,7 @@ class SimMember:
         cluster, scenario = self.cluster, self.cluster.scenario
         self.life += 1
         self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
-        self.disk_faults = 0
+        self.disk_faults, self.closing = 0, False
         cluster.trace.note("start", self.where)
         rng = random.Random(f"node {scenario.seed} {self.where}")
         self._busy_until = self._paused_until = cluster.scheduler.now
@@ -136,6 +137,11 @@ class SimMember:
         if node is not None:
             self.cluster.ended(self, node)
 
+    def close(self, timeout: float) -> None:
+        """Ask the process to end as it should."""
+        self.closing = True
+        self.on_caller_thread(lambda _: self.process.request_close(timeout))
+
     def pause(self, seconds: float) -> None:
         """Let the process stand still."""
         self._paused_until = max(self._paused_until, self.cluster.scheduler.now + seconds)
@@ -164,10 +170,10 @@ class SimMember:
         self.disk.slow = 0.0
         self._sends_left = None
         self._paused_until = self.cluster.scheduler.now
-        if self.node is None:
-            self.start()
-        else:
-            self._plan(self.cluster.scheduler.now)
+        if self.closing:
+            self.crash(power=False)
+        self.start()
+        self._plan(self.cluster.scheduler.now)
 
     def _about_to_send(self) -> None:
         if self._sends_left is not None:
@@ -176,7 +182,7 @@ class SimMember:
                 self._sends_left = None
                 raise SimulatedCrash
 
-    def on_caller_thread(self, action: Callable[[SimMember], None], *, otherwise: Callable[[], None] = tuple) -> None:
+    def on_caller_thread(self, action: Callable[[SimMember], None], *, otherwise: Callable[[], None] = nothing) -> None:
         """Do something on another thread of this life's process, when that can run; do ``otherwise`` if it ends before."""
         node, scheduler = self.node, self.cluster.scheduler
 
@@ -190,7 +196,7 @@ class SimMember:
 
         run()
 
-    # -- turns ----------------------------------------------------------------------------------------------------------------------------
+    # -- turns ------------------------------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Plan a turn as soon as possible."""
@@ -247,9 +253,10 @@ class SimMember:
     def _judge(self, failure: ReplkvError | None) -> None:
         """A member may stop when it was closed or its disk failed; nothing else is a reason."""
         self.cluster.trace.note("stopped", self.where, type(failure).__name__)
-        if failure is None or isinstance(failure, Closed) or (type(failure).__mro__[1] is StorageError or type(failure) is StorageError):
-            if failure is None or isinstance(failure, Closed) or self.disk_faults:
-                return
+        if failure is None or isinstance(failure, Closed):
+            return
+        if type(failure) in (StorageError, DiskFull) and self.disk_faults:
+            return
         raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
 
 

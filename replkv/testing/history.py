@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from replkv.ops import Raw
 
 
-class Violation(Exception):  # noqa: N818  # named for what happened
+class Violation(Exception):
     """A promise of replkv was broken; ``rule`` is the short name of the promise, as DESIGN and the tests know it."""
 
     def __init__(self, rule: str, text: str) -> None:
@@ -67,7 +67,8 @@ class Operation:
     revision: int = 0
 
     def __str__(self) -> str:
-        return f"#{self.number} {self.consistency.value} {self.wire!r} at {self.where}: {self.outcome.value} {self.answer!r}"
+        wire, answer = (f"{value!r:.200}" for value in (self.wire, self.answer))
+        return f"#{self.number} {self.consistency.value} {wire} at {self.where}: {self.outcome.value} {answer}"
 
 
 @define(eq=False)

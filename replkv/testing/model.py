@@ -60,7 +60,7 @@ class Model:
         """Return all living pairs: key, value, create revision, mod revision, version."""
         return [record[:5] for record in self._span(b"", None, self.revision)]
 
-    # -- operations -----------------------------------------------------------------------------------------------------------------------
+    # -- operations -------------------------------------------------------------------------------------------------------------------
 
     def _do(self, wire: Raw, base: int) -> Raw:
         match wire:
@@ -124,7 +124,7 @@ class Model:
                 answers.append(self._do(step, base))  # type: ignore[arg-type]  # what is no decided branch is an operation
         return tuple(answers)
 
-    # -- looking ----------------------------------------------------------------------------------------------------------------------------
+    # -- looking ----------------------------------------------------------------------------------------------------------------------
 
     def _check_revision(self, revision: int, base: int) -> None:
         if revision > base:

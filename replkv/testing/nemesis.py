@@ -82,7 +82,7 @@ class Nemesis:
         """Do something after a while, unless all was healed before."""
         self.cluster.scheduler.after(self.rng.expovariate(1.0) * mean, lambda: action() if self.active else None)
 
-    # -- processes and machines -------------------------------------------------------------------------------------------------------------
+    # -- processes and machines -------------------------------------------------------------------------------------------------------
 
     def _kill(self, member: SimMember) -> None:
         member.crash(power=False)
@@ -109,9 +109,7 @@ class Nemesis:
         member.pause(self.rng.choice((0.05, 0.2, 1.0, 4.0)) * self.rng.uniform(0.5, 1.5))
 
     def _close(self, member: SimMember) -> None:
-        node = member.node
-        if node is not None:
-            member.on_caller_thread(lambda _: node.request_close(CLOSE_TIMEOUT))
+        member.close(CLOSE_TIMEOUT)
         self._later(member.start)
 
     def _transfer(self, member: SimMember) -> None:
@@ -122,7 +120,7 @@ class Nemesis:
                 raft.transfer(to, member.clock())
                 member.wake()
 
-    # -- the network ------------------------------------------------------------------------------------------------------------------------
+    # -- the network ------------------------------------------------------------------------------------------------------------------
 
     def _isolate(self, member: SimMember) -> None:
         self._cut([pair for pair in self._pairs() if member.name in pair])
@@ -165,7 +163,7 @@ class Nemesis:
         names = list(self.cluster.members)
         return [(a, b) for a, b in product(names, names) if a != b]
 
-    # -- disks ------------------------------------------------------------------------------------------------------------------------------
+    # -- disks ------------------------------------------------------------------------------------------------------------------------
 
     def _slow_disk(self, member: SimMember) -> None:
         member.disk.slow = self.rng.choice((0.01, 0.1, 2.0))

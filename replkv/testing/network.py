@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from replkv import codec
+from replkv.testing.sim import nothing
 from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class SimNetwork:
     _connections: dict[int, _Connection] = field(factory=dict)
     _last_pipe: int = 0
 
-    # -- what a test does to it -------------------------------------------------------------------------------------------------------------
+    # -- what a test does to it -------------------------------------------------------------------------------------------------------
 
     def cut(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Let nothing pass from the first to the second of each pair of members."""
@@ -123,7 +124,7 @@ class SimNetwork:
                     end.open = False
         self._forget_dead()
 
-    # -- what transports ask for --------------------------------------------------------------------------------------------------------------
+    # -- what transports ask for ------------------------------------------------------------------------------------------------------
 
     def listen(self, url: str, transport: SimTransport) -> None:
         """Take calls for ``url``."""
@@ -185,7 +186,7 @@ class SimNetwork:
             self.scheduler.at(when, lambda: self._close(connection, other))
         self._forget_dead()
 
-    # -- a frame's way --------------------------------------------------------------------------------------------------------------------
+    # -- a frame's way ----------------------------------------------------------------------------------------------------------------
 
     def _travel(self, connection: _Connection, to: _End, frame: bytes, departure: float) -> None:
         sender = connection.other(to).transport
@@ -265,7 +266,7 @@ class SimTransport:
     name: str
     notify: Callable[[], None]
     lag: Callable[[], float] = float
-    about_to_send: Callable[[], None] = tuple  # a crash may happen here
+    about_to_send: Callable[[], None] = nothing  # a crash may happen here
     died: float = float("inf")
     blacked_out: bool = False
     closed: bool = False
@@ -273,7 +274,7 @@ class SimTransport:
     _dials: dict[str, _Dial] = field(factory=dict)
     _pipes: dict[int, _Connection] = field(factory=dict)
 
-    # -- the Transport protocol ---------------------------------------------------------------------------------------------------------------
+    # -- the Transport protocol -------------------------------------------------------------------------------------------------------
 
     def listen(self, url: str) -> str:
         """Take calls for ``url``."""
@@ -338,7 +339,7 @@ class SimTransport:
         for pipe in sorted(self._pipes):
             self.kick(pipe)
 
-    # -- what the network tells it ------------------------------------------------------------------------------------------------------------
+    # -- what the network tells it ----------------------------------------------------------------------------------------------------
 
     def put(self, event: Event, connection: _Connection | None = None) -> None:
         """Keep an event for the next poll."""

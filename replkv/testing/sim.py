@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def nothing() -> None:
+    """Do nothing: where an action may be given and is not."""
+
+
 @define(eq=False)
 class Timer:
     """Something planned; ``cancel`` makes nothing of it."""

@@ -18,10 +18,13 @@ from replkv.testing.cluster import SimCluster
 from replkv.testing.history import Consistency, Outcome, Violation
 from replkv.testing.invariants import Invariants
 from replkv.testing.nemesis import Nemesis
+from replkv.testing.sim import nothing
 from replkv.testing.swarm import Scenario, draw
 from replkv.testing.workload import Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from replkv.testing.history import Operation
 
 PATIENCE = 10
@@ -98,7 +101,7 @@ class Simulation:
         numbers = (cluster.scheduler.now, cluster.scheduler.steps, invariants.looks, len(invariants.leaders), len(invariants.committed))
         return Report(cluster.trace.digest, *numbers, outcomes=outcomes, faults=faults)
 
-    # -- phases ---------------------------------------------------------------------------------------------------------------------------
+    # -- phases -----------------------------------------------------------------------------------------------------------------------
 
     def _suffer(self) -> None:
         for member in self.cluster.members.values():
@@ -113,12 +116,13 @@ class Simulation:
         self.cluster.trace.note("healed")
         budget = PATIENCE * self.scenario.settings.election_timeout
         self._must(self._has_leader, budget, "no leader")
-        before = self._leader()
+        self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
         probes = [probe for member in self.cluster.running for probe in self._probe(member.name)]
         self._must(lambda: all(probe.outcome is Outcome.ANSWERED for probe in probes), budget, "a member does not answer")
         self._must(self._are_equal, budget, "members do not catch up")
+        before = self._leader()
         self.cluster.run(2 * self.scenario.settings.election_timeout)
-        if self._leader() != before:
+        if before is None or self._leader() != before:
             raise Violation("liveness", f"leadership moved from {before} to {self._leader()} although nothing was wrong")
 
     def _settle_account(self) -> None:
@@ -127,10 +131,10 @@ class Simulation:
             self.invariants.look_closely(member, member.process)
         check(self.workload.history, self.invariants.witness)
 
-    # -- liveness -------------------------------------------------------------------------------------------------------------------------
+    # -- liveness ---------------------------------------------------------------------------------------------------------------------
 
-    def _must(self, done: object, seconds: float, otherwise: str) -> None:
-        if not callable(done) or not self.cluster.run_until(done, seconds):
+    def _must(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        if not self.cluster.run_until(done, seconds):
             states = [str(member.node.status()) if member.node else f"{member.name} is down" for member in self.cluster.members.values()]
             raise Violation("liveness", f"{otherwise} within {seconds} s after everything was healed: {states}")
 
@@ -153,8 +157,8 @@ class Simulation:
         """Write and read at one member."""
         member, run = self.cluster.members[name], self.workload.run
         wait = PATIENCE * self.scenario.settings.election_timeout
-        write = run(member, Put("probe", f"at {name}"), Consistency.WRITE, tuple, patience=wait)
-        return [write, run(member, Get("probe"), Consistency.LINEARIZABLE, tuple, patience=wait)]
+        write = run(member, Put("probe", f"at {name}"), Consistency.WRITE, nothing, patience=wait)
+        return [write, run(member, Get("probe"), Consistency.LINEARIZABLE, nothing, patience=wait)]
 
     def _are_equal(self) -> bool:
         """Tell whether every member has applied everything that is committed."""

@@ -88,7 +88,7 @@ class Workload:
         for _ in range(self.cluster.scenario.clients):
             self._think()
 
-    # -- one client -----------------------------------------------------------------------------------------------------------------------
+    # -- one client -------------------------------------------------------------------------------------------------------------------
 
     def _think(self) -> None:
         self.cluster.scheduler.after(self.rng.expovariate(1.0) * self.cluster.scenario.think, self._act)
@@ -142,7 +142,7 @@ class Workload:
             self._ask_barrier(task)
         return noted
 
-    # -- ways of an operation -------------------------------------------------------------------------------------------------------------
+    # -- ways of an operation ---------------------------------------------------------------------------------------------------------
 
     def _submit(self, task: Task) -> None:
         task.call = SimCall(codec.pack(task.operation.wire), lambda: self._soon(task, self._settle))
@@ -180,7 +180,7 @@ class Workload:
         self._seen = max(self._seen, published.revision)
         self._end(task, lambda: self.history.answered(task.operation, answer, published.revision))
 
-    # -- ends of an operation -------------------------------------------------------------------------------------------------------------
+    # -- ends of an operation ---------------------------------------------------------------------------------------------------------
 
     def _limit(self, task: Task) -> None:
         self.cluster.scheduler.after(task.patience, lambda: self._soon(task, self._give_up))
@@ -240,7 +240,7 @@ class Workload:
         else:
             self._end(task, lambda: self.history.failed(operation))
 
-    # -- what they ask for ----------------------------------------------------------------------------------------------------------------
+    # -- what they ask for ------------------------------------------------------------------------------------------------------------
 
     def _key(self) -> bytes:
         return b"k%02d" % self.rng.randrange(self.cluster.scenario.keys)

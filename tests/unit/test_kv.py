@@ -101,7 +101,7 @@ class AgainstTheModel(RuleBasedStateMachine):
 
 
 TestAgainstTheModel = AgainstTheModel.TestCase
-TestAgainstTheModel.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+TestAgainstTheModel.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 
 
 def test_an_empty_store_is_at_revision_1() -> None:
@@ -128,7 +128,7 @@ def test_a_key_deleted_and_put_again_is_a_new_one() -> None:
     run(store.delete((b"a", b"a\x00")))
     store.commit()
     committed(store, (b"a", b"3"))
-    assert [record[kv.CREATE:kv.LEASE] for record in store.events] == [(2, 2, 1), (2, 3, 2), (0, 4, 0), (5, 5, 1)]
+    assert [record[kv.CREATE : kv.LEASE] for record in store.events] == [(2, 2, 1), (2, 3, 2), (0, 4, 0), (5, 5, 1)]
     assert [store.get(b"a", revision) is None for revision in range(1, 6)] == [True, False, False, True, False]
 
 
@@ -153,6 +153,7 @@ def test_versions_can_be_taken_back_one_command_at_a_time(versions: int) -> None
         store.put(b"a", b"y")
         run(store.rollback())
         assert (store.newest[b"a"], list(store.older.get(b"a", ()))) == before
+    assert isinstance(store.older.get(b"a", ()), tuple if versions <= FEW + 1 else list)
     assert [store.get(b"a", revision + 2)[kv.VALUE] for revision in range(versions)] == [b"%d" % n for n in range(versions)]  # type: ignore[index]
 
 
@@ -336,5 +337,3 @@ class Meddling(dict[bytes, Any]):
             run(self._store.rollback())
         self._left -= 1
         return found
-
-

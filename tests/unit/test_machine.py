@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -88,7 +88,9 @@ def test_a_second_founding_entry_stops_the_member() -> None:
         log.apply(EntryKind.FOUNDING, log.entries[0].payload)
 
 
-@pytest.mark.parametrize(("name", "value", "error"), [("from_the_future", 1, errors.Incompatible), ("heartbeat", float("nan"), DecodeError)])
+@pytest.mark.parametrize(
+    ("name", "value", "error"), [("from_the_future", 1, errors.Incompatible), ("heartbeat", float("nan"), DecodeError)]
+)
 def test_settings_this_version_can_not_follow_stop_the_member(name: str, value: float, error: type[Exception]) -> None:
     founding = Founding(b"c" * 16, FOUNDERS, {**Settings().to_wire(), name: value})
     entry = codec.make_entry(1, 1, EntryKind.FOUNDING, 0, codec.encode_founding(founding))
@@ -337,16 +339,22 @@ def test_long_commands_are_interrupted_and_readers_see_them_whole_or_not_at_all(
     assert before > 300
     long = ops.Txn(
         compare=[ops.Key(start=b"\x01").version > 0],
-        then=[ops.Scan(), ops.Delete(start=b"\x01"), ops.Scan(count_only=True), ops.Txn(then=[ops.Put("last", "1")])],
+        then=[ops.Scan(), ops.Delete(start=b"\x01", end="z"), ops.Scan(count_only=True), ops.Txn(then=[ops.Put("zz", "1")])],
     )
-    counts = []
     entry = codec.make_entry(machine.applied + 1, 1, EntryKind.BLOCK, 0, codec.encode_block([batch(session, 1, [long])]))
     steps = machine.apply(entry)
-    for _ in steps:
-        counts.append(machine.read(wire, machine.store.revision)[3])
+    counts = [machine.read(wire, machine.store.revision)[3] for _ in steps]
     assert len(counts) > 6
     assert set(counts) == {before}
-    assert machine.read(wire, machine.store.revision)[3] == 0 or machine.store.get(b"last", machine.store.revision) is not None
+    assert machine.read(wire, machine.store.revision)[3] == 1
+
+
+def test_transactions_of_many_short_operations_are_interrupted_too() -> None:
+    log = Log(max_txn_ops=10_000)
+    txn = ops.Txn(then=[ops.Put(b"%04d" % number, "") for number in range(1000)])
+    block = codec.encode_block([batch(log.open(), 1, [txn])])
+    assert sum(1 for _ in log.machine.apply(codec.make_entry(log.machine.applied + 1, 1, EntryKind.BLOCK, 0, block))) >= 15
+    assert log.machine.store.revision == 2
 
 
 def test_a_refused_transaction_is_taken_back_in_slices_too() -> None:
@@ -470,7 +478,7 @@ def test_a_dump_may_be_taken_on_another_thread_while_apply_goes_on() -> None:
     reader.start()
     session = log.open()
     for sequence in range(1, 200):
-        log.execute(session, sequence, ops.Put("n", b"%d" % sequence), ops.Txn(then=[ops.Put("m", ""), ops.Add("m")][: sequence % 2]))
+        log.execute(session, sequence, ops.Put("n", b"%d" % sequence), ops.Txn(then=[ops.Put("m", ""), ops.Get("n", revision=1 << 40)]))
         log.execute(session, 1000 + sequence, ops.Delete(prefix="1"), lowest=sequence)
     reader.join()
     assert copies[0].digest() == digest
@@ -490,7 +498,8 @@ def test_digests_tell_states_apart() -> None:
 
 def test_a_dump_that_is_cut_short_or_goes_on_is_refused() -> None:
     whole = b"".join(filled(100).machine.dump())
-    for damaged in (b"", whole[:3], whole[:-1], whole[:20], whole + b"\x00", whole + b"\x01\x00\x00\x00\x90", whole + b"\x02\x00\x00\x00\x91\xc0"):
+    behind = (b"\x00", b"\x01\x00\x00\x00\x90", b"\x02\x00\x00\x00\x91\xc0")
+    for damaged in (b"", whole[:3], whole[:-1], whole[:20], *(whole + more for more in behind)):
         with pytest.raises(DecodeError):
             Machine.load([damaged])
 
@@ -516,6 +525,41 @@ def test_a_dump_of_a_later_version_is_refused() -> None:
         Machine.load([bytes(whole)])
 
 
+def dump_of(*parts: object) -> bytes:
+    packed = [codec.pack(part) for part in parts]
+    return b"".join(len(part).to_bytes(4, "little") + part for part in packed)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(1, 0, 0, 1), (1, "text")],
+        [(1, 0, 0, 2), (1, b"x"), (1, b"x")],
+        [(1, 0, 0, 1)],
+        [(1, 0, 0)],
+        [(1, 0, 0, 1), (-1, b"x")],
+        [(1, 0, 5, 1), (4, b"x")],
+        [5],
+    ],
+)
+def test_a_dump_with_an_impossible_session_is_refused(rows: list[object]) -> None:
+    head = (1, 0, 0, 0, b"", ((), (), (), ()), 1, 1, 0, 0)
+    assert len(Machine.load([dump_of(head, [(1, 0, 0, 1), (1, b"x")])]).sessions) == 1
+    with pytest.raises(DecodeError):
+        Machine.load([dump_of(head, rows)])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(b"", b"v", 2, 2, 1, 0), (b"k", "v", 2, 2, 1, 0), (b"k", b"v", 2, 2, 1), (b"k", b"v", 2, 2, True, 0), ("k", b"v", 2, 2, 1, 0), 5],
+)
+def test_a_dump_with_an_impossible_record_is_refused(row: object) -> None:
+    head = (1, 0, 0, 0, b"", ((), (), (), ()), 0, 2, 0, 1)
+    assert Machine.load([dump_of(head, [(b"k", b"v", 2, 2, 1, 0)])]).store.revision == 2
+    with pytest.raises(DecodeError):
+        Machine.load([dump_of(head, [row])])
+
+
 def test_hostile_lengths_in_a_dump_cost_nothing() -> None:
     for damaged in (b"\xff\xff\xff\xff", b"\x05\x00\x00\x00\xdd\xff\xff\xff\xff", b"\x0a\x00\x00\x00" + b"\xdd\x7f\xff\xff\xff" * 2):
         with pytest.raises(DecodeError):
@@ -527,8 +571,6 @@ def test_time_for_a_big_block_is_bounded_by_slices() -> None:
     log = Log()
     session = log.open()
     block = codec.encode_block([batch(session, 1, (ops.Put(b"%06d" % number, "v") for number in range(4096)))])
-    steps: Any = log.machine.apply(codec.make_entry(log.machine.applied + 1, 1, EntryKind.BLOCK, 0, block))
-    done = [0]
-    for _ in steps:
-        done.append(len(log.machine.store.events))
-    assert max(b - a for a, b in zip(done, done[1:], strict=False)) <= 64
+    steps = log.machine.apply(codec.make_entry(log.machine.applied + 1, 1, EntryKind.BLOCK, 0, block))
+    done = [0, *(len(log.machine.store.events) for _ in steps)]
+    assert max(b - a for a, b in itertools.pairwise(done)) <= 64

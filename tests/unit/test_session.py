@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replkv import codec, ops
+from replkv import codec, errors, ops
 from replkv.ops import OK, Raw
 from replkv.session import KEPT_MAX, WINDOW, WINDOW_BYTES, Session, Sessions, Verdict, rows
 
@@ -203,7 +201,7 @@ def test_no_batch_is_executed_twice_whatever_arrives(arrivals: list[tuple[int, i
 
 
 def test_refusals_are_kept_like_other_answers() -> None:
-    sessions: Any = opened()
-    refused = (ops.refusal(ops.errors.Compacted, "gone", 5),)
+    sessions = opened()
+    refused = (ops.refusal(errors.Compacted, "gone", 5),)
     executed(sessions, 1, refused)
     assert sessions.answers(ID, 1) == refused

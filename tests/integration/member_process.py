@@ -1,0 +1,116 @@
+"""A process with one Replica in it, for tests: a call per line of JSON on stdin, its answer on stdout; ends when stdin does.
+
+``python member_process.py '{"name": …, "data_dir": …, "cluster": {…}}'``; the keys ``config`` and ``settings`` are built into theirs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from replkv import Add, Compare, Config, Delete, Get, Key, Put, Replica, Scan, Settings, Txn
+
+OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add}
+
+
+def operation(wire: list[Any]) -> Any:
+    """Build ``["put", [arguments], {keywords}]``."""
+    kind, arguments, keywords = wire
+    return OPERATIONS[kind](*arguments, **keywords)
+
+
+def compare(wire: list[Any]) -> Compare:
+    """Build ``[key, "version", "==", 1]``."""
+    key, target, relation, operand = wire
+    side = getattr(Key(key), target)
+    built: Compare = {"==": side.__eq__, "!=": side.__ne__, ">": side.__gt__, "<": side.__lt__}[relation](operand)
+    return built
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can carry."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, (tuple, list)):
+        return [plain(part) for part in value]
+    if hasattr(value, "__attrs_attrs__"):
+        return {field.name: plain(getattr(value, field.name)) for field in value.__attrs_attrs__}
+    return value
+
+
+class Host:
+    """What the parent may ask for beside the Replica's own calls."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def transact(self, compares: list[Any], then: list[Any], otherwise: list[Any]) -> Any:
+        """Run a transaction."""
+        then, otherwise = [operation(wire) for wire in then], [operation(wire) for wire in otherwise]
+        return self._replica.txn(compare=[compare(wire) for wire in compares], then=then, otherwise=otherwise)
+
+    def put_many(self, pairs: list[list[str]]) -> Any:
+        """Put many pairs, all in flight at once."""
+        return [future.result().revision for future in [self._replica.submit(Put(key, value)) for key, value in pairs]]
+
+    def internals(self) -> dict[str, Any]:
+        """Return what no call of the API tells: the digest of the state, frames dropped, memory in KiB."""
+        node = self._replica._node
+        assert node is not None
+        gc.collect()
+        with open("/proc/self/status", encoding="ascii") as lines:
+            rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+        base = node.log.snapshot.meta.index if node.log.snapshot is not None else 0
+        return {"digest": node.machine.digest(), "dropped": node.links.frames_dropped, "rss": rss, "snapshot": base}
+
+    def failure(self) -> str:
+        """Return why the member stopped, or nothing."""
+        failure = self._replica.failure
+        return "" if failure is None else f"{type(failure).__name__}: {failure}"
+
+    def revision(self) -> int:
+        """Return the revision of the member's own state."""
+        return self._replica.revision
+
+
+def main() -> None:
+    arguments = json.loads(sys.argv[1])
+    for kind in (Config, Settings):
+        name = kind.__name__.lower()
+        if name in arguments:
+            arguments[name] = kind(**arguments[name])
+    speaking = threading.Lock()
+
+    def say(**answer: Any) -> None:
+        line = json.dumps(answer)
+        with speaking:
+            print(line, flush=True)
+
+    def serve(line: str) -> None:
+        question = json.loads(line)
+        try:
+            target = getattr(host, question["call"], None) or getattr(replica, question["call"])
+            result = target(*question["args"], **question["kw"])
+        except Exception as error:  # noqa: BLE001  # the parent judges
+            say(id=question["id"], error=type(error).__name__, text=str(error), unreachable=getattr(error, "unreachable", ()))
+        else:
+            say(id=question["id"], result=plain(result))
+
+    try:
+        replica = Replica(**arguments)
+    except Exception as error:  # noqa: BLE001  # likewise
+        say(id=0, error=type(error).__name__, text=str(error))
+        return
+    host = Host(replica)
+    say(id=0, result="open")
+    with replica, ThreadPoolExecutor(16) as pool:
+        for line in sys.stdin:
+            pool.submit(serve, line)
+
+
+if __name__ == "__main__":
+    main()
