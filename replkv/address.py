@@ -65,6 +65,17 @@ def is_loopback(url: str) -> bool:
     return (mapped or ip).is_loopback
 
 
+def is_wildcard(url: str) -> bool:
+    """Tell whether an address can only be listened on: every interface, or a port that the system chooses.
+
+    Args:
+        url: what ``parse_address`` returned.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    return scheme == "tcp" and (host in ("*", "0.0.0.0", "[::]") or port == "0")  # noqa: S104  # it refuses them
+
+
 def _endpoint(text: str, rest: str) -> str:
     if rest.startswith("["):
         host, bracket, tail = rest[1:].partition("]")

@@ -14,7 +14,7 @@ from replkv.messages import Configuration, Entry, EntryKind, Founding
 
 if TYPE_CHECKING:
     from replkv.config import Settings
-    from replkv.links import Identity
+    from replkv.messages import Identity
 
 
 def founding_entry(cluster: bytes, incarnations: dict[str, int], settings: Settings) -> Entry:

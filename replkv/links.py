@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from replkv import codec
-from replkv.messages import Found, Hello, Message, Ping, Pong, Refuse, Welcome
+from replkv.messages import Found, Hello, Identity, Message, Ping, Pong, Refuse, Welcome
 from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ SILENCE_LIMIT = 2.0
 """Seconds without any answer after which a connection is given up and dialled anew: a half-open one reports no error by itself."""
 HELLO_MAX = 4096
 """Bytes a frame may have before its sender is known."""
-
-
-@frozen
-class Identity:
-    """Which member this is: its name, and the random number of its data directory."""
-
-    name: str
-    incarnation: int
 
 
 @define(eq=False)

@@ -15,7 +15,7 @@ from attrs import frozen
 from replkv.codec import decode_entry, pack
 from replkv.disk import TEMPORARY, create
 from replkv.errors import Corrupt, InvariantBroken, StorageError
-from replkv.messages import EntryKind, HardState
+from replkv.messages import EntryKind, HardState, Identity
 from replkv.recovery import Replay, replay, segments
 from replkv.snapshot import SnapshotFile, is_snapshot, open_snapshot
 from replkv.wal_format import (
@@ -23,7 +23,6 @@ from replkv.wal_format import (
     SEGMENT_MAX,
     SEGMENT_MIN,
     Head,
-    Identity,
     RecordKind,
     encode_flush,
     encode_head,
@@ -342,15 +341,14 @@ class Log:
         self._remove_garbage(in_use)
 
     def _remove_garbage(self, in_use: Container[str]) -> None:
-        """Remove files in order, each durably: if a later segment could go before an earlier one, recovery would find a gap."""
+        """Remove files; a crash may bring any of them back, and recovery passes over segments that the snapshot covers."""
         with self._housekeeping:
-            garbage, self._garbage = self._garbage, []
-            kept = [name for name in garbage if name in in_use]
-            self._garbage = kept
-        for name in garbage:
-            if name not in in_use:
-                self._disk.remove(name)
-                self._disk.sync_directory()
+            unused = [name for name in self._garbage if name not in in_use]
+            self._garbage = [name for name in self._garbage if name in in_use]
+        for name in unused:
+            self._disk.remove(name)
+        if unused:
+            self._disk.sync_directory()
 
     def close(self) -> None:
         """Let go of the directory; what was noted and not synced is lost."""

@@ -12,6 +12,14 @@ from typing import TypeAlias
 from attrs import Factory, field, frozen
 
 
+@frozen
+class Identity:
+    """Which member this is: its name, and the random number of its data directory."""
+
+    name: str
+    incarnation: int
+
+
 class EntryKind(IntEnum):
     """What an entry's payload holds.  These numbers are on disk: never reuse one."""
 

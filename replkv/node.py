@@ -19,7 +19,7 @@ from attrs import define, field
 from replkv import codec, ops
 from replkv.errors import Closed, InvariantBroken, OutcomeUnknown, ReplkvError, WrongCluster
 from replkv.founding import founding_entry, is_for
-from replkv.links import Identity, Links
+from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
 from replkv.messages import Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk, SnapshotMeta
@@ -134,11 +134,10 @@ class Node:
 
     def _recover(self, recovered: Recovered, now: float) -> None:
         self.machine = self._recovered_machine(recovered)
-        identity = Identity(self.name, recovered.identity.incarnation)
-        self.links = Links(self.transport, identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
+        self.links = Links(self.transport, recovered.identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
         self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout)
         self.reads = Reads(self.rng.getrandbits(62))
-        self.snapshots = Snapshots(self)
+        self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from)
         self._publish()
         self.links.dial(self.addresses, now)
         if recovered.founding:
@@ -313,7 +312,7 @@ class Node:
             raft.tick(now)
         self._send_waiting(raft, now)
         self._carry_out(raft)
-        self._apply()
+        self._apply(raft)
         if raft.leader != self._seen_leader:
             self._seen_leader = raft.leader
             logger.info("%s: the leader of term %d is %s", self.name, raft.term, raft.leader or "not known")
@@ -336,9 +335,9 @@ class Node:
     def _look_around(self, now: float) -> None:
         """Do what no event announces."""
         self.links.tick(now)
-        self.snapshots.tick(now)
         self._keep_house()
         if self.raft is not None:
+            self.snapshots.tick(self.raft, now)
             for peer in self.raft.configuration.names:
                 if peer != self.name and self.links.is_unfounded(peer):
                     self.links.send(peer, Found(self._founding))
@@ -445,7 +444,7 @@ class Node:
         term, commit, lease = (raft.term, raft.commit, raft.lease_until) if raft is not None else (0, 0, 0.0)
         self.published = Published(machine, machine.store.revision, term, commit, machine.applied, lease)
 
-    def _apply(self) -> None:
+    def _apply(self, raft: Raft) -> None:
         """Apply what is decided, for at most ``APPLY_SLICE``; the rest waits for the next turn."""
         if self._applying is None and not self._to_apply:
             self.reads.applied(self.machine.applied)
@@ -457,18 +456,18 @@ class Node:
             try:
                 next(self._applying)
             except StopIteration as end:
-                self._applied(self._to_apply.popleft(), end.value)
+                self._applied(raft, self._to_apply.popleft(), end.value)
             if self.clock() > until:
                 break
         self.reads.applied(self.machine.applied)
 
-    def _applied(self, entry: Entry, outcomes: list[Outcome]) -> None:
+    def _applied(self, raft: Raft, entry: Entry, outcomes: list[Outcome]) -> None:
         self._applying = None
         self._publish()
         self.proposals.answer(outcomes)
-        self.snapshots.applied(len(entry.encoded))
+        self.snapshots.applied(raft, self.machine, len(entry.encoded))
 
-    def replace_machine(self, machine: Machine) -> None:
+    def _go_on_from(self, machine: Machine) -> None:
         """Go on from a state that was loaded from a snapshot."""
         self._to_apply.clear()
         self._applying = None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from replkv import codec
 from replkv.codec import DecodeError
 from replkv.errors import Corrupt, Incompatible, WrongCluster
-from replkv.messages import EntryKind, HardState
+from replkv.messages import EntryKind, HardState, Identity
 from replkv.snapshot import SnapshotFile
-from replkv.wal_format import Flush, Head, Identity, Record, RecordKind, Torn, damage, decode_head, read_flushes, segment_name
+from replkv.wal_format import Flush, Head, Record, RecordKind, Torn, damage, decode_head, read_flushes, segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

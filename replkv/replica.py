@@ -356,6 +356,9 @@ def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None,
     urls = {member: address.parse_address(text) for member, text in cluster.items()}
     if len(set(urls.values())) < len(urls):
         raise ValueError(f"two members of the cluster have one address: {urls}")
+    for member, url in urls.items():
+        if address.is_wildcard(url):
+            raise ValueError(f"{url} is no address that others can dial: give {member} the address it is reached at, and listen= the wildcard")
     own = listen if listen is not None else advertise
     return urls if own is None else {**urls, name: address.parse_address(own)}
 

@@ -8,6 +8,7 @@ before the log points to it, and the log points to it before Raft and the machin
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -19,9 +20,13 @@ from replkv.raft import Role
 from replkv.snapshot import SnapshotReceiver, SnapshotWriter, read_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from replkv.node import Node
+    from replkv.config import Config
+    from replkv.disk import Disk
+    from replkv.housekeeper import Housekeeper
+    from replkv.links import Links
+    from replkv.log import Log
     from replkv.raft import Raft
     from replkv.snapshot import SnapshotFile
 
@@ -46,9 +51,25 @@ class _Sending:
 
 @define(eq=False)
 class Snapshots:
-    """What one member does with snapshots."""
+    """What one member does with snapshots.
 
-    _node: Node
+    Args:
+        name: of the member.
+        config: when to take one, and how much of the log to keep behind it.
+        disk: where the files are.
+        log: points to the newest one.
+        links: to the peers.
+        housekeeper: writes them.
+        go_on_from: called with the machine that an installed one holds.
+    """
+
+    _name: str
+    _config: Config
+    _disk: Disk
+    _log: Log
+    _links: Links
+    _housekeeper: Housekeeper
+    _go_on_from: Callable[[Machine], None]
     _bytes: int = field(default=0, init=False)  # of log applied since the last snapshot
     _taking: bool = field(default=False, init=False)
     _taken: SnapshotFile | None = field(default=None, init=False)
@@ -62,55 +83,50 @@ class Snapshots:
         """The files that are being sent."""
         return frozenset(sending.file.name for sending in self._sending.values())
 
-    def applied(self, size: int) -> None:
+    def applied(self, raft: Raft, machine: Machine, size: int) -> None:
         """Count an applied entry of ``size`` bytes, and take a snapshot if the log has grown enough; between two entries."""
         self._bytes += size
-        if self._bytes >= self._node.config.snapshot_bytes and not self._taking and not self._sending:
-            self._take()
-
-    def _take(self) -> None:
-        machine = self._node.machine
-        meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
+        if self._bytes < self._config.snapshot_bytes or self._taking or self._sending:
+            return
         self._bytes, self._taking = 0, True
-        self._node.housekeeper.start(self._write(meta, machine.dump()), self._done)
+        meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
+        self._housekeeper.start(self._write(meta, machine.dump()), partial(self._done, raft))
 
     def _write(self, meta: SnapshotMeta, chunks: Iterator[bytes]) -> Iterator[None]:
-        writer = SnapshotWriter(self._node.disk, meta, self._node.links.cluster, chunks)
+        writer = SnapshotWriter(self._disk, meta, self._links.cluster, chunks)
         while (file := writer.step()) is None:
             yield
         self._taken = file
 
-    def _done(self, error: BaseException | None) -> None:
+    def _done(self, raft: Raft, error: BaseException | None) -> None:
         """Let the log rest on the new snapshot; on the node's thread."""
         self._taking = False
         if error is not None:
             raise error
         file, self._taken = self._taken, None
-        raft, log = self._node.raft, self._node.log
-        if file is None or raft is None or (log.snapshot is not None and log.snapshot.meta.index >= file.meta.index):
+        if file is None or (self._log.snapshot is not None and self._log.snapshot.meta.index >= file.meta.index):
             return  # one that is newer was installed meanwhile
-        keep_from = max(1, file.meta.index - self._node.config.trailing_entries)
-        log.snapshot_taken(file, keep_from)
-        log.sync()
+        keep_from = max(1, file.meta.index - self._config.trailing_entries)
+        self._log.snapshot_taken(file, keep_from)
         raft.trim(keep_from - 1, file.meta)
 
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
     def send(self, raft: Raft, peer: str, now: float) -> None:
         """Begin to send the newest snapshot to a follower."""
-        file = self._node.log.snapshot
+        file = self._log.snapshot
         if file is None:
             raft.snapshot_failed(peer)
             return
-        logger.info("%s sends %s the snapshot at %d, %d bytes", self._node.name, peer, file.meta.index, file.size)
+        logger.info("%s sends %s the snapshot at %d, %d bytes", self._name, peer, file.meta.index, file.size)
         self._sending[peer] = _Sending(file, 0, now, now)
         self._send_chunk(raft, peer, now)
 
     def _send_chunk(self, raft: Raft, peer: str, now: float) -> None:
         sending = self._sending[peer]
         sending.sent = now
-        data = self._node.disk.read(sending.file.name, sending.offset, CHUNK)
-        self._node.links.send(peer, SnapshotChunk(raft.term, sending.file.meta, sending.offset, sending.file.size, data))
+        data = self._disk.read(sending.file.name, sending.offset, CHUNK)
+        self._links.send(peer, SnapshotChunk(raft.term, sending.file.meta, sending.offset, sending.file.size, data))
 
     def acknowledged(self, raft: Raft, peer: str, ack: SnapshotAck, now: float) -> None:
         """Go on where the follower says; when it has all, Raft hears from it."""
@@ -123,10 +139,9 @@ class Snapshots:
             sending.offset, sending.progressed = ack.offset, now
             self._send_chunk(raft, peer, now)
 
-    def tick(self, now: float) -> None:
+    def tick(self, raft: Raft, now: float) -> None:
         """Send chunks again that were not acknowledged, and give up on followers that make no progress."""
-        raft = self._node.raft
-        if raft is None or raft.role is not Role.LEADER:
+        if raft.role is not Role.LEADER:
             self._sending.clear()
             return
         for peer, sending in list(self._sending.items()):
@@ -150,7 +165,7 @@ class Snapshots:
             if receiver.complete:
                 self._install(raft, receiver, now)
         except Corrupt as error:
-            logger.warning("%s dropped a snapshot that %s sent: %s", self._node.name, peer, error)
+            logger.warning("%s dropped a snapshot that %s sent: %s", self._name, peer, error)
             self._abandon()
         else:
             self._acknowledge(raft, peer, chunk.meta, receiver.offset)
@@ -159,23 +174,22 @@ class Snapshots:
         receiver = self._receiver
         if receiver is None or (receiver.meta, receiver.total) != (chunk.meta, chunk.total):
             self._abandon()
-            receiver = self._receiver = SnapshotReceiver(self._node.disk, chunk.meta, chunk.total)
+            receiver = self._receiver = SnapshotReceiver(self._disk, chunk.meta, chunk.total)
         receiver.add(chunk.offset, chunk.data)
         return receiver
 
     def _acknowledge(self, raft: Raft, peer: str, meta: SnapshotMeta, offset: int) -> None:
-        self._node.links.send(peer, SnapshotAck(raft.term, meta.index, offset))
+        self._links.send(peer, SnapshotAck(raft.term, meta.index, offset))
 
     def _install(self, raft: Raft, receiver: SnapshotReceiver, now: float) -> None:
         file = receiver.finish()
         self._receiver = None
-        machine = Machine.load(read_snapshot(self._node.disk, file))
-        self._node.log.install_snapshot(file, HardState(raft.term, raft.vote))
-        self._node.log.sync()
+        machine = Machine.load(read_snapshot(self._disk, file))
+        self._log.install_snapshot(file, HardState(raft.term, raft.vote))
         raft.install(file.meta, now, machine.time)
         self._bytes = 0
-        self._node.replace_machine(machine)
-        logger.info("%s goes on from the snapshot at %d", self._node.name, file.meta.index)
+        self._go_on_from(machine)
+        logger.info("%s goes on from the snapshot at %d", self._name, file.meta.index)
 
     def _abandon(self) -> None:
         if self._receiver is not None:

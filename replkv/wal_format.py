@@ -17,7 +17,7 @@ from attrs import frozen
 from replkv import codec
 from replkv.codec import DecodeError
 from replkv.errors import Corrupt, Incompatible
-from replkv.messages import HardState
+from replkv.messages import HardState, Identity
 from replkv.snapshot import SnapshotFile
 
 if TYPE_CHECKING:
@@ -51,14 +51,6 @@ class RecordKind(IntEnum):
     ENTRY = 2
     SNAPSHOT_TAKEN = 3
     SNAPSHOT_INSTALLED = 4
-
-
-@frozen
-class Identity:
-    """Who a data directory belongs to; ``incarnation`` is drawn once, when the directory is first used."""
-
-    name: str
-    incarnation: int
 
 
 @frozen

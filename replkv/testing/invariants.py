@@ -63,6 +63,7 @@ class Invariants:
     looks: int = 0
     _commit_terms: list[int] = field(factory=list)  # no entry was committed in a later term than this
     _entries: dict[tuple[int, int], tuple[bytes, int]] = field(factory=dict)  # (index, term) -> bytes, term before
+    _overheard: list[Violation] = field(factory=list)
     _digests: dict[int, str] = field(factory=dict)
     _members: dict[str, _Seen] = field(factory=dict)
 
@@ -77,6 +78,8 @@ class Invariants:
         Raises:
             Violation: something is not as it must be.
         """
+        if self._overheard:
+            raise self._overheard[0]
         raft = node.raft
         if raft is None or node.failure is not None:
             return
@@ -97,8 +100,7 @@ class Invariants:
     def overhear(self, sender: SimTransport, receiver: str, frame: bytes) -> None:
         """Look at a frame that is being sent: votes and acknowledgements bind their sender.
 
-        Raises:
-            Violation: a second vote in one term, or an acknowledgement of what is not durable.
+        What is wrong is kept until the end of the turn: the node would take an exception from its transport for its own.
         """
         if frame[KIND_AT] not in (VOTE_REPLY, APPEND_REPLY):
             return
@@ -108,9 +110,9 @@ class Invariants:
         if isinstance(message, VoteReply) and message.granted and not message.pre:
             seen = self._members.setdefault(sender.name, _Seen())
             if seen.granted.setdefault(message.term, to) != to:
-                raise Violation("P1", f"{member.where} voted twice in term {message.term}, now for {receiver}")
+                self._overheard.append(Violation("P1", f"{member.where} voted twice in term {message.term}, now for {receiver}"))
         elif isinstance(message, AppendReply) and not message.rejected and raft is not None and message.match > raft.durable_index:
-            raise Violation("C4", f"{member.where} acknowledges {message.match} with {raft.durable_index} durable")
+            self._overheard.append(Violation("C4", f"{member.where} acknowledges {message.match} with {raft.durable_index} durable"))
 
     # -- elections and persistence ----------------------------------------------------------------------------------------------------
 
@@ -124,6 +126,9 @@ class Invariants:
                     raise Violation("P2", f"{member.where} lost entry {index} of term {old}, which was durable; it has term {new} there")
             if raft.last_index < before.durable_index:
                 raise Violation("P2", f"{member.where} begins with {raft.last_index} entries, {before.durable_index} were durable")
+        vote = seen.votes.get(raft.term)
+        if before is not None and vote is not None and raft.vote != vote:
+            raise Violation("P1", f"{member.where} forgot that it voted for {vote} in term {raft.term}")
         seen.last_raft, seen.life = raft, member.life
         seen.commit = seen.applied = 0
         seen.known, seen.led, seen.matches = {}, (0, 0, 0), {}

@@ -17,6 +17,7 @@ from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
 from replkv.testing.history import Consistency, Outcome, Violation
 from replkv.testing.invariants import Invariants
+from replkv.testing.knobs import turned
 from replkv.testing.nemesis import Nemesis
 from replkv.testing.sim import nothing
 from replkv.testing.swarm import Scenario, draw
@@ -85,9 +86,10 @@ class Simulation:
         Raises:
             Violation: a promise was broken.
         """
-        self._suffer()
-        self._heal()
-        self._settle_account()
+        with turned(self.scenario.knobs):
+            self._suffer()
+            self._heal()
+            self._settle_account()
         return self.report()
 
     def report(self) -> Report:

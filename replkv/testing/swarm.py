@@ -11,6 +11,7 @@ import random
 from attrs import frozen
 
 from replkv.config import Config, Settings
+from replkv.testing.knobs import draw_knobs
 from replkv.testing.network import Weather
 
 FAULTS = (
@@ -55,6 +56,7 @@ class Scenario:
         keys: how many different keys they use.
         patience: seconds a client waits for an answer at most.
         snapshot_step: seconds a step of a snapshot takes at most.
+        knobs: sizes that are not as in the product.
     """
 
     seed: int
@@ -72,6 +74,7 @@ class Scenario:
     keys: int
     patience: float
     snapshot_step: float
+    knobs: dict[str, int]
 
     @property
     def lease_reads(self) -> bool:
@@ -99,6 +102,7 @@ def draw(seed: int) -> Scenario:
         keys=rng.choice((1, 4, 16)),
         patience=rng.choice((0.3, 1.0, 4.0)),
         snapshot_step=rng.choice((0.0005, 0.02, 0.4)),
+        knobs=draw_knobs(rng),
     )
 
 

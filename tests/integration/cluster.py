@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -61,75 +62,97 @@ class CallError(Exception):
         self.unreachable = unreachable
 
 
+class _Run:
+    """One process of a member, from its start to its end."""
+
+    def __init__(self, arguments: dict[str, Any], log: Path) -> None:
+        with log.open("a") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", str(PROGRAM), json.dumps(arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                bufsize=1,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        self.opened: Future[Any] = Future()
+        self._waiting: dict[int, Future[Any]] = {0: self.opened}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def ask(self, question: dict[str, Any]) -> Future[Any]:
+        future = Future[Any]()
+        with self._lock:
+            number = next(self._numbers)
+            try:
+                assert self.process.stdin is not None
+                self.process.stdin.write(json.dumps({"id": number, **question}) + "\n")
+            except (BrokenPipeError, ValueError):
+                future.set_exception(CallError("NeverAsked", "the process had ended before"))
+                return future
+            if self._ended:
+                future.set_exception(CallError("Gone", "the process ended"))
+            else:
+                self._waiting[number] = future
+        return future
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            answer = json.loads(line)
+            with self._lock:
+                future = self._waiting.pop(answer["id"])
+            if "error" in answer:
+                future.set_exception(CallError(answer["error"], answer["text"], tuple(answer.get("unreachable", ()))))
+            else:
+                future.set_result(answer["result"])
+        with self._lock:
+            self._ended = True
+            for future in self._waiting.values():
+                future.set_exception(CallError("Gone", "the process ended"))
+
+    def join(self) -> int:
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        return status
+
+
 class Member:
-    """A member's process, run after run."""
+    """A member, run after run."""
 
     def __init__(self, name: str, root: Path, **arguments: Any) -> None:
         self.name = name
         self.data_dir = root / name
         self.arguments = {"name": name, "data_dir": str(self.data_dir), **arguments}
         self.log = root / f"{name}.log"
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[Any]] = {}
-        self._lock = threading.Lock()
+        self._run: _Run | None = None
 
     @property
-    def process(self) -> subprocess.Popen[str]:
-        assert self._process is not None, f"{self.name} was not started"
-        return self._process
+    def run(self) -> _Run:
+        assert self._run is not None, f"{self.name} was not started"
+        return self._run
+
+    @property
+    def running(self) -> bool:
+        return self._run is not None and self._run.process.poll() is None
 
     def start(self) -> Member:
         """Start the process and wait until its Replica is open; raises CallError where the constructor did."""
-        opened: Future[Any] = Future()
-        self._waiting = {0: opened}
-        with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "error", str(PROGRAM), json.dumps(self.arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                bufsize=1,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-        self._reader = threading.Thread(target=self._read, args=(self._process, self._waiting), daemon=True)
-        self._reader.start()
-        opened.result(PATIENCE)
+        self._run = _Run(self.arguments, self.log)
+        self._run.opened.result(PATIENCE)
         return self
 
-    def _read(self, process: subprocess.Popen[str], waiting: dict[int, Future[Any]]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            answer = json.loads(line)
-            future = waiting.pop(answer["id"])
-            if "error" in answer:
-                future.set_exception(CallError(answer["error"], answer["text"], tuple(answer.get("unreachable", ()))))
-            else:
-                future.set_result(answer["result"])
-        with self._lock:
-            lost = list(waiting.values())
-            waiting.clear()
-        for future in lost:
-            future.set_exception(CallError("Gone", f"{self.name} ended"))
-
     def ask(self, call: str, *args: Any, **kw: Any) -> Future[Any]:
-        """Begin a call."""
-        number, future = next(self._numbers), Future[Any]()
-        with self._lock:
-            waiting = self._waiting
-            waiting[number] = future
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps({"id": number, "call": call, "args": args, "kw": kw}) + "\n")
-            self.process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            if waiting.pop(number, None) is not None:
-                future.set_exception(CallError("NeverAsked", f"{self.name} had ended before"))
-        if self.process.poll() is not None and not (self._reader and self._reader.is_alive()) and waiting.pop(number, None) is not None:
-            future.set_exception(CallError("Gone", f"{self.name} ended"))
-        return future
+        """Begin a call of the Replica in the process, or of its Host."""
+        return self.run.ask({"call": call, "args": args, "kw": kw})
 
     def call(self, call: str, *args: Any, **kw: Any) -> Any:
         """Call the Replica in the process, or its Host; raises CallError."""
@@ -137,40 +160,29 @@ class Member:
 
     def kill(self) -> None:
         """End the process with SIGKILL."""
-        self.process.kill()
-        self._join()
+        self.run.process.kill()
+        self.run.join()
 
     def stop(self) -> float:
         """Let the process close its Replica and end; return the seconds it took."""
         began = time.monotonic()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        assert self.process.wait(PATIENCE) == 0, self.log.read_text()
-        self._join()
+        assert self.run.process.stdin is not None
+        self.run.process.stdin.close()
+        status = self.run.join()
+        assert status == 0, self.log.read_text()
         return time.monotonic() - began
 
     def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        self.run.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        self.run.process.send_signal(signal.SIGCONT)
 
     def discard(self) -> None:
         """End whatever still runs."""
-        if self._process is not None:
-            self._process.kill()
-            self._join()
-
-    def _join(self) -> None:
-        self.process.wait()
-        if self._reader is not None:
-            self._reader.join(PATIENCE)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+        if self._run is not None:
+            self._run.process.kill()
+            self._run.join()
 
 
 class Cluster:
@@ -212,7 +224,7 @@ class Cluster:
         """Wait until all running members, or all but one, name the same leader, and return it."""
 
         def agreed() -> Member | None:
-            named = {member.call("status")["raft_leader"] for member in self if member.name != but and member.process.poll() is None}
+            named = {member.call("status")["raft_leader"] for member in self if member.name != but and member.running}
             (name, *others) = named
             return self.members[name] if not others and name is not None and name != but else None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define
 
 from replkv import codec, quorum
-from replkv.messages import Append, Configuration, Entry, EntryKind, Founding, HardState, SnapshotMeta
+from replkv.messages import Append, AppendReply, Configuration, Entry, EntryKind, Founding, HardState, SnapshotMeta, VoteReply
 from replkv.raft import Raft, Ready, Restored, Role, Timing
 from replkv.raftlog import configuration_in
 
@@ -32,6 +32,54 @@ def founding(*voters: str, learners: tuple[str, ...] = ()) -> Entry:
 
 def block(index: int, term: int, payload: bytes = b"", time: int = 0) -> Entry:
     return codec.make_entry(index, term, EntryKind.BLOCK, time, payload)
+
+
+START = 100.0
+"""When the members of hand-made scenes start, on their own clocks."""
+
+AFTER = START + 10.0
+"""Late enough for any timeout or promise from the start to be over."""
+
+
+def raft(name: str = "a", *entries: Entry, term: int = 0, vote: str | None = None, snapshot: SnapshotMeta | None = None) -> Raft:
+    """A member with a log, started at ``START``; without entries one of a, b, c, freshly founded."""
+    log = entries or (() if snapshot else (founding("a", "b", "c"),))
+    newest = max([entry.term for entry in log] + [snapshot.term if snapshot else 0])
+    return Raft(name, TIMING, random.Random(1), Restored(HardState(max(term, newest), vote), snapshot, log), START)
+
+
+def do(member: Raft, now: float) -> Ready:
+    """Carry out everything a member asks of its disk; return all its effects as one."""
+    done = Ready()
+    while (ready := member.take()) is not None:
+        done.messages += ready.messages + ready.after_sync
+        done.hard_state = ready.hard_state or done.hard_state
+        for kind in ("entries", "after_sync", "committed", "reads", "lost_reads", "snapshots"):
+            getattr(done, kind).extend(getattr(ready, kind))
+        if ready.entries:
+            member.synced(ready.entries[-1].index, ready.entries[-1].term, now)
+    member.check()
+    return done
+
+
+def elected(member: Raft, now: float = AFTER) -> Raft:
+    """Make a member leader with the votes of all others; its effects are thrown away."""
+    member.tick(now)
+    do(member, now)
+    for pre in (True, False):
+        for name in member.configuration.voters:
+            member.receive(name, VoteReply(member.term + pre, granted=True, pre=pre), now)
+        do(member, now)
+    assert member.role is Role.LEADER
+    return member
+
+
+def acknowledge(member: Raft, *names: str, match: int | None = None, now: float = AFTER) -> Ready:
+    """Let followers acknowledge the newest round, and the log up to ``match``."""
+    for name in names:
+        index = member.last_index if match is None else match
+        member.receive(name, AppendReply(member.term, member._lead.rounds.current if member._lead else 0, index), now)
+    return do(member, now)
 
 
 @define
@@ -371,6 +419,3 @@ class Cluster:
 
 def void(_value: object) -> None:
     """Drop a result."""
-
-
-__all__ = ["TIMING", "Cluster", "Member", "SimDisk", "block", "configuration", "evolve", "founding"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replkv.address import is_loopback, parse_address
+from replkv.address import is_loopback, is_wildcard, parse_address
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,13 @@ def test_these_reach_this_machine_only(text: str) -> None:
 )
 def test_these_may_be_reached_from_elsewhere(text: str) -> None:
     assert not is_loopback(parse_address(text))
+
+
+@pytest.mark.parametrize("text", ["*:7420", "0.0.0.0", "[::]:7420", "db1.internal:0"])
+def test_an_address_that_nobody_can_dial_is_a_wildcard(text: str) -> None:
+    assert is_wildcard(parse_address(text))
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "db1.internal", "ipc:///tmp/a", "inproc://0"])
+def test_an_address_that_can_be_dialled_is_no_wildcard(text: str) -> None:
+    assert not is_wildcard(parse_address(text))

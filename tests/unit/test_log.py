@@ -241,6 +241,24 @@ def test_what_no_state_refers_to_is_removed_at_the_start() -> None:
     assert sorted(disk.seen) == ["somebody's notes", segment_name(1)]
 
 
+def test_the_bytes_are_those_of_the_manual() -> None:
+    disk = MemoryDisk()
+    log, _ = Log.open(disk, "a", 7, 8 << 20)
+    log.append(HardState(2, "b"), [make_entry(1, 2, EntryKind.BLOCK, 1000, b"hello")])
+    log.sync()
+    assert disk.read(segment_name(1), 0, SECTOR).rstrip(b"\0").hex() == (
+        "60be0e62726b5701010000000100000000000000010000002b00000000000000000000000100000000000110000000000080000000000095a1610700c400c0"
+    )
+    assert disk.read(segment_name(1), SECTOR, SECTOR).rstrip(b"\0").hex() == (
+        "fb44e30e726b57010100000002000000"
+        "00000000010000003a00000002000000"
+        "0000000001000000010062021e000000"
+        "01000000000000000200000000000000"
+        "02e803000000000000"
+        "68656c6c6f"
+    )
+
+
 # -- torn tails ---------------------------------------------------------------------------------------------------------------------
 
 

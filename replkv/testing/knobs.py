@@ -1,0 +1,61 @@
+"""Sizes that the product fixes and the simulator turns down: with a slice of one key everything happens between two slices.
+
+None of them may change what the cluster promises; all members of a run share them.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator, Mapping
+
+KNOBS: Mapping[str, tuple[int, ...]] = {
+    "leadership.APPEND_BYTES": (1, 300),
+    "raftlog.BATCH_ENTRIES": (1, 3),
+    "progress.INFLIGHT": (1, 2),
+    "raft.WINDOW": (1, 16),
+    "proposals.IN_FLIGHT": (1, 10),
+    "proposals.BATCH_COMMANDS": (1, 3),
+    "session.KEPT_MAX": (10, 300),
+    "kv.SLICE": (1, 3),
+    "txn.SLICE": (1,),
+    "machine.SLICE": (1,),
+    "machine.CHUNK_MAX": (100, 3000),
+    "machine._PART": (1, 500),
+    "snapshot._SYNC_EVERY": (1,),
+    "snapshotting.CHUNK": (150, 2000),
+}
+ALIASES = {"progress.INFLIGHT": ("raft.INFLIGHT",)}
+"""Where another module holds the same number under its own name."""
+
+
+def draw_knobs(rng: random.Random) -> dict[str, int]:
+    """Choose some of the knobs, and what to turn them to."""
+    return {knob: rng.choice(values) for knob, values in KNOBS.items() if rng.random() < 0.25}
+
+
+@contextmanager
+def turned(knobs: Mapping[str, int]) -> Iterator[None]:
+    """Turn knobs, and turn them back at the end.
+
+    Raises:
+        AttributeError: there is no such knob.
+    """
+    everywhere = {name: value for knob, value in knobs.items() for name in (knob, *ALIASES.get(knob, ()))}
+    before = {name: getattr(*_place(name)) for name in everywhere}
+    try:
+        for name, value in everywhere.items():
+            setattr(*_place(name), value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(*_place(name), value)
+
+
+def _place(name: str) -> tuple[object, str]:
+    module, _, constant = name.partition(".")
+    return import_module(f"replkv.{module}"), constant
