@@ -55,10 +55,10 @@ class AsyncReplica(Base, Awaiting):
 
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
         node = self._running()
+        limit = self._timeout(timeout)
         result = plan.at_once(node)
         if result is not NOT_YET:
             return cast("R", result)
-        limit = self._timeout(timeout)
         loop = asyncio.get_running_loop()
         call = LoopCall(plan.command(node), self._inbox(loop), loop)
         (node.read_barrier if call.command is None else node.submit)(call)

@@ -11,11 +11,15 @@ from replkv.errors import Incompatible
 MIB = 1 << 20
 
 
-def _positive(owner: object, name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{type(owner).__name__}.{name} must be a number, not {type(value).__name__}")
-    if not value > 0:
-        raise ValueError(f"{type(owner).__name__}.{name} must be above 0, not {value!r}")
+def _check_positive(owner: Config | Settings) -> None:
+    """Check that every number is one, above 0, finite, and whole where its default is."""
+    for field in fields(type(owner)):
+        name, value = f"{type(owner).__name__}.{field.name}", getattr(owner, field.name)
+        kind = type(field.default)
+        if isinstance(value, bool) or not isinstance(value, (int, kind)):
+            raise TypeError(f"{name} must be {'a number' if kind is float else 'an int'}, not {type(value).__name__}")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be above 0 and finite, not {value!r}")
 
 
 @frozen(kw_only=True)
@@ -37,8 +41,7 @@ class Config:
     block_bytes: int = MIB // 2
 
     def __attrs_post_init__(self) -> None:
-        for field in fields(Config):
-            _positive(self, field.name, getattr(self, field.name))
+        _check_positive(self)
 
 
 @frozen(kw_only=True)
@@ -62,8 +65,7 @@ class Settings:
     max_txn_ops: int = 128
 
     def __attrs_post_init__(self) -> None:
-        for field in fields(Settings):
-            _positive(self, field.name, getattr(self, field.name))
+        _check_positive(self)
         if not self.heartbeat < self.promise < self.election_timeout / 2:
             raise ValueError(
                 "Settings need heartbeat < promise < election_timeout / 2, not "
@@ -81,9 +83,12 @@ class Settings:
         """Build Settings from ``to_wire``'s mapping.
 
         Raises:
-            Incompatible: it names a setting that this version does not know.
+            Incompatible: it names a setting that this version does not know, or a value it can't live by.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(wire) - known):
             raise Incompatible(f"the cluster uses settings this version does not know: {', '.join(unknown)}; upgrade this member")
-        return cls(**wire)
+        try:
+            return cls(**wire)
+        except (TypeError, ValueError) as error:
+            raise Incompatible(f"the cluster uses settings this version refuses: {error}") from None

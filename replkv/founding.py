@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replkv import codec
+from replkv.config import Settings
 from replkv.messages import Configuration, Entry, EntryKind, Founding
 
 if TYPE_CHECKING:
-    from replkv.config import Settings
     from replkv.messages import Identity
 
 
@@ -35,8 +35,11 @@ def is_for(entry: Entry, identity: Identity) -> bool:
 
     Raises:
         DecodeError: it is no founding entry.
+        Incompatible: its settings are none this version could live by.
     """
     if (entry.index, entry.term, entry.kind) != (1, 1, EntryKind.FOUNDING):
         raise codec.DecodeError(f"entry {entry.index} of kind {entry.kind.name} does not found a cluster")
-    founders = codec.decode_founding(entry.payload).configuration
+    founding = codec.decode_founding(entry.payload)
+    Settings.from_wire(founding.settings)
+    founders = founding.configuration
     return founders.voters == tuple(sorted(founders.members)) and founders.members.get(identity.name) == identity.incarnation

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from replkv.messages import AppendReply, Entry
-    from replkv.raft import Ready, Timing
     from replkv.raftlog import RaftLog
+    from replkv.ready import Ready, Timing
 
 APPEND_BYTES = 4 << 20
 LEASE_MARGIN = 0.99
@@ -60,7 +60,7 @@ class Leadership:
         # Another incarnation is another log: what the first one acknowledged says nothing about it.
         incarnation = self._log.configuration.members.get(name)
         old = self.peers.get(name)
-        if old and old.incarnation == incarnation:
+        if old and incarnation in (None, old.incarnation):
             return old
         return Progress(self._log.last_index + 1, incarnation)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from replkv.codec import decode_entry, pack
 from replkv.disk import TEMPORARY, create
@@ -226,7 +226,6 @@ class Log:
         if hard_state is not None:
             self._note_hard_state(hard_state)
         self._note_snapshot(RecordKind.SNAPSHOT_INSTALLED, file)
-        self._reach = dict.fromkeys(self._reach, 0)
         self._keep_from = file.meta.index + 1
         self.last_index = file.meta.index
         self.sync()
@@ -291,9 +290,8 @@ class Log:
         """Go over to the next segment; its head comes before what is noted."""
         last_index, founding, snapshot = self._durable
         head = Head(0, self._identity, last_index, founding, snapshot)
-        needed = (
-            flush_sectors(self._hard_state, sum(map(len, self._records)) + len(encode_record(RecordKind.HEAD, encode_head(head)))) * SECTOR
-        )
+        head_size = len(encode_record(RecordKind.HEAD, encode_head(head)))
+        needed = flush_sectors(self._hard_state, head_size + sum(map(len, self._records))) * SECTOR
         if needed > SEGMENT_MAX:
             raise InvariantBroken(f"a flush of {needed} bytes; a segment has at most {SEGMENT_MAX}")
         with self._housekeeping:
@@ -305,8 +303,7 @@ class Log:
                 self._reach[self._segment] = last_index
             self._segment += 1
         self._sector, self._segment_size = 0, size
-        head = Head(size, self._identity, last_index, founding, snapshot)
-        self._records.insert(0, encode_record(RecordKind.HEAD, encode_head(head)))
+        self._records.insert(0, encode_record(RecordKind.HEAD, encode_head(evolve(head, size=size))))
         self._count += 1
 
     def _discard(self) -> None:

@@ -114,10 +114,7 @@ class Machine:
     def _found(self, founding: Founding) -> None:
         if self.founding is not None:
             raise InvariantBroken(f"a second founding entry, after that of cluster {self.founding.cluster.hex()}")
-        try:
-            self.settings = Settings.from_wire(founding.settings)
-        except (TypeError, ValueError) as error:
-            raise DecodeError(f"a founding entry with impossible settings: {error}") from None
+        self.settings = Settings.from_wire(founding.settings)
         self.founding = founding
 
     def _founded(self) -> Founding:

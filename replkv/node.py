@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import define, field
 
 from replkv import codec, ops
-from replkv.errors import Closed, InvariantBroken, OutcomeUnknown, ReplkvError, WrongCluster
+from replkv.errors import Closed, Incompatible, InvariantBroken, OutcomeUnknown, ReplkvError, WrongCluster
 from replkv.founding import founding_entry, is_for
 from replkv.links import Links
 from replkv.log import Log
@@ -76,6 +76,7 @@ class Node:
         clock: monotonic seconds, suspended time included.
         rng: for election timeouts and identities.
         housekeeper: for long work.
+        listen: url to listen on, if it is not this member's address.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Node:
     clock: Callable[[], float]
     rng: random.Random
     housekeeper: Housekeeper
+    listen: str = ""
 
     log: Log = field(init=False)
     machine: Machine = field(init=False)
@@ -120,7 +122,7 @@ class Node:
         """
         try:
             if len(self.addresses) > 1:
-                self.transport.listen(self.addresses[self.name])  # first: a wrong address must not leave a directory behind
+                self.transport.listen(self.listen or self.addresses[self.name])  # first: a wrong address must not leave a directory behind
             self.log, recovered = Log.open(self.disk, self.name, self.rng.getrandbits(63) | 1, self.config.segment_bytes)
         except BaseException:
             self.transport.close()
@@ -495,7 +497,7 @@ class Node:
     def _told_founding(self, peer: str, message: Found, now: float) -> None:
         try:
             self._adopt(message.entry, now)
-        except codec.DecodeError as error:
+        except (codec.DecodeError, Incompatible) as error:
             logger.warning("%s dropped a founding entry from %s: %s", self.name, peer, error)
 
     def _adopt(self, entry: Entry, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from replkv import codec, errors
-from replkv.ops import Get, Scan, Txn, count_operations, unless_refused
+from replkv.ops import Add, Delete, Get, Put, Scan, Txn, count_operations, request_size, unless_refused
 
 if TYPE_CHECKING:
     from replkv.node import Node
@@ -73,12 +73,11 @@ class Write(Plan[R]):
     def command(self, node: Node) -> bytes:
         """Pack the operation, within the cluster's limits."""
         wire = self.operation.to_wire()
-        packed = codec.pack(wire)
-        if len(packed) > node.settings.max_request_bytes:
-            raise errors.TooLarge(f"a request of {len(packed)} bytes; the cluster allows {node.settings.max_request_bytes}")
+        if (size := request_size(wire)) > node.settings.max_request_bytes:
+            raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {node.settings.max_request_bytes}")
         if isinstance(self.operation, Txn) and count_operations(wire) > node.settings.max_txn_ops:
             raise errors.TooManyOps(f"a transaction of {count_operations(wire)} operations; the cluster allows {node.settings.max_txn_ops}")
-        return packed
+        return codec.pack(wire)
 
     def result(self, node: Node, call: Call) -> R:
         """Return what the machine answered, in the operation's own form."""
@@ -143,7 +142,13 @@ class Ready(Plan[None]):
 
 
 def plan_for(operation: Operation) -> Plan[Any]:
-    """Return the plan for one operation: what can only read is not replicated."""
+    """Return the plan for one operation: what can only read is not replicated.
+
+    Raises:
+        TypeError: it is none; whatever got into the log unchecked would stop every member that applies it.
+    """
     if isinstance(operation, (Get, Scan)) or (isinstance(operation, Txn) and operation.read_only):
         return Read(operation, "linearizable")
-    return Write(operation)
+    if isinstance(operation, (Put, Delete, Add, Txn)):
+        return Write(operation)
+    raise TypeError(f"an operation is a Put, Get, Scan, Delete, Add or Txn, not {operation!r}")

@@ -154,7 +154,6 @@ class Replay:
     def _replay_snapshot(self, segment: int, kind: RecordKind, snapshot: SnapshotFile) -> None:
         if kind is RecordKind.SNAPSHOT_INSTALLED:
             self.base, self.entries = snapshot.meta.index, []
-            self.reach = dict.fromkeys(self.reach, 0)
         elif snapshot.meta.index > self.last_index:
             raise Corrupt(damage(self._disk, segment, f"names a snapshot at {snapshot.meta.index} behind its last entry {self.last_index}"))
         self.snapshot = snapshot

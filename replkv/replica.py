@@ -68,13 +68,14 @@ class Base(Surface):
         self._name = name
         self._config = _checked(config, Config)
         self._settings = _checked(settings, Settings)
-        self._data_dir = None if data_dir is None else os.fspath(data_dir)
+        self._data_dir = _checked_path(data_dir)
         self._addresses = _addresses(name, cluster, listen, advertise)
+        self._listen = self._addresses[name] if listen is None else address.parse_address(listen)
         if len(self._addresses) > 1 and self._data_dir is None:
             raise ValueError(f"{name} is a voter of {len(self._addresses)}: give it data_dir=, or it forgets its vote when it restarts")
-        if len(self._addresses) > 1 and not insecure and not address.is_loopback(self._addresses[name]):
+        if len(self._addresses) > 1 and not insecure and not address.is_loopback(self._listen):
             raise ValueError(
-                f"{self._addresses[name]} can be reached from other machines, and nothing is encrypted there: "
+                f"{self._listen} can be reached from other machines, and nothing is encrypted there: "
                 "listen on loopback, or say insecure=True if the network is trusted"
             )
         self._node: Node | None = None
@@ -91,40 +92,46 @@ class Base(Surface):
 
     def _start(self) -> None:
         """Open, recover and start; waits for nothing but the disk."""
+        disk = MemoryDisk() if self._data_dir is None else RealDisk(self._data_dir)
         transport = NngTransport()
         housekeeper = HousekeeperThread(f"replkv-{self._name}-housekeeper", transport.wake)
-        disk = MemoryDisk() if self._data_dir is None else RealDisk(self._data_dir)
         rng = random.Random(int.from_bytes(os.urandom(16)))
-        node = Node(self._name, self._config, self._settings, self._addresses, disk, transport, boottime, rng, housekeeper)
+        node = Node(self._name, self._config, self._settings, self._addresses, disk, transport, boottime, rng, housekeeper, self._listen)
         try:
             node.start()
-        except BaseException:
+        except BaseException as error:
             housekeeper.close()
+            if isinstance(error, OSError) and not isinstance(error, ReplkvError):
+                _check_unused(disk)  # this member, running already, says more than its taken address
+                raise ValueError(f"member {self._name} {error.strerror}") from error
             raise
-        self._node = node
         self._notifier = Notifier(f"replkv-{self._name}-notifier", boottime)
-        self._thread = threading.Thread(target=_turn, args=(node,), name=f"replkv-{self._name}", daemon=True)
+        self._thread = threading.Thread(target=_turn, args=(node, self._notifier), name=f"replkv-{self._name}", daemon=True)
+        self._node = node
         self._thread.start()
         _open.add(self)
 
     def _close(self, timeout: float) -> None:
+        limit = self._timeout(timeout)
+        if limit is None:
+            raise TypeError("close() takes seconds: it never waits without limit")
         if self._node is None or self._thread is None or self._notifier is None or self._thread is threading.current_thread():
             return
         with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        by = time.monotonic() + timeout
-        self._node.request_close(timeout)
-        self._thread.join(max(0.0, by - time.monotonic()))
+            first, self._closed = not self._closed, True
+        if first:
+            self._node.request_close(limit)
+        self._thread.join(limit)
         if self._thread.is_alive():
-            logger.warning("%s did not stop within %.1f s: its disk or its process is stuck; it ends with the process", self._name, timeout)
+            logger.warning("%s did not stop within %.1f s: its disk or its process is stuck; it ends with the process", self._name, limit)
         self._notifier.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_node", None) is not None and not self._closed and self._node is not None and not self._node.stopped:
-            warnings.warn(f"{self!r} was not closed; use 'with' or call close()", ResourceWarning, stacklevel=1, source=self)
-            self._node.request_close(0.0)
+        node = getattr(self, "_node", None)  # missing where an argument was wrong
+        if node is None or self._closed or node.stopped or fork.forked():
+            return
+        node.request_close(0.0)
+        warnings.warn(f"{self._name} was not closed; use 'with' or call close()", ResourceWarning, stacklevel=1, source=self)
 
     def _running(self) -> Node:
         """Return the node, if it may be used here.
@@ -209,6 +216,8 @@ class Base(Surface):
         call = FutureCall(plan.command(node), self._notifier.inbox, node, plan, boottime() + self._config.timeout)
         self._notifier.expect(call)
         (node.read_barrier if call.command is None else node.submit)(call)
+        if node.stopped:
+            self._notifier.close()  # it may have ended between the look at it and the call
         return call.future
 
     def __repr__(self) -> str:
@@ -281,12 +290,12 @@ class Replica(Base, Blocking):
 
     def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
         node = self._running()
+        limit = self._timeout(timeout)
         result = plan.at_once(node)
         if result is not NOT_YET:
             return cast("R", result)
         if self._thread is threading.current_thread():
             raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")
-        limit = self._timeout(timeout)
         call = BlockedCall(plan.command(node))
         (node.read_barrier if call.command is None else node.submit)(call)
         return self._wait(node, plan, call, limit)
@@ -304,10 +313,11 @@ class Replica(Base, Blocking):
         return finished(call, plan, node)
 
 
-def _turn(node: Node) -> None:
+def _turn(node: Node, notifier: Notifier) -> None:
     """Run the node's turns until it has stopped."""
     while not node.stopped:
         node.turn(max(0.0, node.deadline - node.clock()))
+    notifier.stop()
 
 
 @atexit.register
@@ -330,6 +340,26 @@ def _check_name(name: object) -> None:
         )
 
 
+def _checked_path(path: object) -> str | None:
+    if path is None:
+        return None
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"data_dir must be a str or a path of str, not {type(path).__name__}")
+    if not text or "\0" in text:
+        raise ValueError(f"data_dir must name a directory, not {text!r}")
+    return text
+
+
+def _check_unused(disk: MemoryDisk | RealDisk) -> None:
+    """Raise DirectoryInUse if another process has the directory; creates none."""
+    if isinstance(disk, RealDisk) and os.path.isdir(disk.where):
+        try:
+            disk.lock()
+        finally:
+            disk.close()
+
+
 T = TypeVar("T", Config, Settings)
 
 
@@ -342,7 +372,7 @@ def _checked(value: T | None, kind: type[T]) -> T:
 
 
 def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None, advertise: str | None) -> dict[str, str]:
-    """Return the url of every founder; this member's is the one it listens on."""
+    """Return the url at which each founder can be dialled."""
     if cluster is None:
         if listen is not None or advertise is not None:
             raise ValueError("listen= and advertise= need cluster=: a member alone listens to nobody")
@@ -354,13 +384,16 @@ def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None,
     for member in cluster:
         _check_name(member)
     urls = {member: address.parse_address(text) for member, text in cluster.items()}
+    if advertise is not None:
+        urls[name] = address.parse_address(advertise)
     if len(set(urls.values())) < len(urls):
         raise ValueError(f"two members of the cluster have one address: {urls}")
     for member, url in urls.items():
         if address.is_wildcard(url):
-            raise ValueError(f"{url} is no address that others can dial: give {member} the address it is reached at, and listen= the wildcard")
-    own = listen if listen is not None else advertise
-    return urls if own is None else {**urls, name: address.parse_address(own)}
+            raise ValueError(
+                f"{url} is no address that others can dial: give {member} the address it is reached at, and listen= the wildcard"
+            )
+    return urls
 
 
 def _parse_cluster(text: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from replkv.errors import OutcomeUnknown, ReplkvError
@@ -100,6 +100,7 @@ class FutureCall(Call):
         self._plan = plan
         self.deadline = deadline
         self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # what has been handed over can't be taken back, and cancel() says so
 
     def finish(self) -> None:
         """Send the call to the notifier."""
@@ -107,28 +108,33 @@ class FutureCall(Call):
 
     def resolve(self) -> None:
         """Resolve the future, and run its callbacks; on the notifier's thread."""
+        if self.future.done():
+            return  # its time ran out before, and nothing can come of it any more
         try:
             result = finished(self, self._plan, self._node)
-        except ReplkvError as error:
-            self._settle(error=error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this caller's: the notifier has others to serve
+            self.future.set_exception(error)
         else:
-            self._settle(result)
+            self.future.set_result(result)
 
     def expire(self) -> None:
-        """Give up: its time has run out."""
-        if not self.future.done():
-            untouched = self._node.give_up(self)
-            if self.answer is None and self.error is None:
-                self._settle(error=self._plan.expired(self._node, untouched=untouched))
+        """Give up: its time has run out.  A write that was handed over goes on, for whoever waits on."""
+        if self.future.done():
+            return
+        untouched = self._node.give_up(self)
+        if self.answer is None and self.error is None:
+            expired = self.future
+            if not untouched:
+                self.future = Future()
+            expired.set_exception(self._expired(untouched=untouched))
 
-    def _settle(self, result: Any = None, error: ReplkvError | None = None) -> None:
-        try:
-            if error is None:
-                self.future.set_result(result)
-            else:
-                self.future.set_exception(error)
-        except InvalidStateError:
-            pass  # cancelled, or its time ran out before
+    def _expired(self, *, untouched: bool) -> ReplkvError:
+        return resumable(self._plan.expired(self._node, untouched=untouched), self._wait)
+
+    def _wait(self, timeout: float | None) -> Any:
+        if not wait((self.future,), timeout).done:
+            raise self._expired(untouched=False)
+        return self.future.result()
 
 
 class Notifier:
@@ -147,12 +153,18 @@ class Notifier:
         """Watch over a call's deadline."""
         self._calls.append(call)
 
-    def close(self) -> None:
-        """Resolve what has come in, and stop."""
+    def stop(self) -> None:
+        """Resolve what has come in, then end; does not wait for it."""
         self._closed = True
         self._ready.release()
+
+    def close(self) -> None:
+        """Stop, and wait a moment; what comes in after the end is resolved here."""
+        self.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join(1.0)
+        if not self._thread.is_alive():
+            self.inbox.deliver()
 
     def _run(self) -> None:
         while not self._closed:

@@ -287,7 +287,9 @@ class SimDoor:
             raise StorageError(f"there is no file {name} in {self.where}") from None
 
     def _room(self, growth: int) -> None:
+        if self._disk.capacity is None or growth <= 0:
+            return
         used = sum(len(content.seen) for content in self._disk.seen.values())
-        if self._disk.capacity is not None and growth > 0 and used + growth > self._disk.capacity:
+        if used + growth > self._disk.capacity:
             self.failure = DiskFull(f"{self.where}: no space left: {used} of {self._disk.capacity} bytes are in use")
             raise self.failure

@@ -156,7 +156,10 @@ class Nemesis:
         self._later(self.cluster.network.heal)
 
     def _cut(self, pairs: list[tuple[str, str]]) -> None:
+        """Let nothing through between these; half of the time as a firewall does that answers, so that everybody knows at once."""
         self.cluster.network.cut(pairs)
+        if self.rng.random() < 0.5:
+            self.cluster.network.sever(pairs)
         self._later(self.cluster.network.heal)
 
     def _pairs(self) -> list[tuple[str, str]]:

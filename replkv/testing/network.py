@@ -97,6 +97,13 @@ class SimNetwork:
         """Let nothing pass from the first to the second of each pair of members."""
         self.cuts.update(pairs)
 
+    def sever(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Break the connections between the members of each pair; both are told."""
+        pairs = set(pairs)
+        for connection in list(self._connections.values()):
+            if (connection.caller.transport.name, connection.callee.transport.name) in pairs:
+                self._break(connection)
+
     def heal(self) -> None:
         """End all cuts and slow links; what was held back arrives now."""
         self.cuts.clear()
@@ -112,9 +119,7 @@ class SimNetwork:
         """Break each connection with this chance; both sides are told."""
         for connection in list(self._connections.values()):
             if self.rng.random() < chance:
-                self._count("reset")
-                self._close(connection, connection.caller)
-                self._close(connection, connection.callee)
+                self._break(connection)
 
     def blackout(self, transport: SimTransport) -> None:
         """A member's machine lost its power: its connections die, and nobody is told."""
@@ -217,6 +222,11 @@ class SimNetwork:
     def _delay(self, sender: SimTransport, receiver: SimTransport) -> float:
         delay = self.weather.delay_least + self.rng.expovariate(1.0) * self.weather.delay_mean
         return delay * self.slowness.get((sender.name, receiver.name), 1.0)
+
+    def _break(self, connection: _Connection) -> None:
+        self._count("reset")
+        self._close(connection, connection.caller)
+        self._close(connection, connection.callee)
 
     def _close(self, connection: _Connection, end: _End) -> None:
         """An end learns that the connection is gone."""

@@ -340,7 +340,7 @@ def live(member: Member, rng: random.Random) -> None:
                 member.take_snapshot(rng.randint(covered + 1, last), keep=rng.randrange(2))
             case 2 if rng.random() < 0.3:
                 member.sync()
-                index = last + rng.randint(1, 9)
+                index = rng.randint(covered + 1, last + 9)
                 member.install_snapshot(index, term + 1, raw_snapshot(index))
             case 3 if last > covered:
                 member.append(term + 1, *entries(rng.randint(covered + 1, last), last + 1, term + 1))

@@ -17,10 +17,10 @@ from replkv.codec import make_entry
 from replkv.disk import MemoryDisk, RealDisk
 from replkv.errors import Corrupt, DirectoryInUse, DiskFull, Incompatible, InvariantBroken, StorageError, WrongCluster
 from replkv.log import Log, Recovered
-from replkv.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
+from replkv.messages import Configuration, Entry, EntryKind, HardState, Identity, SnapshotMeta
 from replkv.snapshot import SnapshotFile, SnapshotWriter
 from replkv.testing.disk import SimDisk
-from replkv.wal_format import Head, Identity, RecordKind, encode_flush, encode_head, encode_record, segment_name
+from replkv.wal_format import Head, RecordKind, encode_flush, encode_head, encode_record, segment_name
 
 SEGMENT = 4096
 SECTOR = 512
@@ -569,6 +569,40 @@ def test_a_log_that_contradicts_itself_is_rot_although_its_checksums_are_right(
 ) -> None:
     with pytest.raises(Corrupt):
         reopen_keeping(hand_made(segment, flush, *records))
+
+
+def add_flush(disk: SimDisk, segment: int, flush: int, sector: int, *records: bytes, sectors: int = 99) -> None:
+    data = encode_flush(segment, flush, sector, HardState(1), records, len(records))[: sectors * SECTOR]
+    disk.open().write(segment_name(segment), sector * SECTOR, data)
+
+
+@pytest.mark.parametrize("case", ["whole behind torn", "torn behind torn", "whole behind blank", "torn behind blank"])
+def test_a_segment_that_is_written_to_although_the_one_before_it_was_not_finished_is_rot(case: str) -> None:
+    disk = hand_made(1, 1, head())
+    door = disk.open()
+    for number in (2, 3):
+        door.allocate(segment_name(number), SEGMENT)
+    long = encode_record(RecordKind.ENTRY, entry(1, 1, 1000).encoded)
+    if case.endswith("behind torn"):
+        add_flush(disk, 1, 2, 1, long, sectors=1)
+        add_flush(disk, 2, 2, 0, head(), long, sectors=99 if case.startswith("whole") else 1)
+    else:
+        add_flush(disk, 3, 2, 0, head(), long, sectors=99 if case.startswith("whole") else 1)
+    with pytest.raises(Corrupt):
+        reopen_keeping(disk)
+
+
+def test_an_installed_snapshot_drops_also_what_lies_behind_it() -> None:
+    disk = new_disk()
+    log, _ = open_log(disk)
+    put(log, *[entry(index) for index in range(1, 9)])
+    log.install_snapshot(write_snapshot(disk, 5), HardState(2))
+    assert log.last_index == 5
+    assert indexes(reopen(disk)) == []
+    disk.crash()
+    log, _ = open_log(disk)
+    put(log, entry(6, 2), term=2)
+    assert reopen(disk).entries == (entry(6, 2),)
 
 
 def test_a_segment_head_that_is_none_is_refused() -> None:

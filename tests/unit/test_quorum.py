@@ -33,7 +33,9 @@ def test_won_and_lost_agree_with_brute_force_for_all_votes() -> None:
         for names in map(set, SUBSETS):
             expected = decides(configuration.voters, configuration.outgoing, names)
             assert quorum.won(configuration, names | {"z"}) == expected
-            assert quorum.lost(configuration, names | {"z"}) == (not decides(configuration.voters, configuration.outgoing, set(NAMES) - names))
+            assert quorum.lost(configuration, names | {"z"}) == (
+                not decides(configuration.voters, configuration.outgoing, set(NAMES) - names)
+            )
 
 
 def test_agreed_is_the_highest_number_that_a_deciding_set_has_reached() -> None:
@@ -73,8 +75,12 @@ def test_what_may_follow() -> None:
     abc = Configuration(("a", "b", "c"), members={"a": 1, "b": 2, "c": 3})
     assert quorum.may_follow(abc, Configuration(("a", "b"), learners=("c",), members={"a": 1, "b": 2, "c": 3}))
     assert quorum.may_follow(abc, Configuration(("a", "d"), outgoing=("a", "b", "c"), members={"a": 1, "b": 2, "c": 3, "d": 4}))
-    assert quorum.may_follow(abc, Configuration(("a", "b"), learners=("c",), members={"a": 1, "b": 2, "c": 9})), "a new incarnation learns first"
-    assert not quorum.may_follow(abc, Configuration(("a", "b", "c"), members={"a": 1, "b": 2, "c": 9})), "a voter can't be swapped for its heir"
+    assert quorum.may_follow(abc, Configuration(("a", "b"), learners=("c",), members={"a": 1, "b": 2, "c": 9})), (
+        "a new incarnation learns first"
+    )
+    assert not quorum.may_follow(abc, Configuration(("a", "b", "c"), members={"a": 1, "b": 2, "c": 9})), (
+        "a voter can't be swapped for its heir"
+    )
     assert not quorum.may_follow(abc, Configuration(("a",), members={"a": 1}))
     assert not quorum.may_follow(abc, Configuration(()))
     assert not quorum.may_follow(abc, Configuration(("a", "b", "c"), learners=("c",), members={"a": 1, "b": 2, "c": 3}))

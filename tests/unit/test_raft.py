@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from raft_harness import AFTER, START, TIMING, Cluster, acknowledge, block, configuration, do, elected, founding, raft
 
@@ -221,29 +223,23 @@ def test_a_single_voter_tells_learners_nothing_before_its_term_is_durable() -> N
 
 
 def test_learners_and_strangers_never_stand() -> None:
-    for member in (raft("x", founding("a", learners=("x",))), raft("z"), Raft("a", TIMING, elected_rng(), Restored(), START)):
+    for member in (raft("x", founding("a", learners=("x",))), raft("z"), Raft("a", TIMING, random.Random(0), Restored(), START)):
         for tick in range(5):
             member.tick(AFTER + 10 * tick)
             assert member.role is Role.FOLLOWER
             assert member.take() is None
 
 
-def elected_rng():  # type: ignore[no-untyped-def]
-    import random
-
-    return random.Random(0)
-
-
 def test_another_incarnation_of_a_voter_never_stands() -> None:
     known = Restored(HardState(1), None, (FIRST,))
     for incarnation, role in ((ord("a"), Role.PRE_CANDIDATE), (999, Role.FOLLOWER)):
-        member = Raft("a", TIMING, elected_rng(), known, START, incarnation)
+        member = Raft("a", TIMING, random.Random(0), known, START, incarnation)
         member.tick(AFTER)
         assert member.role is role
 
 
 def test_a_member_without_a_log_does_not_vote() -> None:
-    member = Raft("a", TIMING, elected_rng(), Restored(), START)
+    member = Raft("a", TIMING, random.Random(0), Restored(), START)
     member.receive("b", Vote(5, 9, 4), AFTER)
     assert member.take() is None
     assert member.term == 0
@@ -487,7 +483,7 @@ def test_a_contradictory_disk_is_refused() -> None:
         Restored(HardState(2), None, (FIRST, block(3, 2))),
     ):
         with pytest.raises(InvariantBroken):
-            Raft("a", TIMING, elected_rng(), restored, START)
+            Raft("a", TIMING, random.Random(0), restored, START)
 
 
 def test_malformed_appends_are_ignored() -> None:

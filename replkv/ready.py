@@ -1,0 +1,86 @@
+"""What goes into the Raft core when it starts, and what comes out of it: the values around ``raft.py``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from attrs import Factory, define, frozen
+
+from replkv.messages import Entry, HardState, RaftMessage, SnapshotMeta
+
+if TYPE_CHECKING:
+    from replkv.config import Settings
+
+
+@frozen
+class Timing:
+    """The spans Raft waits for, in seconds."""
+
+    election_timeout: float
+    heartbeat: float
+    promise: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Timing:
+        """Take the spans from the cluster's settings."""
+        return cls(settings.election_timeout, settings.heartbeat, settings.promise)
+
+
+@frozen
+class Restored:
+    """What the disk gave back; ``time`` is the cluster time of the state machine loaded from the snapshot, in microseconds."""
+
+    hard_state: HardState = Factory(HardState)
+    snapshot: SnapshotMeta | None = None
+    entries: tuple[Entry, ...] = ()
+    commit: int = 0
+    time: int = 0
+
+
+@define
+class Ready:
+    """Effects, to be carried out completely and in this order before the next ones are taken.
+
+    Args:
+        messages: send at once: a leader's Appends leave before its own disk is done, and nothing here promises anything.
+        hard_state: persist before ``after_sync``, together with ``entries``; None if unchanged.
+        entries: persist; the first replaces everything stored from its index on.
+        after_sync: send once the above is durable: acknowledgements, granted votes, an own candidacy.
+        committed: apply in order; every index comes exactly once.
+        reads: (id, index): serve the read once everything up to the index is applied.
+        lost_reads: reads that can't be confirmed here any more; ask again under a new id.
+        snapshots: peers that need entries no longer in the log: send them a snapshot.
+    """
+
+    messages: list[tuple[str, RaftMessage]] = Factory(list)
+    hard_state: HardState | None = None
+    entries: list[Entry] = Factory(list)
+    after_sync: list[tuple[str, RaftMessage]] = Factory(list)
+    committed: list[Entry] = Factory(list)
+    reads: list[tuple[int, int]] = Factory(list)
+    lost_reads: list[int] = Factory(list)
+    snapshots: list[str] = Factory(list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (
+            self.messages
+            or self.after_sync
+            or self.entries
+            or self.committed
+            or self.reads
+            or self.lost_reads
+            or self.snapshots
+            or self.hard_state
+        )
+
+
+class Role(Enum):
+    """What a member is doing about leadership."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
