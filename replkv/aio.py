@@ -29,13 +29,19 @@ class AsyncReplica(Base, Awaiting):
         self._inboxes: dict[asyncio.AbstractEventLoop, Inbox] = {}
 
     async def open(self) -> Self:
-        """Open, recover and start the member, without blocking the loop.
+        """Open, recover and start the member, without blocking the loop; does nothing when open already.
 
         Raises:
+            ValueError: the address can't be listened on.
             StorageError: the directory can't be used.
+            Closed: it was closed, or an ``open`` of it was cancelled; make a new one.
         """
-        if self._node is None:
-            await asyncio.get_running_loop().run_in_executor(None, self._start)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(None, self._open)
+        except asyncio.CancelledError:
+            loop.run_in_executor(None, self._close, 5.0)  # nobody is left who would
+            raise
         return self
 
     async def close(self, timeout: float = 5.0) -> None:

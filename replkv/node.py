@@ -105,7 +105,6 @@ class Node:
     _applying: Generator[None, None, list[Outcome]] | None = field(default=None, init=False)
     _block: deque[bytes] = field(factory=deque, init=False)  # batches, own and forwarded, for the next blocks of this leader
     _next_tick: float = field(default=0.0, init=False)
-    _founding: Entry = field(init=False)
     _preparing: bool = field(default=False, init=False)
     _close_by: float | None = field(default=None, init=False)
     _handing_over: bool = field(default=False, init=False)
@@ -143,24 +142,20 @@ class Node:
         self._publish()
         self.links.dial(self.addresses, now)
         if recovered.founding:
-            restored = Restored(recovered.hard_state, self._snapshot_meta(recovered), recovered.entries, time=self.machine.time)
-            self._begin(recovered.founding, restored, now)
+            self._begin(recovered, now)
         elif len(self.addresses) == 1:
             self._found(now)
-
-    @staticmethod
-    def _snapshot_meta(recovered: Recovered) -> SnapshotMeta | None:
-        return recovered.snapshot.meta if recovered.snapshot is not None else None
 
     def _recovered_machine(self, recovered: Recovered) -> Machine:
         if recovered.snapshot is None:
             return Machine()
         return Machine.load(read_snapshot(self.disk, recovered.snapshot))
 
-    def _begin(self, payload: bytes, restored: Restored, now: float) -> None:
-        """Take part in the cluster that the founding entry with this payload founded."""
-        founding = codec.decode_founding(payload)
-        self._founding = codec.make_entry(1, 1, EntryKind.FOUNDING, 0, payload)
+    def _begin(self, recovered: Recovered, now: float) -> None:
+        """Take part in the cluster the log tells of."""
+        founding = codec.decode_founding(recovered.founding)
+        snapshot = recovered.snapshot.meta if recovered.snapshot is not None else None
+        restored = Restored(recovered.hard_state, snapshot, recovered.entries, time=self.machine.time)
         settings = self.settings.from_wire(founding.settings)
         if settings != self.settings:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
@@ -342,7 +337,7 @@ class Node:
             self.snapshots.tick(self.raft, now)
             for peer in self.raft.configuration.names:
                 if peer != self.name and self.links.is_unfounded(peer):
-                    self.links.send(peer, Found(self._founding))
+                    self.links.send(peer, Found(self.log.founding_entry))
         strangers = self.links.wrong_clusters
         if 2 * len(strangers) > len(self.addresses) - 1 > 0 and (self.raft is None or self.raft.leader is None):
             other = ", ".join(f"{peer} is of {cluster.hex()}" for peer, cluster in sorted(strangers.items()))
@@ -503,6 +498,4 @@ class Node:
     def _adopt(self, entry: Entry, now: float) -> None:
         """Begin the log with the founding entry, if this member has none and is one of the founders it names."""
         if self.raft is None and is_for(entry, self.links.identity):
-            self.log.found(entry)
-            self.log.sync()
-            self._begin(entry.payload, Restored(HardState(entry.term), None, (entry,)), now)
+            self._begin(self.log.found(entry), now)

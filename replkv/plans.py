@@ -73,11 +73,13 @@ class Write(Plan[R]):
     def command(self, node: Node) -> bytes:
         """Pack the operation, within the cluster's limits."""
         wire = self.operation.to_wire()
-        if (size := request_size(wire)) > node.settings.max_request_bytes:
-            raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {node.settings.max_request_bytes}")
+        packed = codec.pack(wire)
+        largest = node.settings.max_request_bytes
+        if len(packed) > largest and (size := request_size(wire)) > largest:  # the first is quick, and never smaller
+            raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {largest}")
         if isinstance(self.operation, Txn) and count_operations(wire) > node.settings.max_txn_ops:
             raise errors.TooManyOps(f"a transaction of {count_operations(wire)} operations; the cluster allows {node.settings.max_txn_ops}")
-        return codec.pack(wire)
+        return packed
 
     def result(self, node: Node, call: Call) -> R:
         """Return what the machine answered, in the operation's own form."""

@@ -90,6 +90,14 @@ class Base(Surface):
 
     # -- life ----------------------------------------------------------------------------------------------------------------------
 
+    def _open(self) -> None:
+        """Start, unless that has been done; from any thread."""
+        with self._closing:
+            if self._closed:
+                raise Closed(f"member {self._name} is closed; make a new {type(self).__name__}")
+            if self._node is None:
+                self._start()
+
     def _start(self) -> None:
         """Open, recover and start; waits for nothing but the disk."""
         disk = MemoryDisk() if self._data_dir is None else RealDisk(self._data_dir)
@@ -98,12 +106,9 @@ class Base(Surface):
         rng = random.Random(int.from_bytes(os.urandom(16)))
         node = Node(self._name, self._config, self._settings, self._addresses, disk, transport, boottime, rng, housekeeper, self._listen)
         try:
-            node.start()
-        except BaseException as error:
+            _start(node, disk)
+        except BaseException:
             housekeeper.close()
-            if isinstance(error, OSError) and not isinstance(error, ReplkvError):
-                _check_unused(disk)  # this member, running already, says more than its taken address
-                raise ValueError(f"member {self._name} {error.strerror}") from error
             raise
         self._notifier = Notifier(f"replkv-{self._name}-notifier", boottime)
         self._thread = threading.Thread(target=_turn, args=(node, self._notifier), name=f"replkv-{self._name}", daemon=True)
@@ -115,10 +120,12 @@ class Base(Surface):
         limit = self._timeout(timeout)
         if limit is None:
             raise TypeError("close() takes seconds: it never waits without limit")
-        if self._node is None or self._thread is None or self._notifier is None or self._thread is threading.current_thread():
+        if self._thread is threading.current_thread() or not self._closing.acquire(timeout=limit):
+            return  # the second: another thread is still opening it, and stuck
+        first, self._closed = not self._closed, True
+        self._closing.release()
+        if self._node is None or self._thread is None or self._notifier is None:
             return
-        with self._closing:
-            first, self._closed = not self._closed, True
         if first:
             self._node.request_close(limit)
         self._thread.join(limit)
@@ -143,7 +150,7 @@ class Base(Surface):
         fork.ensure_not_forked()
         node = self._node
         if node is None:
-            raise Closed(f"{self._name} is not open yet")
+            raise Closed(f"member {self._name} is {'closed' if self._closed else 'not open yet'}")
         if self._closed or node.stopped:
             failure = node.failure
             raise Closed(f"member {self._name} is closed") if failure is None else type(failure)(*failure.args)
@@ -216,8 +223,6 @@ class Base(Surface):
         call = FutureCall(plan.command(node), self._notifier.inbox, node, plan, boottime() + self._config.timeout)
         self._notifier.expect(call)
         (node.read_barrier if call.command is None else node.submit)(call)
-        if node.stopped:
-            self._notifier.close()  # it may have ended between the look at it and the call
         return call.future
 
     def __repr__(self) -> str:
@@ -271,7 +276,7 @@ class Replica(Base, Blocking):
     """
 
     def _constructed(self) -> None:
-        self._start()
+        self._open()
 
     def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
@@ -313,6 +318,16 @@ class Replica(Base, Blocking):
         return finished(call, plan, node)
 
 
+def _start(node: Node, disk: MemoryDisk | RealDisk) -> None:
+    try:
+        node.start()
+    except ReplkvError:
+        raise
+    except OSError as error:
+        _check_unused(disk)  # that this member is running already says more than that its address is taken
+        raise ValueError(f"member {node.name} {error.strerror}") from error
+
+
 def _turn(node: Node, notifier: Notifier) -> None:
     """Run the node's turns until it has stopped."""
     while not node.stopped:
@@ -352,8 +367,8 @@ def _checked_path(path: object) -> str | None:
 
 
 def _check_unused(disk: MemoryDisk | RealDisk) -> None:
-    """Raise DirectoryInUse if another process has the directory; creates none."""
-    if isinstance(disk, RealDisk) and os.path.isdir(disk.where):
+    """Raise DirectoryInUse if another process has the directory; one that was never used is left as it is."""
+    if isinstance(disk, RealDisk) and os.path.exists(os.path.join(disk.where, "lock")):
         try:
             disk.lock()
         finally:

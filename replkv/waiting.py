@@ -64,8 +64,12 @@ class Inbox:
     def deliver(self) -> None:
         """Resolve what has come in, on the thread or loop it is for."""
         self._woken = False  # before looking: what comes now wakes again
-        while self._calls:
-            self._calls.popleft().resolve()
+        while True:
+            try:
+                call = self._calls.popleft()
+            except IndexError:
+                return
+            call.resolve()
 
 
 class LoopCall(Call):
@@ -143,11 +147,17 @@ class Notifier:
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._ready = threading.Semaphore(0)
-        self.inbox = Inbox(self._ready.release)
+        self.inbox = Inbox(self._wake)
         self._calls: deque[FutureCall] = deque()  # in the order of their deadlines: all have the same timeout
         self._closed = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def _wake(self) -> None:
+        self._ready.release()
+        if self._ended:
+            self.inbox.deliver()  # a call that came too late for the thread, and must not wait for ever
 
     def expect(self, call: FutureCall) -> None:
         """Watch over a call's deadline."""
@@ -159,18 +169,17 @@ class Notifier:
         self._ready.release()
 
     def close(self) -> None:
-        """Stop, and wait a moment; what comes in after the end is resolved here."""
+        """Stop, and wait a moment."""
         self.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join(1.0)
-        if not self._thread.is_alive():
-            self.inbox.deliver()
 
     def _run(self) -> None:
         while not self._closed:
             self._ready.acquire(timeout=0.1)
             self.inbox.deliver()
             self._expire()
+        self._ended = True  # before the last look: what comes later is resolved by whoever brings it
         self.inbox.deliver()
 
     def _expire(self) -> None:

@@ -67,7 +67,7 @@ class Nemesis:
         """Choose a member; leaders are chosen more often, for more depends on them."""
         members = list(self.cluster.members.values())
         leaders = [member for member in members if member.node and member.node.raft and member.node.raft.role is Role.LEADER]
-        return self.rng.choice(leaders if leaders and self.rng.random() < 0.4 else members)
+        return self.rng.choice(leaders if leaders and self.rng.random() < 0.6 else members)
 
     def _supervise(self) -> None:
         """Start again whoever stopped by itself."""
@@ -130,16 +130,16 @@ class Nemesis:
         self._cut([(a, b) for a, b in self._pairs() if (a in left) != (b in left)])
 
     def _one_way(self, member: SimMember) -> None:
-        inbound = self.rng.random() < 0.5
-        self._cut([pair for pair in self._pairs() if pair[inbound] == member.name and self.rng.random() < 0.8])
+        inbound, share = self.rng.random() < 0.5, self.rng.choice((0.5, 1.0))
+        self._cut([pair for pair in self._pairs() if pair[inbound] == member.name and self.rng.random() < share])
 
     def _ring(self, _member: SimMember) -> None:
         names = list(self.cluster.members)
         self.rng.shuffle(names)
-        beside = {frozenset((name, names[at - 1])) for at, name in enumerate(names)}
+        beside = [{name, names[at - 1]} for at, name in enumerate(names)]
         if len(names) == 3:
             beside.pop()
-        self._cut([pair for pair in self._pairs() if frozenset(pair) not in beside])
+        self._cut([pair for pair in self._pairs() if set(pair) not in beside])
 
     def _bridge(self, member: SimMember) -> None:
         left = {name for name in self.cluster.members if self.rng.random() < 0.5}

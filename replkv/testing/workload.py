@@ -103,7 +103,7 @@ class Workload:
         self.rng.choice(running).on_caller_thread(self._ask, otherwise=self._think)
 
     def _ask(self, member: SimMember) -> None:
-        write, consistency = self.rng.random() < 0.6, self.rng.choice(self._consistencies())
+        write, consistency = self.rng.random() < self.cluster.scenario.writes, self.rng.choice(self._consistencies())
         operation = self._write() if write else self._read()
         self.run(member, operation, Consistency.WRITE if write else consistency, self._think)
 

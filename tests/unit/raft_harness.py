@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define
@@ -196,8 +197,7 @@ class Cluster:
             slow = self.slow_disk and (ready.entries or ready.hard_state) and self.rng.random() < 0.7
             if slow:
                 member.busy = ready
-                life = member.life
-                self.at(self.rng.expovariate(1 / self.slow_disk), lambda ready=ready, life=life: self.flushed(member, life, ready))
+                self.at(self.rng.expovariate(1 / self.slow_disk), partial(self.flushed, member, member.life, ready))
             else:
                 self.finish(member, ready)
         self.check(member)
@@ -342,15 +342,15 @@ class Cluster:
             for other in self.members:
                 if other not in names:
                     self.cut |= {(name, other), (other, name)}
-                    self.tell(self.members[name], lambda raft, now, other=other: raft.disconnected(other, now))
-                    self.tell(self.members[other], lambda raft, now, name=name: raft.disconnected(name, now))
+                    self.tell(self.members[name], parted(other))
+                    self.tell(self.members[other], parted(name))
 
     def heal(self) -> None:
         self.cut.clear()
         for name, member in self.members.items():
             for other in self.members:
                 if other != name and self.members[other].raft is not None:
-                    self.tell(member, lambda raft, now, other=other: raft.connected(other, now))
+                    self.tell(member, joined(other))
 
     # -- the judge ------------------------------------------------------------------------------------------------------------------------
 
@@ -419,6 +419,14 @@ class Cluster:
             disk = self.members[name].disk
             if disk.hard_state.term <= raft.term:  # a newer leader may have truncated it since
                 assert peer.match <= disk.last_index, "L5: match is durable there"
+
+
+def parted(peer: str) -> Callable[[Raft, float], None]:
+    return lambda raft, now: raft.disconnected(peer, now)
+
+
+def joined(peer: str) -> Callable[[Raft, float], None]:
+    return lambda raft, now: raft.connected(peer, now)
 
 
 def void(_value: object) -> None:

@@ -592,6 +592,34 @@ def test_a_segment_that_is_written_to_although_the_one_before_it_was_not_finishe
         reopen_keeping(disk)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"identity": Identity("a", 8)}, {"last_index": 0}, {"last_index": 2}, {"founding": entry(1).encoded}]
+)
+def test_a_segment_whose_head_contradicts_the_segment_before_it_is_rot(changes: dict[str, object]) -> None:
+    disk = hand_made(1, 1, head(), encode_record(RecordKind.ENTRY, entry(1).encoded))
+    disk.open().allocate(segment_name(2), SEGMENT)
+    add_flush(disk, 2, 2, 0, head(**({"last_index": 1} | changes)))
+    if not changes:
+        assert indexes(reopen_keeping(disk)) == [1]
+        return
+    with pytest.raises(Corrupt, match="does not go on"):
+        reopen_keeping(disk)
+
+
+def test_a_sector_behind_the_end_of_a_torn_flush_is_rot_although_it_bears_its_number() -> None:
+    disk = filled()
+    number = 8  # the head's flush is 1, the last of filled() is 7
+    data, torn = (
+        encode_flush(1, number, 12, HardState(1, "b"), [encode_record(RecordKind.ENTRY, entry(7).encoded)], 1),
+        encode_flush(1, number, 9, HardState(1, "b"), [encode_record(RecordKind.ENTRY, entry(7, 1, 600).encoded)], 1),
+    )
+    disk.open().write(segment_name(1), 9 * SECTOR, torn[:SECTOR])
+    assert indexes(reopen_keeping(disk.copy())) == [1, 2, 3, 4, 5, 6]
+    disk.open().write(segment_name(1), 12 * SECTOR, data)
+    with pytest.raises(Corrupt, match="is missing"):
+        reopen_keeping(disk)
+
+
 def test_an_installed_snapshot_drops_also_what_lies_behind_it() -> None:
     disk = new_disk()
     log, _ = open_log(disk)

@@ -89,7 +89,7 @@ def test_a_second_founding_entry_stops_the_member() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "error"), [("from_the_future", 1, errors.Incompatible), ("heartbeat", float("nan"), Incompatible)]
+    ("name", "value", "error"), [("from_the_future", 1, errors.Incompatible), ("heartbeat", float("nan"), errors.Incompatible)]
 )
 def test_settings_this_version_can_not_follow_stop_the_member(name: str, value: float, error: type[Exception]) -> None:
     founding = Founding(b"c" * 16, FOUNDERS, {**Settings().to_wire(), name: value})
