@@ -38,7 +38,7 @@ class AsyncReplica(Base, Awaiting):
         """
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(None, self._open)
+            await loop.run_in_executor(None, self._start_once)
         except asyncio.CancelledError:
             loop.run_in_executor(None, self._close, 5.0)  # nobody is left who would
             raise

@@ -271,13 +271,13 @@ class Node:
             return raft.can_propose and (self.proposals.can_send or bool(self._block))
         return self.proposals.can_send and self.links.incarnation_of(raft.leader) is not None
 
-    def turn(self, timeout: float) -> None:
-        """Wait for at most ``timeout`` seconds, then do what there is to do.
+    def turn(self, timeout: float | None = None) -> None:
+        """Wait for at most ``timeout`` seconds, by default until ``deadline``, then do what there is to do.
 
         What stops the member is kept in ``failure``; nothing is raised.
         """
         try:
-            self._work(self.transport.poll(timeout))
+            self._work(self.transport.poll(max(0.0, self.deadline - self.clock()) if timeout is None else timeout))
         except ReplkvError as error:
             self._fail(error)
         except Exception as error:  # whatever it is: better no member than a wrong one, and no caller may hang

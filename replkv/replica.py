@@ -90,7 +90,7 @@ class Base(Surface):
 
     # -- life ----------------------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _start_once(self) -> None:
         """Start, unless that has been done; from any thread."""
         with self._closing:
             if self._closed:
@@ -276,7 +276,7 @@ class Replica(Base, Blocking):
     """
 
     def _constructed(self) -> None:
-        self._open()
+        self._start_once()
 
     def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
@@ -331,7 +331,7 @@ def _start(node: Node, disk: MemoryDisk | RealDisk) -> None:
 def _turn(node: Node, notifier: Notifier) -> None:
     """Run the node's turns until it has stopped."""
     while not node.stopped:
-        node.turn(max(0.0, node.deadline - node.clock()))
+        node.turn()
     notifier.stop()
 
 

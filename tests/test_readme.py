@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import subprocess
@@ -37,8 +38,10 @@ def test_the_example_runs_as_three_members(tmp_path: Path) -> None:
 
 
 def _start(directory: Path, name: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-u", "app.py", name], cwd=directory, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    command, pipe = [sys.executable, "-u", "app.py", name], subprocess.PIPE
+    found_here = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
+    environment = {**os.environ, "PYTHONPATH": found_here}
+    return subprocess.Popen(command, cwd=directory, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def _errors(member: subprocess.Popen[str]) -> str:

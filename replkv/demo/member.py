@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from replkv import Put, PutResult, Rejected, Replica, ReplkvError, Unavailable
+from replkv import KeyValue, Put, PutResult, Rejected, Replica, ReplkvError, Unavailable
 from replkv.demo.ledger import REFUSED, UNKNOWN, Outcome
 
 WORKERS = 8
@@ -57,7 +57,7 @@ def history(replica: Replica, revision: int, path: str) -> int:
     """Write all that this member holds by itself, up to a revision, into a file; return how many writes that is."""
     writes = []
     for newest in replica.scan(revision=revision, consistency="local"):
-        version = newest
+        version: KeyValue | None = newest
         while version is not None:
             writes.append((version.mod_revision, version.key_text, version.text))
             version = replica.get(version.key, revision=version.mod_revision - 1, consistency="local")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from replkv.errors import Closed, DiskFull, ReplkvError, StorageError
+from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, ReplkvError, StorageError
 from replkv.node import Node
 from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
@@ -43,6 +43,8 @@ class SimMember:
     housekeeper: SimHousekeeper = field(init=False)
     disk_faults: int = 0  # injected in this life: it may stop because of them
     closing: bool = False
+    wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
+    rotten: bool = False  # its disk may hold damage: it may refuse to start
     _planned: Timer | None = None
     _at_work: bool = False
     _woken: bool = False
@@ -164,6 +166,22 @@ class SimMember:
         else:
             self.disk.fail_sync_in = count
 
+    def wipe(self) -> None:
+        """Give the member an empty disk."""
+        self.crash(power=True)
+        self.wiped = True
+        self.disk = SimDisk(random.Random(f"disk {self.cluster.scenario.seed} {self.where}"))
+
+    def rot(self) -> None:
+        """Stop the machine, and flip one bit of its disk."""
+        self.crash(power=True)
+        self.rotten = True
+        files = sorted(name for name, content in self.disk.seen.items() if content.seen)
+        if files:
+            name = self.rng.choice(files)
+            written = [at for at, byte in enumerate(self.disk.seen[name].seen) if byte]
+            self.disk.rot(name, self.rng.choice(written or [0]), 1 << self.rng.randrange(8))
+
     def recover(self) -> None:
         """End all that was done to this member: it runs, and its disk works."""
         self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
@@ -257,6 +275,9 @@ class SimMember:
             return
         if type(failure) in (StorageError, DiskFull) and self.disk_faults:
             return
+        if isinstance(failure, (Corrupt, Incompatible)) and self.rotten:
+            self.cluster.count("refused to start on a rotten disk")
+            return
         raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
 
 
@@ -278,6 +299,7 @@ class SimCluster:
     addresses: dict[str, str] = field(init=False)
     observers: list[Callable[[SimMember, Node], None]] = field(factory=list)
     mourners: list[Callable[[SimMember, Node], None]] = field(factory=list)
+    counts: dict[str, int] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         scenario = self.scenario
@@ -287,6 +309,10 @@ class SimCluster:
         for name in scenario.names:
             rng = random.Random(f"member {scenario.seed} {name}")
             self.members[name] = SimMember(name, self, SimDisk(random.Random(f"disk {scenario.seed} {name}")), rng)
+
+    def count(self, what: str) -> None:
+        """Count something worth to be reported."""
+        self.counts[what] = self.counts.get(what, 0) + 1
 
     def observe(self, member: SimMember, node: Node) -> None:
         """Show a member's state after a turn to whoever wants to see it."""
@@ -311,6 +337,11 @@ class SimCluster:
             if not self.scheduler.step(until):
                 return done()
         return True
+
+    @property
+    def sound(self) -> list[SimMember]:
+        """The members that still have the disk they began with, undamaged."""
+        return [member for member in self.members.values() if not member.wiped and not member.rotten]
 
     @property
     def running(self) -> list[SimMember]:

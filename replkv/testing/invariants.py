@@ -97,6 +97,10 @@ class Invariants:
         if self.rng.random() < 0.01:
             self.look_closely(member, node)
 
+    def forget(self, name: str) -> None:
+        """A member's disk was emptied: what comes back there is another member, held to no promise of this one."""
+        self._members.pop(name, None)
+
     def overhear(self, sender: SimTransport, receiver: str, frame: bytes) -> None:
         """Look at a frame that is being sent: votes and acknowledgements bind their sender.
 
@@ -198,6 +202,9 @@ class Invariants:
             if peer.match < seen.matches.get(name, 0):
                 raise Violation("L5", f"{member.where} believed {name} to match up to {seen.matches[name]}, now {peer.match}")
             seen.matches[name] = peer.match
+            follower = self._members.get(name)
+            if follower is not None and (follower.term > raft.term or self.cluster.members[name].wiped):
+                continue  # a later leader may have replaced it, unknown to this one; a wiped disk has forgotten it
             if not self._holds(name, peer.match, raft._log.term_at(peer.match)):
                 raise Violation("L5", f"{member.where} believes {name} to match up to {peer.match}; it does not")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import define
 
 from replkv.raft import Role
 
@@ -25,12 +25,12 @@ class Nemesis:
     Args:
         cluster: whom they hit.
         rng: draws them.
-        counts: how often each kind happened.
+        forget: told the name of a member whose disk was emptied.
     """
 
     cluster: SimCluster
     rng: random.Random
-    counts: dict[str, int] = field(factory=dict)
+    forget: Callable[[str], None]
     active: bool = True
 
     def begin(self) -> None:
@@ -39,16 +39,40 @@ class Nemesis:
             self._wait()
         self._supervise()
 
+    def save_core(self, core: list[SimMember]) -> None:
+        """End all faults among these members; the others are broken for good: down, or half deaf, and dumb towards the rest.
+
+        A majority that can talk to each other has to go on, whatever the others do.
+        """
+        self._stop()
+        pairs = []
+        for member in self.cluster.members.values():
+            if member in core:
+                member.recover()
+            elif self.rng.random() < 0.3:
+                member.crash(power=True)
+        for a, b in self._pairs():
+            inside = {self.cluster.members[a] in core, self.cluster.members[b] in core}
+            if a < b and inside == {True, False}:
+                pairs += self.rng.choice(([(a, b)], [(b, a)], [(a, b), (b, a)]))
+            elif inside == {False}:
+                pairs.append((a, b))
+        self.cluster.network.cut(pairs)
+
     def heal(self) -> None:
-        """End all faults for good: cuts, bad weather, bad disks; whoever is down comes back."""
+        """End all faults for good: whoever is down comes back."""
+        self._stop()
+        for member in self.cluster.members.values():
+            member.recover()
+
+    def _stop(self) -> None:
+        """End all faults of the network, and begin no new ones."""
         self.active = False
         cluster = self.cluster
         weather = cluster.network.weather
         weather.loss = weather.doubling = weather.reordering = weather.damage = weather.misrouting = 0.0
         weather.delay_mean = min(weather.delay_mean, 0.003)
         cluster.network.heal()
-        for member in cluster.members.values():
-            member.recover()
 
     def _wait(self) -> None:
         self.cluster.scheduler.after(self.rng.expovariate(1.0) * self.cluster.scenario.fault_every, self._strike)
@@ -58,7 +82,7 @@ class Nemesis:
             return
         fault = self.rng.choice(self.cluster.scenario.faults)
         member = self._victim()
-        self.counts[fault] = self.counts.get(fault, 0) + 1
+        self.cluster.count(fault)
         self.cluster.trace.note("fault", fault, member.where)
         getattr(self, f"_{fault}")(member)
         self._wait()
@@ -174,6 +198,22 @@ class Nemesis:
 
     def _disk_error(self, member: SimMember) -> None:
         member.break_disk(self.rng.randrange(12), full=False)
+
+    def _wipe(self, member: SimMember) -> None:
+        if self._can_spare(member):
+            member.wipe()
+            self.forget(member.name)
+        self._later(member.start)
+
+    def _rot(self, member: SimMember) -> None:
+        if self._can_spare(member):
+            member.rot()
+        self._later(member.start)
+
+    def _can_spare(self, member: SimMember) -> bool:
+        """Tell whether a majority of good disks is left without this one."""
+        left = [other for other in self.cluster.sound if other is not member]
+        return 2 * len(left) > len(self.cluster.members)
 
     def _disk_full(self, member: SimMember) -> None:
         member.break_disk(self.rng.randrange(12), full=True)

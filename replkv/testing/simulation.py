@@ -1,7 +1,8 @@
 """One seed from beginning to end: faults first, then health, then the final account.
 
-While faults last only safety is promised, and the invariants watch it.  Once everything is healed the cluster has ten election timeouts
-to choose a leader that stays, to answer a write and a read at every member, and to bring all members to the same state.
+While faults last only safety is promised, and the invariants watch it.  Then a majority is saved, with the others broken for good: within
+ten election timeouts it has a leader, and in as many again answers a write and a read at every member.  At last everything is healed:
+now all members, but those whose disks were lost, serve as well, come to the same state, and keep their leader.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from replkv.ops import Get, Put
-from replkv.raft import Role
 from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
 from replkv.testing.history import Consistency, Outcome, Violation
@@ -26,6 +26,7 @@ from replkv.testing.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replkv.testing.cluster import SimMember
     from replkv.testing.history import Operation
 
 PATIENCE = 10
@@ -72,13 +73,14 @@ class Simulation:
     invariants: Invariants = field(init=False)
     workload: Workload = field(init=False)
     nemesis: Nemesis = field(init=False)
+    probes: int = 0
 
     def __attrs_post_init__(self) -> None:
         seed = self.scenario.seed
         self.cluster = SimCluster(self.scenario, self.verbose)
         self.invariants = Invariants(self.cluster, random.Random(f"invariants {seed}"))
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"))
-        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"))
+        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), self.invariants.forget)
 
     def run(self) -> Report:
         """Go through all phases.
@@ -88,6 +90,7 @@ class Simulation:
         """
         with turned(self.scenario.knobs):
             self._suffer()
+            self._survive()
             self._heal()
             self._settle_account()
         return self.report()
@@ -99,7 +102,7 @@ class Simulation:
             kind = f"{operation.consistency.value} {operation.outcome.value}"
             outcomes[kind] = outcomes.get(kind, 0) + 1
         cluster, invariants = self.cluster, self.invariants
-        faults = {**self.nemesis.counts, **cluster.network.faults}
+        faults = {**cluster.counts, **cluster.network.faults}
         numbers = (cluster.scheduler.now, cluster.scheduler.steps, invariants.looks, len(invariants.leaders), len(invariants.committed))
         return Report(cluster.trace.digest, *numbers, outcomes=outcomes, faults=faults)
 
@@ -112,20 +115,25 @@ class Simulation:
         self.workload.begin()
         self.cluster.run(self.scenario.duration)
 
-    def _heal(self) -> None:
+    def _survive(self) -> None:
+        """A majority whose members all reach each other goes on, whatever becomes of the others."""
+        rng, sound = random.Random(f"core {self.scenario.seed}"), self.cluster.sound
+        core = rng.sample(sound, rng.randint(len(self.cluster.members) // 2 + 1, len(sound)))
         self.workload.active = False
+        self.nemesis.save_core(core)
+        self.cluster.trace.note("saved", *(member.name for member in core))
+        self._serve(core)
+
+    def _heal(self) -> None:
         self.nemesis.heal()
         self.cluster.trace.note("healed")
-        budget = PATIENCE * self.scenario.settings.election_timeout
-        self._must(self._has_leader, budget, "no leader")
-        self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
-        probes = [probe for member in self.cluster.running for probe in self._probe(member.name)]
-        self._must(lambda: all(probe.outcome is Outcome.ANSWERED for probe in probes), budget, "a member does not answer")
-        self._must(self._are_equal, budget, "members do not catch up")
-        before = self._leader()
+        sound = self.cluster.sound
+        self._serve(sound)
+        self._must(lambda: self._are_equal(sound), "members do not catch up")
+        before = self._leader(sound)
         self.cluster.run(2 * self.scenario.settings.election_timeout)
-        if before is None or self._leader() != before:
-            raise Violation("liveness", f"leadership moved from {before} to {self._leader()} although nothing was wrong")
+        if before is None or self._leader(sound) != before:
+            raise Violation("liveness", f"leadership moved from {before} to {self._leader(sound)} although nothing was wrong")
 
     def _settle_account(self) -> None:
         self.cluster.run(self.scenario.patience)
@@ -133,39 +141,41 @@ class Simulation:
             self.invariants.look_closely(member, member.process)
         check(self.workload.history, self.invariants.witness)
 
-    # -- liveness ---------------------------------------------------------------------------------------------------------------------
+    # -- liveness -------------------------------------------------------------------------------------------------------------------------
 
-    def _must(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    def _serve(self, core: list[SimMember]) -> None:
+        """These members find a leader in time, and each of them writes and reads."""
+        self._must(lambda: self._leader(core) is not None, "no leader")
+        self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
+        probes = [probe for member in core for probe in self._probe(member)]
+        self._must(lambda: all(probe.outcome is Outcome.ANSWERED for probe in probes), "a member does not answer")
+
+    def _must(self, done: Callable[[], bool], otherwise: str) -> None:
+        seconds = PATIENCE * self.scenario.settings.election_timeout
         if not self.cluster.run_until(done, seconds):
             states = [str(member.node.status()) if member.node else f"{member.name} is down" for member in self.cluster.members.values()]
-            raise Violation("liveness", f"{otherwise} within {seconds} s after everything was healed: {states}")
+            raise Violation("liveness", f"{otherwise} within {seconds} s after all was well: {states}")
 
-    def _leader(self) -> tuple[str, int] | None:
-        """Return the leader all members follow, and its term."""
+    def _leader(self, core: list[SimMember]) -> tuple[str, int] | None:
+        """Return the leader all these members follow, and its term."""
         views = set()
-        for member in self.cluster.members.values():
+        for member in core:
             raft = member.node.raft if member.node is not None else None
             views.add((raft.leader, raft.term) if raft is not None and raft.leader is not None else None)
         view = views.pop()
-        if views or view is None:
-            return None
-        leads = self.cluster.members[view[0]].process.raft
-        return view if leads is not None and leads.role is Role.LEADER else None
+        return None if views else view
 
-    def _has_leader(self) -> bool:
-        return self._leader() is not None
-
-    def _probe(self, name: str) -> list[Operation]:
+    def _probe(self, member: SimMember) -> list[Operation]:
         """Write and read at one member."""
-        member, run = self.cluster.members[name], self.workload.run
-        wait = PATIENCE * self.scenario.settings.election_timeout
-        write = run(member, Put("probe", f"at {name}"), Consistency.WRITE, nothing, patience=wait)
+        self.probes += 1
+        run, wait = self.workload.run, PATIENCE * self.scenario.settings.election_timeout
+        write = run(member, Put("probe", f"{self.probes} at {member.name}"), Consistency.WRITE, nothing, patience=wait)
         return [write, run(member, Get("probe"), Consistency.LINEARIZABLE, nothing, patience=wait)]
 
-    def _are_equal(self) -> bool:
-        """Tell whether every member has applied everything that is committed."""
+    def _are_equal(self, members: list[SimMember]) -> bool:
+        """Tell whether these members have applied everything that is committed."""
         target = len(self.invariants.committed)
-        return all(member.node is not None and member.node.published.applied == target for member in self.cluster.members.values())
+        return all(member.node is not None and member.node.published.applied == target for member in members)
 
 
 def simulate(seed: int, *, verbose: bool = False) -> Report:

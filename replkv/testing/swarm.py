@@ -31,6 +31,8 @@ FAULTS = (
     "slow_disk",  # syncs take long
     "disk_error",  # a sync fails
     "disk_full",  # no space is left
+    "wipe",  # a disk is replaced by an empty one; never those of a majority
+    "rot",  # a bit of a disk flips; never on the disks of a majority
     "close",  # a member is closed as it should be, and started again
     "transfer",  # leadership is handed over
 )

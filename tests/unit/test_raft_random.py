@@ -57,7 +57,10 @@ class Chaos:
         self.cluster.heal()
 
     def cut(self, who: str) -> None:
-        if self.rng.random() < 0.5:
+        choice = self.rng.random()
+        if choice < 0.4 and len(self.names) > 1:
+            self.cluster.unlink(*self.rng.sample(self.names, 2))
+        elif choice < 0.7:
             self.cluster.isolate(*self.rng.sample(self.names, self.rng.randint(1, max(1, len(self.names) // 2))))
         else:
             self.cluster.cut.add((who, self.rng.choice(self.names)))
