@@ -66,6 +66,7 @@ class Invariants:
     _overheard: list[Violation] = field(factory=list)
     _digests: dict[int, str] = field(factory=dict)
     _members: dict[str, _Seen] = field(factory=dict)
+    _lost: dict[str, _Seen] = field(factory=dict)  # what was seen of a member before its disk was emptied
 
     def __attrs_post_init__(self) -> None:
         self.witness = Witness(round(self.cluster.scenario.settings.session_ttl * 1e6))
@@ -97,9 +98,15 @@ class Invariants:
         if self.rng.random() < 0.01:
             self.look_closely(member, node)
 
+    @property
+    def founded(self) -> bool:
+        """Whether a majority knows of the cluster: before that all founders are needed."""
+        return bool(self.committed)
+
     def forget(self, name: str) -> None:
         """A member's disk was emptied: what comes back there is another member, held to no promise of this one."""
-        self._members.pop(name, None)
+        if name in self._members:
+            self._lost[name] = self._members.pop(name)
 
     def overhear(self, sender: SimTransport, receiver: str, frame: bytes) -> None:
         """Look at a frame that is being sent: votes and acknowledgements bind their sender.
@@ -203,23 +210,18 @@ class Invariants:
                 raise Violation("L5", f"{member.where} believed {name} to match up to {seen.matches[name]}, now {peer.match}")
             seen.matches[name] = peer.match
             follower = self._members.get(name)
-            if follower is not None and (follower.term > raft.term or self.cluster.members[name].wiped):
-                continue  # a later leader may have replaced it, unknown to this one; a wiped disk has forgotten it
+            if follower is not None and follower.term > raft.term:
+                continue  # a later leader may have replaced it, unknown to this one
             if not self._holds(name, peer.match, raft._log.term_at(peer.match)):
                 raise Violation("L5", f"{member.where} believes {name} to match up to {peer.match}; it does not")
 
     def _holds(self, name: str, index: int, term: int | None) -> bool:
-        """Tell whether a member's disk has this entry, or a snapshot behind it; down members have what they had."""
-        seen = self._members.get(name)
-        raft = seen.last_raft if seen is not None else None
+        """Tell whether a member's disk has this entry, or a snapshot behind it; one that is down, or lost its disk, has what it had."""
         node = self.cluster.members[name].node
-        if node is not None and node.raft is not None:
-            raft = node.raft
-        if index == 0:
-            return True
-        if raft is None or raft.durable_index < index:
-            return False
-        return index <= raft._log.base_index or term is None or raft._log.term_at(index) == term
+        rafts = [seen.last_raft for seen in (self._members.get(name), self._lost.get(name)) if seen is not None]
+        if node is not None:
+            rafts.append(node.raft)
+        return index == 0 or any(raft is not None and _is_durable(raft, index, term) for raft in rafts)
 
     # -- what is committed ------------------------------------------------------------------------------------------------------------
 
@@ -289,3 +291,8 @@ class Invariants:
             digest = published.machine.digest()
             if self._digests.setdefault(published.applied, digest) != digest:
                 raise Violation("A2", f"{member.where} is in another state at index {published.applied} than others")
+
+
+def _is_durable(raft: Raft, index: int, term: int | None) -> bool:
+    known = index <= raft._log.base_index or term is None or raft._log.term_at(index) == term
+    return known and index <= raft.durable_index

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.invariants import Invariants
 
 CLOSE_TIMEOUT = 1.0
 
@@ -25,12 +26,12 @@ class Nemesis:
     Args:
         cluster: whom they hit.
         rng: draws them.
-        forget: told the name of a member whose disk was emptied.
+        invariants: told of emptied disks.
     """
 
     cluster: SimCluster
     rng: random.Random
-    forget: Callable[[str], None]
+    invariants: Invariants
     active: bool = True
 
     def begin(self) -> None:
@@ -202,7 +203,7 @@ class Nemesis:
     def _wipe(self, member: SimMember) -> None:
         if self._can_spare(member):
             member.wipe()
-            self.forget(member.name)
+            self.invariants.forget(member.name)
         self._later(member.start)
 
     def _rot(self, member: SimMember) -> None:
@@ -211,9 +212,9 @@ class Nemesis:
         self._later(member.start)
 
     def _can_spare(self, member: SimMember) -> bool:
-        """Tell whether a majority of good disks is left without this one."""
+        """Tell whether a majority of good disks is left without this one; a cluster that is being founded needs them all."""
         left = [other for other in self.cluster.sound if other is not member]
-        return 2 * len(left) > len(self.cluster.members)
+        return self.invariants.founded and 2 * len(left) > len(self.cluster.members)
 
     def _disk_full(self, member: SimMember) -> None:
         member.break_disk(self.rng.randrange(12), full=True)

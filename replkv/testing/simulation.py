@@ -80,7 +80,7 @@ class Simulation:
         self.cluster = SimCluster(self.scenario, self.verbose)
         self.invariants = Invariants(self.cluster, random.Random(f"invariants {seed}"))
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"))
-        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), self.invariants.forget)
+        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), self.invariants)
 
     def run(self) -> Report:
         """Go through all phases.
@@ -90,7 +90,8 @@ class Simulation:
         """
         with turned(self.scenario.knobs):
             self._suffer()
-            self._survive()
+            if self.invariants.founded:
+                self._survive()
             self._heal()
             self._settle_account()
         return self.report()
@@ -114,12 +115,12 @@ class Simulation:
         self.nemesis.begin()
         self.workload.begin()
         self.cluster.run(self.scenario.duration)
+        self.workload.active = False
 
     def _survive(self) -> None:
         """A majority whose members all reach each other goes on, whatever becomes of the others."""
         rng, sound = random.Random(f"core {self.scenario.seed}"), self.cluster.sound
         core = rng.sample(sound, rng.randint(len(self.cluster.members) // 2 + 1, len(sound)))
-        self.workload.active = False
         self.nemesis.save_core(core)
         self.cluster.trace.note("saved", *(member.name for member in core))
         self._serve(core)

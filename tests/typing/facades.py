@@ -1,0 +1,75 @@
+"""What type checkers must say of the two facades: read by mypy in test_typing.py, never run.
+
+``assert_type`` lines must hold.  Lines that end in ``# type: ignore[code]`` must be the only errors, with that code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, assert_type
+
+from replkv import AddResult, AsyncReplica, DeleteResult, Get, Key, KeyValue, Put, PutResult, Replica, ScanResult, TxnResult
+
+
+def blocking(r: Replica) -> None:
+    assert_type(r.put("a", b"1"), PutResult)
+    assert_type(r.put("a", b"1", prev_kv=True, timeout=None).prev_kv, KeyValue | None)
+    assert_type(r.get("a"), KeyValue | None)
+    assert_type(r.get(b"a", revision=3, consistency="lease", timeout=0), KeyValue | None)
+    assert_type(r.scan(prefix="a", limit=3), ScanResult)
+    assert_type(r.scan()[0], KeyValue)
+    assert_type([kv.text for kv in r.scan()], list[str])
+    assert_type(r.delete("a"), DeleteResult)
+    assert_type(r.add("a", -3), AddResult)
+    assert_type(r.txn(compare=[Key("a").value == "x"], then=[Put("a", "b")], otherwise=(Get("a"),)), TxnResult)
+    assert_type(r.wait_ready(), None)
+    assert_type(r.submit(Put("a", "b")), Future[Any])
+    with r as same:
+        assert_type(same, Replica)
+    assert_type(Replica.from_env(), Replica)
+
+
+async def awaiting(r: AsyncReplica) -> None:
+    await assert_type(r.put("a", b"1"), Coroutine[Any, Any, PutResult])
+    assert_type(await r.put("a", b"1"), PutResult)
+    assert_type(await r.get("a"), KeyValue | None)
+    assert_type(await r.scan(start="a", end="b"), ScanResult)
+    assert_type(await r.delete(prefix="a"), DeleteResult)
+    assert_type(await r.add("a"), AddResult)
+    assert_type(await r.txn(then=[Put("a", "b")]), TxnResult)
+    assert_type(await r.wait_ready(1.0), None)
+    async with r as same:
+        assert_type(same, AsyncReplica)
+    assert_type(await AsyncReplica().open(), AsyncReplica)
+
+
+def wrong(r: Replica) -> None:
+    r.put("a")  # type: ignore[call-arg]
+    r.put(1, "b")  # type: ignore[arg-type]
+    r.put("a", None)  # type: ignore[arg-type]
+    r.put("a", "b", prev="x")  # type: ignore[call-arg]
+    r.put("a", "b", True)  # type: ignore[call-arg]
+    r.get("a", consistency="strong")  # type: ignore[arg-type]
+    r.get("a").value  # type: ignore[union-attr]
+    r.scan(limit="3")  # type: ignore[arg-type]
+    r.add("a", 1.5)  # type: ignore[arg-type]
+    r.txn(then=["put"])  # type: ignore[list-item]
+    r.txn(compare=[True])  # type: ignore[list-item]
+    r.submit("put")  # type: ignore[arg-type]
+    r.wait_ready("1")  # type: ignore[arg-type]
+    Replica(5)  # type: ignore[arg-type]
+    Replica("a", "data")  # type: ignore[call-arg]
+    Replica("a", cluster=["a"])  # type: ignore[arg-type]
+    with r.put("a", "b") as _:  # type: ignore[attr-defined]
+        pass
+
+
+async def wrong_too(r: AsyncReplica) -> None:
+    await r.put(1, "b")  # type: ignore[arg-type]
+    await r.get("a", consistency="strong")  # type: ignore[arg-type]
+    (await r.get("a")).value  # type: ignore[union-attr]
+    r.put("a", "b").revision  # type: ignore[attr-defined]
+    await r.submit(Put("a", "b"))  # type: ignore[misc]
+    with r:  # type: ignore[attr-defined]
+        pass
