@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from replkv import quorum
 from replkv.errors import InvariantBroken
-from replkv.messages import Append
+from replkv.messages import NOTICE, Append
 from replkv.progress import Pace, Progress, Rounds
 
 if TYPE_CHECKING:
@@ -186,8 +186,9 @@ class Leadership:
         """
         opens_reads = bool(self._reads) and commit >= self.first_index
         due, last = self._broadcast_due or opens_reads, self._log.last_index
-        waiting = [item for item in self.peers.items() if due or item[1].has_news(last, commit)]
+        waiting = [item for item in self.peers.items() if due or item[1].has_room(last)]
         if not due and not waiting:
+            self._give_notice(out, commit, time)
             return False
         self._broadcast_due = False
         self.rounds.begin(now)
@@ -198,23 +199,30 @@ class Leadership:
             if peer.next <= self._log.base_index and peer.pace is not Pace.SNAPSHOT:
                 self._leave_behind(name, peer, out, now)
             out.messages.extend((name, append) for append in self._appends(peer, commit, time, due=due))
+        self._give_notice(out, commit, time)
         return True
 
     def _appends(self, peer: Progress, commit: int, time: int, *, due: bool) -> Iterable[Append]:
         silent = True
         while peer.has_room(self._log.last_index):
-            yield self._append(peer, peer.next - 1, commit, time, self._log.batch(peer.next, APPEND_BYTES))
+            yield self._append(peer, peer.next - 1, commit, time, self._log.batch(peer.next, APPEND_BYTES), self.rounds.current)
             silent = False
-        if silent and (due or peer.commit < commit):
+        if silent and due:
             prev_index = self._log.base_index if peer.pace is Pace.SNAPSHOT else peer.next - 1
-            yield self._append(peer, prev_index, commit, time, ())
+            yield self._append(peer, prev_index, commit, time, (), self.rounds.current)
 
-    def _append(self, peer: Progress, prev_index: int, commit: int, time: int, entries: tuple[Entry, ...]) -> Append:
+    def _give_notice(self, out: Ready, commit: int, time: int) -> None:
+        """Tell those who were sent nothing else how far the log is committed now."""
+        for name, peer in self.peers.items():
+            if peer.commit < commit and peer.pace is Pace.REPLICATE:
+                out.notices.append((name, self._append(peer, peer.next - 1, commit, time, (), NOTICE)))
+
+    def _append(self, peer: Progress, prev_index: int, commit: int, time: int, entries: tuple[Entry, ...], round_: int) -> Append:
         prev_term = self._log.term_at(prev_index)
         if prev_term is None:
             raise InvariantBroken(f"{self._name}: the term of entry {prev_index} is not in the log, which {peer} needs")
         peer.sent(prev_index + len(entries), commit)
-        return Append(self._term, prev_index, prev_term, commit, self.rounds.current, time, entries)
+        return Append(self._term, prev_index, prev_term, commit, round_, time, entries)
 
     def _leave_behind(self, name: str, peer: Progress, out: Ready, now: float) -> None:
         base = self._log.base_index

@@ -18,7 +18,7 @@ from replkv.messages import Found, Hello, Identity, Message, Ping, Pong, Refuse,
 from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from replkv.transport import Event, Transport
 
@@ -61,7 +61,7 @@ class _Caller:
 class Links:
     """This member's connections to all its peers.
 
-    ``received`` and ``changes`` collect what happened until the node takes it: messages of known peers, and (peer, reachable or not).
+    What happened is collected until the node takes it: messages of known peers, and in ``changes`` (peer, reachable or not).
     """
 
     transport: Transport
@@ -69,7 +69,7 @@ class Links:
     cluster: bytes
     members: dict[str, int] | None  # who is in the configuration, by incarnation; None while there is no cluster yet
     founders: tuple[str, ...]
-    received: list[tuple[str, Message]] = field(factory=list, init=False)
+    _received: list[tuple[str, bytes, Message]] = field(factory=list, init=False)  # sender, cluster, message
     changes: list[tuple[str, bool]] = field(factory=list, init=False)
     wrong_clusters: dict[str, bytes] = field(factory=dict, init=False)
     frames_dropped: int = field(default=0, init=False)
@@ -123,6 +123,16 @@ class Links:
             f"{peer} at {link.url} ({link.refusal or 'no connection'})" for peer, link in sorted(self._links.items()) if not link.ready
         ]
         return ", ".join(parts)
+
+    def take_received(self) -> Iterator[tuple[str, Message]]:
+        """Yield the messages that have come in, each if it is meant for the cluster this member belongs to by then.
+
+        The first of them may be the one that founds the cluster of those behind it.
+        """
+        received, self._received = self._received, []
+        for peer, cluster, message in received:
+            if cluster == self.cluster or isinstance(message, Found):
+                yield peer, message
 
     # -- what the transport reports ------------------------------------------------------------------------------------------------
 
@@ -224,29 +234,32 @@ class Links:
             return
         if isinstance(envelope.message, Hello):
             self._greeted(pipe, caller, envelope.message)
+        elif self._speaks_too_early(caller, envelope):
+            self._complain("ignored what %s sent before the founding entry", caller.name)
         elif caller.name is None or not self._addressed(caller, envelope):
             self._complain("dropped a connection that sent a frame for somebody else")
             self._drop_caller(pipe)
         else:
-            self._listen(pipe, caller, envelope.message)
+            self._listen(pipe, caller, envelope.cluster, envelope.message)
 
-    def _listen(self, pipe: int, caller: _Caller, message: Message) -> None:
+    def _listen(self, pipe: int, caller: _Caller, cluster: bytes, message: Message) -> None:
         if isinstance(message, Ping):
             self.transport.reply(pipe, self._frame(caller.incarnation, Pong()))
         elif isinstance(message, (Pong, Refuse, Welcome)):
             self._complain("dropped an answer that came on a connection somebody else dialled, from %s", caller.name)
         elif caller.name is not None:
-            if not isinstance(message, Found):
-                self._links[caller.name].cluster = self.cluster  # it speaks as a member of this cluster: founded by now
-            self.received.append((caller.name, message))
+            self._links[caller.name].cluster = cluster  # by now it may have been founded
+            self._received.append((caller.name, cluster, message))
 
     def _addressed(self, caller: _Caller, envelope: codec.Frame) -> bool:
-        """Tell whether a frame is from the member that greeted, to this one, in this cluster.
-
-        Found and pings may come before there is one.
-        """
-        known_cluster = envelope.cluster == self.cluster or isinstance(envelope.message, (Found, Ping))
+        """Tell whether a frame is from the member that greeted, to this one, in this cluster; pings may come before there is one."""
+        known_cluster = self.cluster == codec.NO_CLUSTER or envelope.cluster == self.cluster or isinstance(envelope.message, (Found, Ping))
         return known_cluster and envelope.sender == caller.incarnation and envelope.receiver == self.identity.incarnation
+
+    def _speaks_too_early(self, caller: _Caller, envelope: codec.Frame) -> bool:
+        """Tell whether a founder sent what this member can't judge yet: it still has to hear of its cluster, on this very connection."""
+        meant = envelope.sender == caller.incarnation and envelope.receiver == self.identity.incarnation
+        return self.members is None and caller.name is not None and meant and not self._addressed(caller, envelope)
 
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
         version = min(hello.versions[1], codec.VERSIONS[1])

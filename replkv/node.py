@@ -22,7 +22,7 @@ from replkv.founding import founding_entry, is_for
 from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
-from replkv.messages import Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk, SnapshotMeta
+from replkv.messages import Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
@@ -292,8 +292,7 @@ class Node:
         if now >= self._next_tick:
             self._next_tick = now + TICK
             self._look_around(now)
-        received, self.links.received = self.links.received, []
-        for peer, message in received:
+        for peer, message in self.links.take_received():
             self._receive(peer, message, now)
         if self.raft is not None:
             self._decide(self.raft, now)
@@ -417,6 +416,10 @@ class Node:
                 self.links.send(peer, message)
             self._to_apply.extend(ready.committed)
             self._note_reads(ready)
+            if ready.notices:
+                self._apply(raft)  # whoever waits here has waited long enough; that others wait is not known
+            for peer, message in ready.notices:
+                self.links.send(peer, message)
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
 
@@ -488,6 +491,8 @@ class Node:
         self._adopt(entry, now)
         for peer in incarnations:
             self.links.send(peer, Found(entry))
+        if self.raft is not None:
+            self.raft.stand(now)
 
     def _told_founding(self, peer: str, message: Found, now: float) -> None:
         try:

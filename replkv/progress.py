@@ -49,10 +49,6 @@ class Progress:
             return self.next <= last_index and len(self.inflight) < INFLIGHT
         return self.pace is Pace.PROBE and not self.asked
 
-    def has_news(self, last_index: int, commit: int) -> bool:
-        """Tell whether there is anything to send at once."""
-        return self.has_room(last_index) or (self.commit < commit and self.pace is Pace.REPLICATE)
-
     def sent(self, last_index: int, commit: int) -> None:
         """Note an Append with entries up to ``last_index``, or without any if that is below ``next``."""
         self.commit = commit

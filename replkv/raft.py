@@ -18,6 +18,7 @@ from replkv import codec, quorum
 from replkv.errors import InvariantBroken
 from replkv.leadership import Leadership
 from replkv.messages import (
+    NOTICE,
     Append,
     AppendReply,
     Configuration,
@@ -236,6 +237,12 @@ class Raft:
             survivors = sorted({*self.configuration.voters, *self.configuration.outgoing, self.name} - {peer})
             self._patience.lost_leader(survivors.index(self.name), now)
 
+    def stand(self, now: float) -> None:
+        """Stand for election instead of waiting: for the founder of a cluster, whom nobody has heard of as a leader yet."""
+        self._pass_time(now)
+        if not self._lead:
+            self._stand()
+
     def transfer(self, to: str | None, now: float) -> None:
         """Hand leadership to another voter, as soon as it has the whole log (§3.10); nothing happens where this member does not lead.
 
@@ -312,7 +319,7 @@ class Raft:
         if self.term != self._saved.term or self.vote != self._saved.vote:
             out.hard_state = self._saved = self.hard_state
             # Nothing leaves in a term that a crash could take back: a member that elects itself alone could lead the same term twice.
-            out.after_sync, out.messages = out.messages + out.after_sync, []
+            out.after_sync, out.messages, out.notices = out.messages + out.notices + out.after_sync, [], []
         if out.is_empty:
             return None
         self._out = Ready()
@@ -427,12 +434,14 @@ class Raft:
         self._patience.heard(sender, self._now)
         match = self._take_in(append)
         self._stamp(append.time)
+        if match is not None and append.commit > self.commit and match > self.commit:
+            self._commit_to(min(append.commit, match))
+        if append.round == NOTICE:
+            return
         if match is None:
             self._refuse(sender, append)
-            return
-        if append.commit > self.commit and match > self.commit:
-            self._commit_to(min(append.commit, match))
-        self._send_after_sync(sender, AppendReply(self.term, append.round, match))
+        else:
+            self._send_after_sync(sender, AppendReply(self.term, append.round, match))
 
     def _accept_leader(self, leader: str, term: int) -> None:
         if term == self.term and self.leader is not None:

@@ -44,6 +44,7 @@ class Ready:
 
     Args:
         messages: send at once: a leader's Appends leave before its own disk is done, and nothing here promises anything.
+        notices: tell followers what is committed; nobody waits for their answer, so own callers may have theirs first.
         hard_state: persist before ``after_sync``, together with ``entries``; None if unchanged.
         entries: persist; the first replaces everything stored from its index on.
         after_sync: send once the above is durable: acknowledgements, granted votes, an own candidacy.
@@ -54,6 +55,7 @@ class Ready:
     """
 
     messages: list[tuple[str, RaftMessage]] = Factory(list)
+    notices: list[tuple[str, RaftMessage]] = Factory(list)
     hard_state: HardState | None = None
     entries: list[Entry] = Factory(list)
     after_sync: list[tuple[str, RaftMessage]] = Factory(list)
@@ -67,6 +69,7 @@ class Ready:
         """Whether there is nothing to do."""
         return not (
             self.messages
+            or self.notices
             or self.after_sync
             or self.entries
             or self.committed

@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from replkv import Add, Compare, Config, Delete, Get, Key, Put, Replica, Scan, Settings, Txn
+from replkv import Add, Compare, Config, Delete, Get, Key, Put, Replica, Scan, Settings
 
 OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add}
 

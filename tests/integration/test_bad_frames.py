@@ -16,8 +16,22 @@ import pytest
 from cluster import Cluster, Member, eventually
 
 from replkv import codec
-from replkv.messages import Append, AppendReply, Forward, Found, Hello, Ping, Pong, SnapshotChunk, SnapshotMeta, Vote, Welcome
-from replkv.messages import Configuration, EntryKind, Message
+from replkv.messages import (
+    Append,
+    AppendReply,
+    Configuration,
+    EntryKind,
+    Forward,
+    Found,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    SnapshotChunk,
+    SnapshotMeta,
+    Vote,
+    Welcome,
+)
 
 REQ = b"\x00SP\x00\x00\x30\x00\x00"
 """What a REQ socket of nng says first."""

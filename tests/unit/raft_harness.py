@@ -53,7 +53,7 @@ def do(member: Raft, now: float) -> Ready:
     """Carry out everything a member asks of its disk; return all its effects as one."""
     done = Ready()
     while (ready := member.take()) is not None:
-        done.messages += ready.messages + ready.after_sync
+        done.messages += ready.messages + ready.after_sync + ready.notices
         done.hard_state = ready.hard_state or done.hard_state
         for kind in ("entries", "after_sync", "committed", "reads", "lost_reads", "snapshots"):
             getattr(done, kind).extend(getattr(ready, kind))
@@ -221,7 +221,7 @@ class Cluster:
         member.disk.write(ready.hard_state, ready.entries)
         if ready.entries:
             raft.synced(ready.entries[-1].index, ready.entries[-1].term, self.clock(member))
-        for to, message in ready.after_sync:
+        for to, message in ready.after_sync + ready.notices:
             self.send(member.name, to, message)
         for entry in ready.committed:
             assert entry.index == member.applied + 1, "every index exactly once, in order"

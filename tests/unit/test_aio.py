@@ -254,7 +254,7 @@ def test_a_loop_that_ended_with_calls_under_way_disturbs_nobody() -> None:
         await replica.open()
         await replica.put("before", "x")
         release = hold_syncs(replica)
-        asyncio.get_running_loop().create_task(replica.put("a", "1"))  # noqa: RUF006  # it is abandoned on purpose
+        asyncio.get_running_loop().create_task(replica.put("a", "1"))  # it is abandoned on purpose
         assert replica._node is not None
         while not replica._node.proposals._batches:
             await asyncio.sleep(0.001)

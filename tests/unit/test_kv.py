@@ -210,7 +210,7 @@ def test_revisions_that_do_not_exist_or_are_compacted_are_refused() -> None:
 )
 def test_a_history_no_store_can_have_is_refused(events: list[kv.Record]) -> None:
     store = Store(revision=3)
-    with pytest.raises(ValueError, match="revision"):  # noqa: PT012  # either step may find it
+    with pytest.raises(ValueError, match="revision"):  # either step may find it
         store.replay(events)
         store.finish_replay()
 

@@ -550,9 +550,8 @@ def test_a_directory_in_use_is_refused_also_in_the_same_process(tmp_path: Path) 
 
 
 def test_a_running_member_started_again_hears_of_its_directory_not_of_its_address(tmp_path: Path) -> None:
-    with lone(tmp_path) as replica:
-        with pytest.raises(DirectoryInUse):
-            Replica("a", data_dir=tmp_path / "a", cluster=replica._addresses)
+    with lone(tmp_path) as replica, pytest.raises(DirectoryInUse):
+        Replica("a", data_dir=tmp_path / "a", cluster=replica._addresses)
 
 
 def test_a_directory_of_another_name_is_refused_with_both(tmp_path: Path) -> None:
