@@ -33,7 +33,7 @@ HELLO_MAX = 4096
 """Bytes a frame may have before its sender is known."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Link:
     """A connection this member dialled."""
 
@@ -48,7 +48,7 @@ class _Link:
     refusal: str = ""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Caller:
     """A connection somebody else dialled; ``name`` is None until its greeting was accepted."""
 
@@ -57,7 +57,7 @@ class _Caller:
     incarnation: int = 0
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Links:
     """This member's connections to all its peers.
 
@@ -234,8 +234,6 @@ class Links:
             return
         if isinstance(envelope.message, Hello):
             self._greeted(pipe, caller, envelope.message)
-        elif self._speaks_too_early(caller, envelope):
-            self._complain("ignored what %s sent before the founding entry", caller.name)
         elif caller.name is None or not self._addressed(caller, envelope):
             self._complain("dropped a connection that sent a frame for somebody else")
             self._drop_caller(pipe)
@@ -255,11 +253,6 @@ class Links:
         """Tell whether a frame is from the member that greeted, to this one, in this cluster; pings may come before there is one."""
         known_cluster = self.cluster == codec.NO_CLUSTER or envelope.cluster == self.cluster or isinstance(envelope.message, (Found, Ping))
         return known_cluster and envelope.sender == caller.incarnation and envelope.receiver == self.identity.incarnation
-
-    def _speaks_too_early(self, caller: _Caller, envelope: codec.Frame) -> bool:
-        """Tell whether a founder sent what this member can't judge yet: it still has to hear of its cluster, on this very connection."""
-        meant = envelope.sender == caller.incarnation and envelope.receiver == self.identity.incarnation
-        return self.members is None and caller.name is not None and meant and not self._addressed(caller, envelope)
 
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
         version = min(hello.versions[1], codec.VERSIONS[1])

@@ -22,7 +22,7 @@ from replkv.founding import founding_entry, is_for
 from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
-from replkv.messages import Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk
+from replkv.messages import Append, Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from replkv.disk import Disk
     from replkv.housekeeper import Housekeeper
     from replkv.log import Recovered
-    from replkv.messages import Message
+    from replkv.messages import Message, RaftMessage
     from replkv.raft import Ready
     from replkv.transport import Event, Transport
 
@@ -47,6 +47,8 @@ APPLY_SLICE = 0.002
 """Seconds of applying after which the sockets are served again."""
 TICK = 0.25
 """Seconds between looks at what no event announces: silent links, lost batches."""
+NOTICE_DELAY = 0.001
+"""Seconds a leader keeps the news of a commit back, so that the next block can carry it; not if a follower's caller waits for it."""
 HAND_OVER = 1.0
 """Seconds a closing leader gives its successor to take over."""
 
@@ -62,7 +64,7 @@ class Published(NamedTuple):
     lease_until: float
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Node:
     """One member.
 
@@ -103,7 +105,10 @@ class Node:
 
     _to_apply: deque[Entry] = field(factory=deque, init=False)
     _applying: Generator[None, None, list[Outcome]] | None = field(default=None, init=False)
-    _block: deque[bytes] = field(factory=deque, init=False)  # batches, own and forwarded, for the next blocks of this leader
+    _block: deque[tuple[bytes, bool]] = field(factory=deque, init=False)  # batches for the next blocks of this leader; True: forwarded
+    _forwarded_in: int = field(default=0, init=False)  # the newest block that holds a follower's batch
+    _notices: dict[str, RaftMessage] = field(factory=dict, init=False)  # kept back, by peer
+    _notices_due: float = field(default=0.0, init=False)
     _next_tick: float = field(default=0.0, init=False)
     _preparing: bool = field(default=False, init=False)
     _close_by: float | None = field(default=None, init=False)
@@ -260,6 +265,8 @@ class Node:
         if self._applying is not None or self._to_apply or self._has_more_to_send():
             return float("-inf")
         next_look = self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01)
+        if self._notices:
+            next_look = min(next_look, self._notices_due)
         return min(next_look, self.raft.deadline) if self.raft is not None else next_look
 
     def _has_more_to_send(self) -> bool:
@@ -309,6 +316,7 @@ class Node:
         self._send_waiting(raft, now)
         self._carry_out(raft)
         self._apply(raft)
+        self._give_notice()
         if raft.leader != self._seen_leader:
             self._seen_leader = raft.leader
             logger.info("%s: the leader of term %d is %s", self.name, raft.term, raft.leader or "not known")
@@ -355,7 +363,7 @@ class Node:
         elif isinstance(message, Forward):
             self._forwarded(raft, peer, message)
         elif isinstance(message, NotLeader):
-            self.proposals.repeat_all()
+            return  # the next leader will be sent it all; this one would only refuse it again, as often as it is asked
         elif isinstance(message, SnapshotChunk):
             self.snapshots.receive(raft, peer, message, now)
         elif isinstance(message, SnapshotAck):
@@ -373,7 +381,7 @@ class Node:
             except codec.DecodeError as error:
                 logger.warning("%s dropped a batch that %s forwarded: %s", self.name, peer, error)
             else:
-                self._block.append(batch)
+                self._block.append((batch, True))
 
     def _send_waiting(self, raft: Raft, now: float) -> None:
         """Hand what callers wait for to whoever leads."""
@@ -381,6 +389,7 @@ class Node:
             self._propose(raft, now)
         else:
             self._block.clear()  # its senders send again to the next leader
+            self._notices.clear()
             self._forward(raft, now)
         if self.reads.waiting and raft.leader is not None:
             raft.read(self.reads.next_round(), now)
@@ -388,20 +397,27 @@ class Node:
     def _propose(self, raft: Raft, now: float) -> None:
         if not raft.can_propose:
             return
-        self._block.extend(self.proposals.batches_to_send((raft.term, self.name), now))
+        self._block.extend((batch, False) for batch in self.proposals.batches_to_send((raft.term, self.name), now))
         batches: list[bytes] = []
-        size = 0
-        while self._block and (not batches or size + len(self._block[0]) <= self.config.block_bytes):
-            size += len(self._block[0])
-            batches.append(self._block.popleft())
-        if batches and raft.propose(EntryKind.BLOCK, codec.encode_block(batches), now) is None:
+        size, forwarded = 0, False
+        while self._block and (not batches or size + len(self._block[0][0]) <= self.config.block_bytes):
+            batch, others = self._block.popleft()
+            batches.append(batch)
+            size += len(batch)
+            forwarded |= others
+        if not batches:
+            return
+        index = raft.propose(EntryKind.BLOCK, codec.encode_block(batches), now)
+        if index is None:
             self.proposals.repeat_all()
+        elif forwarded:
+            self._forwarded_in = index
 
     def _forward(self, raft: Raft, now: float) -> None:
         if raft.leader is None or self.links.incarnation_of(raft.leader) is None:
             return
         batches = self.proposals.batches_to_send((raft.term, raft.leader), now)
-        if batches and not self.links.send(raft.leader, Forward(tuple(batches))):
+        if not all(self.links.send(raft.leader, Forward((batch,))) for batch in batches):  # together they may not fit into one frame
             self.proposals.repeat_all()
 
     # -- what Raft asks for --------------------------------------------------------------------------------------------------------
@@ -410,18 +426,34 @@ class Node:
         while (ready := raft.take()) is not None:
             self._publish()
             for peer, message in ready.messages:
-                self.links.send(peer, message)
+                self._send(peer, message)
             self._persist(raft, ready.hard_state, ready.entries)
             for peer, message in ready.after_sync:
-                self.links.send(peer, message)
+                self._send(peer, message)
             self._to_apply.extend(ready.committed)
             self._note_reads(ready)
-            if ready.notices:
-                self._apply(raft)  # whoever waits here has waited long enough; that others wait is not known
-            for peer, message in ready.notices:
-                self.links.send(peer, message)
+            self._keep_back(ready)
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
+
+    def _send(self, peer: str, message: RaftMessage) -> None:
+        """Send to a peer, and before it what was kept back, unless this is an Append, which says the same."""
+        notice = self._notices.pop(peer, None)
+        if notice is not None and not isinstance(message, Append):
+            self.links.send(peer, notice)
+        self.links.send(peer, message)
+
+    def _keep_back(self, ready: Ready) -> None:
+        if ready.notices:
+            self._notices.update(ready.notices)
+            waited_for = not ready.committed or ready.committed[0].index <= self._forwarded_in
+            self._notices_due = self.clock() + (0.0 if waited_for else NOTICE_DELAY)
+
+    def _give_notice(self) -> None:
+        if self._notices and self.clock() >= self._notices_due:
+            for peer, notice in self._notices.items():
+                self.links.send(peer, notice)
+            self._notices.clear()
 
     def _persist(self, raft: Raft, hard_state: HardState | None, entries: list[Entry]) -> None:
         if hard_state is None and not entries:

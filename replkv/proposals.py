@@ -54,7 +54,7 @@ class Call:
         self.finish()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Batch:
     """A batch under way: its bytes as they stand in a block, and whom to answer in which order."""
 
@@ -64,7 +64,7 @@ class _Batch:
     sent_at: float
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Proposals:
     """The commands of this member's callers."""
 
@@ -74,6 +74,7 @@ class Proposals:
     session: int = field(default=0, init=False)
     _nonce: int = field(default=0, init=False)
     _opening_at: float = field(default=float("-inf"), init=False)
+    _opening_in: tuple[int, str | None] = field(default=(0, None), init=False)  # as a batch's sent_in
     _sequence: int = field(default=0, init=False)
     _queue: deque[Call] = field(factory=deque, init=False)
     _gate: threading.Lock = field(factory=threading.Lock, init=False)
@@ -115,8 +116,8 @@ class Proposals:
         """
         batches = self._to_repeat(to, now)
         if not self.session:
-            if self._queue and now - self._opening_at > self.retry_after:
-                self._nonce, self._opening_at = self.rng.getrandbits(62) + 1, now
+            if self._queue and (self._opening_in != to or now - self._opening_at > self.retry_after):
+                self._nonce, self._opening_at, self._opening_in = self.rng.getrandbits(62) + 1, now, to
                 batches.append(codec.pack_batch(0, self._nonce, 0, ()))
         elif self.can_send:
             batches.append(self._next_batch(to, now))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from replkv.proposals import Call
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Reads:
     """The reads of this member's callers."""
 

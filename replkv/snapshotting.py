@@ -39,7 +39,7 @@ GIVE_UP_AFTER = 10.0
 """Seconds without progress after which the follower is left to Raft's probes."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Sending:
     """A snapshot on its way to one follower."""
 
@@ -49,7 +49,7 @@ class _Sending:
     progressed: float
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Snapshots:
     """What one member does with snapshots.
 

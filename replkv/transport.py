@@ -192,7 +192,7 @@ class _PairBell:
 _Bell = _EventBell if sys.platform == "linux" else _PairBell
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Line:
     """One nng socket: the listener, whose ``peer`` is empty, or one attempt at a link.  A link's socket carries one connection in its life.
 

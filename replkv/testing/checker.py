@@ -28,7 +28,7 @@ Place = int
 """Twice the revision for an operation that made it; one more for one that saw it and changed nothing."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Session:
     """What the witness remembers of a session: when it was last heard of in cluster time, and which batches took effect.
 
@@ -40,7 +40,7 @@ class _Session:
     done: set[int] = field(factory=set)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Witness:
     """The committed log as it is replayed: which command took effect where, with which answer.
 

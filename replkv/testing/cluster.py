@@ -28,7 +28,7 @@ WORK = 0.00008
 """Seconds a turn costs at most, besides what its disk costs."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SimMember:
     """One member over all its lives."""
 
@@ -281,7 +281,7 @@ class SimMember:
         raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SimCluster:
     """All members, and the world they live in.
 

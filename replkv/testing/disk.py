@@ -21,7 +21,7 @@ class SimulatedCrash(BaseException):
     """Power is lost at this very moment.  Not an ``Exception``: nothing may catch it and go on."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Content:
     """The bytes of one file: as they are seen, as they are on the platter, and the sectors written in between."""
 

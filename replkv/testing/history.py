@@ -40,7 +40,7 @@ class Outcome(Enum):
     UNKNOWN = "unknown"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Operation:
     """One call of one client.
 
@@ -71,7 +71,7 @@ class Operation:
         return f"#{self.number} {self.consistency.value} {wire} at {self.where}: {self.outcome.value} {answer}"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class History:
     """All operations of a run, in the order of their calls."""
 

@@ -30,7 +30,7 @@ KIND_AT = 7
 VOTE_REPLY, APPEND_REPLY = 17, 19
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Seen:
     """What was seen of one member; what belongs to one life is forgotten with it."""
 
@@ -46,7 +46,7 @@ class _Seen:
     matches: dict[str, int] = field(factory=dict)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Invariants:
     """Watches a cluster.
 

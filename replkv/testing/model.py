@@ -27,7 +27,7 @@ class _RefusedError(Exception):
         self.kind = kind
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Model:
     """The store as history: every version of every key."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 1.0
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Nemesis:
     """The source of all faults.
 

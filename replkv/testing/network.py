@@ -44,7 +44,7 @@ class Weather:
     stall: bool = False
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _End:
     """One end of a connection."""
 
@@ -55,7 +55,7 @@ class _End:
     held: list[bytes] = field(factory=list)  # by a cut
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Connection:
     """``caller`` dialled, ``callee`` listens; ``peer`` is the callee's name in the caller's address book."""
 
@@ -68,7 +68,7 @@ class _Connection:
         return self.callee if end is self.caller else self.caller
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SimNetwork:
     """All connections of a cluster.
 
@@ -250,7 +250,7 @@ class SimNetwork:
         self.faults[fault] = self.faults.get(fault, 0) + 1
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Dial:
     """A member's wish to be connected to a peer."""
 
@@ -261,7 +261,7 @@ class _Dial:
     over: bool = False
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SimTransport:
     """One life of a member on the network; the same interface as that of ``transport.py``.
 

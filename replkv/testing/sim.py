@@ -21,7 +21,7 @@ def nothing() -> None:
     """Do nothing: where an action may be given and is not."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Timer:
     """Something planned; ``cancel`` makes nothing of it."""
 
@@ -33,7 +33,7 @@ class Timer:
         self.action = None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Scheduler:
     """The one queue of events.  ``now`` is virtual seconds since the start, ``steps`` how many events have run."""
 
@@ -65,7 +65,7 @@ class Scheduler:
         return False
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Clock:
     """A member's monotonic clock: it starts anywhere, runs a little fast or slow, and moves on while the member works.
 
@@ -99,7 +99,7 @@ class Clock:
 Job = tuple["Callable[[BaseException | None], None]", "BaseException | None"]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SimHousekeeper:
     """A member's second thread: each step of a job is an event of its own, between the member's turns.
 

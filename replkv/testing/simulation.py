@@ -58,7 +58,7 @@ class Report:
     faults: dict[str, int]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Simulation:
     """A cluster, its clients, its enemy and its judge.
 

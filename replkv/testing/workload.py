@@ -47,7 +47,7 @@ class SimCall(Call):
         self.wake()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Task:
     """One operation under way, in one life of a member."""
 
@@ -64,7 +64,7 @@ class Task:
         return self.operation.outcome is Outcome.PENDING
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Workload:
     """All clients of a run.
 

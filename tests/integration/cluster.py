@@ -27,7 +27,7 @@ UNKNOWN = ("OutcomeUnknown", "Gone")
 """Errors after which a write may have been applied."""
 
 
-def eventually(condition: Callable[[], T], timeout: float = PATIENCE, pause: float = 0.01) -> T:
+def eventually(condition: Callable[[], T | None], timeout: float = PATIENCE, pause: float = 0.01) -> T:
     """Return the condition's first true value."""
     give_up = time.monotonic() + timeout
     while not (value := condition()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any
+from typing import Any, Self
 
 from cluster import UNKNOWN, CallError, Cluster, Member
 
@@ -80,7 +80,7 @@ class Load:
         self.cluster = cluster
         self.clients = [Client(f"{member.name}{i}", member, self._stop) for member in cluster for i in range(per_member)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for client in self.clients:
             client.start()
         return self

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import msgpack
 import pytest
@@ -53,7 +54,7 @@ class Stranger:
         self._socket = socket.create_connection((host, int(port)), timeout=5)
         self.raw(hello)
 
-    def __enter__(self) -> Stranger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +155,13 @@ def test_a_bad_frame_is_counted_and_its_connection_dropped(cluster: Cluster, wha
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x00", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), b"\x00SP\x00\x00\x31\x00\x00"],
+    [
+        b"",
+        b"\x00",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        b"\x00SP\x00\x00\x31\x00\x00",
+    ],
     ids=["silence", "one byte", "HTTP", "TLS", "another protocol of nng"],
 )
 def test_what_does_not_speak_the_protocol_disturbs_nobody(cluster: Cluster, data: bytes) -> None:

@@ -385,5 +385,3 @@ def test_the_same_member_started_twice_is_refused_and_the_first_goes_on(shared: 
         twin.discard()
     assert caught.value.kind == "DirectoryInUse", caught.value
     assert member.call("put", "still", "here")
-
-

@@ -35,5 +35,5 @@ def test_an_answer_on_a_callers_connection_is_ignored(message: Message) -> None:
     members["b"].send("a", message)
     members["b"].send("a", Ping())
     settle()
-    assert members["a"].received == []
+    assert list(members["a"].take_received()) == []
     assert members["a"].frames_dropped == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
+from typing import Any
 
 import attrs
 import pytest
@@ -49,26 +50,30 @@ class Play(Simulation):
         return probe.answer[1] and bytes(probe.answer[1][1])
 
     def leader(self, among: list[SimMember] | None = None) -> SimMember:
-        """Wait for a leader that all of these follow."""
+        """Wait for a leader from among these, whom they all follow."""
         core = among or list(self.cluster.members.values())
-        assert self.cluster.run_until(lambda: self._leader(core) is not None, 15.0)
-        found = self._leader(core)
-        assert found is not None
-        return self.cluster.members[found[0]]
+
+        def led_by() -> list[SimMember]:
+            view = self._leader(core)
+            return [member for member in core if view is not None and member.name == view[0]]
+
+        assert self.cluster.run_until(lambda: bool(led_by()), 15.0)
+        return led_by()[0]
 
     def others(self, member: SimMember) -> list[SimMember]:
         return [other for other in self.cluster.members.values() if other is not member]
 
     def part(self, member: SimMember, *, told: bool) -> None:
         """Cut a member off."""
-        pairs = [pair for pair in product(self.cluster.members, repeat=2) if pair[0] != pair[1] and member.name in pair]
+        names = list(self.cluster.members)
+        pairs = [(a, b) for a, b in product(names, names) if a != b and member.name in (a, b)]
         self.cluster.network.cut(pairs)
         if told:
             self.cluster.network.sever(pairs)
 
 
 @contextmanager
-def play(**changes: object) -> Iterator[Play]:
+def play(**changes: Any) -> Iterator[Play]:
     """Start a cluster, and judge it at the end."""
     simulation = Play(attrs.evolve(CALM, **changes))
     for member in simulation.cluster.members.values():

@@ -51,7 +51,7 @@ def wrong(r: Replica) -> None:
     r.put("a", "b", prev="x")  # type: ignore[call-arg]
     r.put("a", "b", True)  # type: ignore[call-arg]
     r.get("a", consistency="strong")  # type: ignore[arg-type]
-    r.get("a").value  # type: ignore[union-attr]
+    _ = r.get("a").value  # type: ignore[union-attr]
     r.scan(limit="3")  # type: ignore[arg-type]
     r.add("a", 1.5)  # type: ignore[arg-type]
     r.txn(then=["put"])  # type: ignore[list-item]
@@ -68,8 +68,8 @@ def wrong(r: Replica) -> None:
 async def wrong_too(r: AsyncReplica) -> None:
     await r.put(1, "b")  # type: ignore[arg-type]
     await r.get("a", consistency="strong")  # type: ignore[arg-type]
-    (await r.get("a")).value  # type: ignore[union-attr]
-    r.put("a", "b").revision  # type: ignore[attr-defined]
+    _ = (await r.get("a")).value  # type: ignore[union-attr]
+    _ = r.put("a", "b").revision  # type: ignore[attr-defined]
     await r.submit(Put("a", "b"))  # type: ignore[misc]
     with r:  # type: ignore[attr-defined]
         pass

@@ -10,8 +10,8 @@ from typing import Any
 from replkv import codec
 from replkv.config import Config, Settings
 from replkv.disk import MemoryDisk
-from replkv.links import Identity, Links
-from replkv.messages import Message
+from replkv.links import Links
+from replkv.messages import Identity, Message
 from replkv.node import Node
 from replkv.transport import Answered, Arrived, Event, LinkDown, LinkUp, PipeDown, PipeUp
 
@@ -167,12 +167,12 @@ class InlineHousekeeper:
 class FakeCluster:
     """Whole nodes over a fake network, in virtual time: ``run`` gives each a turn, a hundredth of a second apart."""
 
-    def __init__(self, names: str = "abc", *, settings: Settings | None = None, **config: Any) -> None:
+    def __init__(self, names: str = "abc", settings: Settings | None = None, config: Config | None = None) -> None:
         self.network = FakeNetwork()
         self.now = 1000.0
         self.addresses = {name: f"tcp://{name}:1" for name in names}
         self.settings = settings or Settings()
-        self.config = Config(**config)
+        self.config = config or Config()
         self.disks = {name: MemoryDisk() for name in names}
         self.nodes: dict[str, Node] = {}
         self.paused: set[str] = set()

@@ -33,8 +33,17 @@ def hold_syncs(replica: AsyncReplica) -> threading.Event:
     assert replica._node is not None
     log = replica._node.log
     real = log.sync
-    log.sync = lambda: release.wait(PATIENCE) and real()  # type: ignore[assignment, method-assign, return-value, func-returns-value]
+    log.sync = lambda: release.wait(PATIENCE) and real()  # type: ignore[assignment, method-assign]
     return release
+
+
+async def handed_over(replica: AsyncReplica) -> None:
+    """Wait until a batch is under way."""
+    assert replica._node is not None
+    give_up = time.monotonic() + PATIENCE
+    while not replica._node.proposals.under_way:
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.001)
 
 
 def test_both_surfaces_have_the_same_calls_with_the_same_arguments() -> None:
@@ -57,7 +66,7 @@ def test_every_call_can_be_awaited() -> None:
         assert (await replica.add("n", 5)).value == 5
         assert (await replica.txn(compare=[Key("a").exists], then=[Put("b", "2"), Get("a")])).succeeded
         assert [kv.key for kv in await replica.scan(consistency="local")] == [b"a", b"b", b"n"]
-        assert (await replica.delete(prefix="")).deleted if False else (await replica.delete("a")).deleted == 1
+        assert (await replica.delete("a")).deleted == 1
         assert await asyncio.wrap_future(replica.submit(Get("a"))) is None
         assert replica.revision == 5
 
@@ -105,7 +114,7 @@ def test_bad_calls_are_refused_before_anything_is_sent() -> None:
             (lambda: replica.get("a", consistency="strong"), ValueError),  # type: ignore[arg-type]
             (lambda: replica.get("a", consistency="local", timeout="1"), TypeError),  # type: ignore[arg-type]
             (lambda: replica.put("a", b"x" * (2 << 20)), TooLarge),
-            (lambda: replica.delete(), ValueError),
+            (replica.delete, ValueError),
         ]
         for call, kind in calls:
             with pytest.raises(kind):
@@ -177,11 +186,7 @@ def test_a_call_that_is_cancelled_later_happens_once_and_disturbs_nobody() -> No
         await replica.put("before", "x")
         release = hold_syncs(replica)
         tasks = [asyncio.create_task(replica.add("n")) for _ in range(10)]
-        assert replica._node is not None
-        give_up = time.monotonic() + PATIENCE
-        while not replica._node.proposals._batches:
-            assert time.monotonic() < give_up
-            await asyncio.sleep(0.001)
+        await handed_over(replica)
         for task in tasks[::2]:
             task.cancel()
         release.set()
@@ -255,9 +260,7 @@ def test_a_loop_that_ended_with_calls_under_way_disturbs_nobody() -> None:
         await replica.put("before", "x")
         release = hold_syncs(replica)
         asyncio.get_running_loop().create_task(replica.put("a", "1"))  # it is abandoned on purpose
-        assert replica._node is not None
-        while not replica._node.proposals._batches:
-            await asyncio.sleep(0.001)
+        await handed_over(replica)
         return release
 
     async def come_back() -> None:

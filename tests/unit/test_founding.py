@@ -10,8 +10,7 @@ from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
 from replkv.founding import founding_entry, is_for
-from replkv.links import Identity
-from replkv.messages import EntryKind, Found
+from replkv.messages import Entry, EntryKind, Found, Identity
 
 CLUSTER = b"c" * 16
 INCARNATIONS = {"b": 2, "a": 1, "c": 3}
@@ -50,7 +49,7 @@ def test_only_the_very_members_it_names_take_it(name: str, incarnation: int, mea
         codec.make_entry(1, 1, EntryKind.FOUNDING, 0, b"\x93\x01\x02\x03"),
     ],
 )
-def test_what_is_no_founding_entry_is_an_error(entry: codec.Entry) -> None:
+def test_what_is_no_founding_entry_is_an_error(entry: Entry) -> None:
     with pytest.raises(DecodeError):
         is_for(entry, Identity("a", 1))
 
@@ -83,10 +82,18 @@ def test_nobody_founds_while_one_founder_is_missing() -> None:
 
 def test_a_founder_whose_first_entry_was_lost_on_the_way_is_told_again() -> None:
     cluster = FakeCluster()
-    cluster.run(lambda: cluster.nodes["a"].raft is not None)
-    assert cluster.nodes["c"].raft is None
-    cluster.network.ends["c"].events.clear()  # with what was on its way to c
-    cluster.run(cluster.leader)
+    sender = cluster.network.ends["a"]
+    real, lost = sender.send, list[bytes]()
+
+    def lose_the_first(peer: str, frame: bytes) -> bool:
+        if peer == "c" and isinstance(codec.decode_frame(frame).message, Found) and not lost:
+            lost.append(frame)
+            return True
+        return real(peer, frame)
+
+    sender.send = lose_the_first  # type: ignore[method-assign]
+    cluster.run(lambda: lost)
+    cluster.run(cluster.leader, 5.0)
     assert len(clusters(cluster)) == 1
 
 

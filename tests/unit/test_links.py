@@ -223,10 +223,13 @@ def test_a_member_without_a_cluster_keeps_the_connection_of_a_founded_peer_that_
     a.links.join_cluster(ONE, MEMBERS)
     assert a.links.send("b", Vote(2, 1, 1))
     assert a.links.send("b", Found(codec.make_entry(1, 1, EntryKind.FOUNDING, 0, b"x")))
-    assert a.links.send("b", Vote(2, 1, 1))
+    assert a.links.send("b", Vote(3, 1, 1))
     settle(a, b)
     assert b.transport.kicked == []
-    assert [type(message) for _, message in b.take()] == [Found]
+    received = b.links.take_received()
+    assert type(next(received)[1]) is Found
+    b.links.join_cluster(ONE, MEMBERS)
+    assert [message for _, message in received] == [Vote(3, 1, 1)]
 
 
 def test_a_peer_that_speaks_as_a_member_is_founded(network: FakeNetwork) -> None:

@@ -384,7 +384,7 @@ def test_close_ends_those_who_wait(tmp_path: Path) -> None:
     calls: list[Callable[[], object]] = [
         lambda: replica.put("a", "1", timeout=None),
         lambda: replica.get("a", timeout=None),
-        lambda: replica.wait_ready(),
+        replica.wait_ready,
         lambda: replica.submit(Put("a", "1")).result(PATIENCE),
     ]
     threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
@@ -487,7 +487,7 @@ THREE = {"a": "127.0.0.1:7431", "b": "127.0.0.1:7432", "c": "127.0.0.1:7433"}
         ({"cluster": list(THREE)}, TypeError, "map names to addresses"),
         ({"cluster": {}}, ValueError, "name every member"),
         ({"cluster": {**THREE, "b": 7432}}, TypeError, "address is a str"),
-        ({"cluster": {**THREE, 5: "127.0.0.1:7435"}}, TypeError, "name must be a str"),
+        ({"cluster": {5: "127.0.0.1:7435", "a": "127.0.0.1:7431"}}, TypeError, "name must be a str"),
         ({"cluster": {**THREE, "b": "127.0.0.1:99999"}}, ValueError, "0 to 65535"),
         ({"cluster": {**THREE, "b": "http://x"}}, ValueError, "tcp://"),
         ({"cluster": {**THREE, "b": "127.0.0.1:0"}}, ValueError, "dial"),

@@ -1,0 +1,387 @@
+"""``proposals.py``: calls become batches, batches are repeated until they are answered, and each is answered once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import pytest
+from fake_network import FakeCluster
+
+from replkv import codec, ops
+from replkv.codec import Batch
+from replkv.config import Settings
+from replkv.errors import Closed, InvariantBroken, OutcomeUnknown
+from replkv.machine import Machine, Outcome
+from replkv.messages import NotLeader
+from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, Call, Proposals
+
+A, B = (1, "a"), (2, "b")
+RETRY = 1.5
+
+
+class Caller(Call):
+    """A caller that counts how often it was answered."""
+
+    __slots__ = ("finished",)
+
+    def __init__(self, command: bytes = b"\x01") -> None:
+        super().__init__(command)
+        self.finished = 0
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def read(data: bytes) -> Batch:
+    return codec.unpack_batch(data, lambda _: None)
+
+
+def sent(proposals: Proposals, to: tuple[int, str | None] = A, now: float = 0.0) -> list[Batch]:
+    return [read(batch) for batch in proposals.batches_to_send(to, now)]
+
+
+@pytest.fixture
+def proposals() -> Proposals:
+    return Proposals(random.Random(1), 1000, RETRY)
+
+
+@pytest.fixture
+def ready(proposals: Proposals) -> Proposals:
+    """With a session."""
+    call = Caller()
+    proposals.submit(call)
+    (opening,) = sent(proposals)
+    proposals.answer([Outcome(0, opening.sequence, (), opened=7)])
+    assert proposals.give_up(call)
+    return proposals
+
+
+def put(proposals: Proposals, count: int = 1, size: int = 1) -> list[Caller]:
+    calls = [Caller(codec.pack(bytes(size))) for _ in range(count)]
+    for call in calls:
+        proposals.submit(call)
+    return calls
+
+
+def three_batches(proposals: Proposals, count: int = 1) -> list[Caller]:
+    """Put three batches under way."""
+    calls = []
+    for _ in range(3):
+        calls += put(proposals, count)
+        assert sent(proposals)
+    return calls
+
+
+# -- sessions -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_opened_before_somebody_calls(proposals: Proposals) -> None:
+    assert sent(proposals) == []
+
+
+def test_the_first_call_opens_a_session_and_follows_in_it(proposals: Proposals) -> None:
+    (call,) = put(proposals)
+    (opening,) = sent(proposals)
+    assert (opening.session, opening.commands) == (0, ())
+    assert sent(proposals, now=0.1) == [], "it is on its way"
+    proposals.answer([Outcome(0, opening.sequence + 1, (), opened=5)])
+    assert proposals.session == 0, "that was somebody else's"
+    proposals.answer([Outcome(0, opening.sequence, (), opened=5)])
+    (batch,) = sent(proposals, now=0.2)
+    assert (batch.session, batch.sequence, batch.lowest) == (5, 1, 1)
+    assert call.finished == 0
+
+
+def test_an_opening_that_was_lost_is_repeated_under_another_number(proposals: Proposals) -> None:
+    put(proposals)
+    (first,) = sent(proposals)
+    (second,) = sent(proposals, now=RETRY + 0.1)
+    assert first.sequence != second.sequence
+    proposals.answer([Outcome(0, first.sequence, (), opened=5)])
+    assert proposals.session == 0
+    proposals.answer([Outcome(0, second.sequence, (), opened=6)])
+    assert proposals.session == 6
+
+
+def test_an_opening_goes_to_a_new_leader_at_once(proposals: Proposals) -> None:
+    put(proposals)
+    assert sent(proposals, A)
+    assert sent(proposals, B, now=0.01), "its first leader may have taken it with itself"
+
+
+# -- batches --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_becomes_one_batch_and_is_answered_in_order(ready: Proposals) -> None:
+    calls = put(ready, 5)
+    (batch,) = sent(ready)
+    assert len(batch.commands) == 5
+    ready.answer([Outcome(7, batch.sequence, tuple((ops.OK, i) for i in range(5)))])
+    assert [call.answer for call in calls] == [(ops.OK, i) for i in range(5)]
+    assert not ready.under_way
+
+
+def test_a_batch_holds_no_more_than_fits_into_a_block(ready: Proposals) -> None:
+    put(ready, 5, size=400)
+    batches = [batch for _ in range(4) for batch in sent(ready)]
+    assert [len(batch.commands) for batch in batches] == [2, 2, 1]
+
+
+def test_a_command_larger_than_a_block_goes_alone(ready: Proposals) -> None:
+    put(ready, 1)
+    put(ready, 1, size=5000)
+    put(ready, 1)
+    assert [len(batch.commands) for _ in range(4) for batch in sent(ready)] == [1, 1, 1]
+
+
+def test_a_batch_has_a_limited_number_of_commands(ready: Proposals) -> None:
+    ready.block_bytes = 1 << 30
+    put(ready, BATCH_COMMANDS + 1)
+    assert [len(sent(ready)[0].commands) for _ in range(2)] == [BATCH_COMMANDS, 1]
+
+
+def test_only_a_few_batches_are_under_way(ready: Proposals) -> None:
+    for _ in range(IN_FLIGHT):
+        put(ready)
+        assert sent(ready)
+    put(ready)
+    assert sent(ready) == []
+    ready.answer([Outcome(7, 1, ((ops.OK,),))])
+    (batch,) = sent(ready)
+    assert (batch.sequence, batch.lowest) == (IN_FLIGHT + 1, 2)
+
+
+def test_a_batch_tells_the_lowest_sequence_somebody_still_waits_for(ready: Proposals) -> None:
+    for _ in range(3):
+        put(ready)
+        sent(ready)
+    ready.answer([Outcome(7, 2, ((ops.OK,),))])
+    put(ready)
+    assert sent(ready)[0].lowest == 1
+    ready.answer([Outcome(7, 1, ((ops.OK,),)), Outcome(7, 3, ((ops.OK,),)), Outcome(7, 4, ((ops.OK,),))])
+    put(ready)
+    assert sent(ready)[0].lowest == 5
+
+
+# -- repeats --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_repeated_to_a_new_leader_or_term_byte_by_byte(ready: Proposals) -> None:
+    put(ready, 3)
+    (first,) = ready.batches_to_send(A, 0.0)
+    assert ready.batches_to_send(A, 0.1) == []
+    assert ready.batches_to_send(B, 0.2) == [first]
+    assert ready.batches_to_send((3, "b"), 0.3) == [first]
+    assert ready.batches_to_send((3, "b"), 0.4) == []
+
+
+def test_a_batch_without_an_answer_is_repeated_after_a_while(ready: Proposals) -> None:
+    put(ready)
+    (first,) = ready.batches_to_send(A, 0.0)
+    assert ready.batches_to_send(A, RETRY - 0.1) == []
+    assert ready.batches_to_send(A, RETRY + 0.1) == [first]
+
+
+def test_a_repeat_that_is_applied_as_well_answers_nobody_twice(ready: Proposals) -> None:
+    (call,) = put(ready)
+    sent(ready)
+    for _ in range(3):
+        ready.answer([Outcome(7, 1, ((ops.OK, 5),))])
+    assert (call.finished, call.answer) == (1, (ops.OK, 5))
+
+
+def test_outcomes_of_others_answer_nobody(ready: Proposals) -> None:
+    (call,) = put(ready)
+    sent(ready)
+    ready.answer([Outcome(8, 1, ((ops.OK,),)), Outcome(7, 2, ((ops.OK,),)), Outcome(0, 1, (), opened=9)])
+    assert call.finished == 0
+    assert ready.session == 7
+
+
+def test_an_answer_that_is_forgotten_leaves_the_outcome_unknown(ready: Proposals) -> None:
+    (call,) = put(ready)
+    sent(ready)
+    ready.answer([Outcome(7, 1, None)])
+    assert isinstance(call.error, OutcomeUnknown)
+    assert call.finished == 1
+
+
+def test_an_answer_of_the_wrong_length_stops_the_member_rather_than_answer_the_wrong_caller(ready: Proposals) -> None:
+    put(ready, 2)
+    sent(ready)
+    with pytest.raises((ValueError, InvariantBroken)):
+        ready.answer([Outcome(7, 1, ((ops.OK,),))])
+
+
+# -- a session that is no more --------------------------------------------------------------------------------------------------------
+
+
+def test_batches_of_an_expired_session_go_into_a_new_one_in_their_order(ready: Proposals) -> None:
+    calls = three_batches(ready, 2)
+    last = put(ready)
+    ready.answer([Outcome(7, sequence, None, expired=True) for sequence in (1, 2, 3)])
+    assert [call.finished for call in calls] == [0] * 6
+    (opening,) = sent(ready)
+    assert opening.session == 0
+    ready.answer([Outcome(0, opening.sequence, (), opened=70)])
+    (batch,) = sent(ready)
+    assert (batch.session, batch.sequence, len(batch.commands)) == (70, 1, 7)
+    ready.answer([Outcome(70, 1, tuple((ops.OK, i) for i in range(7)))])
+    assert [call.answer for call in (*calls, *last)] == [(ops.OK, i) for i in range(7)]
+
+
+def test_a_late_word_of_the_old_session_disturbs_the_new_one_not(ready: Proposals) -> None:
+    (call,) = put(ready)
+    sent(ready)
+    ready.answer([Outcome(7, 1, None, expired=True)])
+    (opening,) = sent(ready)
+    ready.answer([Outcome(0, opening.sequence, (), opened=70)])
+    sent(ready)
+    ready.answer([Outcome(7, 1, None, expired=True), Outcome(7, 1, None)])
+    assert ready.session == 70
+    assert call.finished == 0
+
+
+def machine(*sequences: int, session: int = 7) -> Machine:
+    """A machine that was loaded from a snapshot, in which these batches were executed."""
+    loaded = Machine()
+    loaded.sessions.open(session, 0)
+    for sequence in sequences:
+        loaded.sessions.record(session, sequence, ((ops.OK, sequence),))
+    return loaded
+
+
+def test_after_a_snapshot_the_session_table_answers(ready: Proposals) -> None:
+    calls = three_batches(ready)
+    ready.answer_from(machine(1, 3))
+    assert [call.answer for call in calls] == [(ops.OK, 1), None, (ops.OK, 3)]
+    assert [batch.sequence for batch in sent(ready, B)] == [2]
+
+
+def test_after_a_snapshot_without_its_session_the_outcome_is_unknown(ready: Proposals) -> None:
+    (call,) = put(ready)
+    sent(ready)
+    (waiting,) = put(ready)
+    ready.answer_from(machine(session=8))
+    assert isinstance(call.error, OutcomeUnknown)
+    assert waiting.finished == 0
+    assert sent(ready)[0].session == 0
+
+
+# -- giving up ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_in_the_queue_can_be_given_up_and_is_never_sent(ready: Proposals) -> None:
+    first, second = put(ready, 2)
+    assert ready.give_up(first)
+    assert not ready.give_up(first)
+    assert len(sent(ready)[0].commands) == 1
+    assert not ready.give_up(second)
+
+
+def test_a_call_that_gives_up_while_batches_are_made_is_either_sent_or_given_up(ready: Proposals) -> None:
+    ready.block_bytes = 50
+    for _ in range(200):
+        calls = put(ready, 30)
+        given_up: list[Caller] = []
+        thread = threading.Thread(target=lambda: given_up.extend(call for call in calls if ready.give_up(call)))  # noqa: B023
+        thread.start()
+        commands = 0
+        while thread.is_alive() or ready._queue:
+            for batch in sent(ready):
+                commands += len(batch.commands)
+                ready.answer([Outcome(7, batch.sequence, ((ops.OK,),) * len(batch.commands))])
+        thread.join()
+        assert commands + len(given_up) == 30
+        assert [call.finished for call in calls] == [int(call not in given_up) for call in calls]
+
+
+def test_at_the_end_those_in_the_queue_are_told_otherwise_than_those_under_way(ready: Proposals) -> None:
+    (under_way,) = put(ready)
+    sent(ready)
+    (waiting,) = put(ready)
+    closed, unknown = Closed("closed"), OutcomeUnknown("unknown")
+    ready.fail_all(closed, unknown)
+    ready.fail_all(closed, unknown)
+    assert (under_way.error, under_way.finished) == (unknown, 1)
+    assert (waiting.error, waiting.finished) == (closed, 1)
+
+
+# -- whole members --------------------------------------------------------------------------------------------------------------------
+
+
+def run(cluster: FakeCluster, name: str, call: Caller) -> Any:
+    cluster.nodes[name].submit(call)
+    cluster.run(lambda: call.finished)
+    return call.answer
+
+
+def a_follower(cluster: FakeCluster) -> str:
+    return next(name for name in cluster.nodes if name != cluster.leader())
+
+
+def test_large_batches_repeated_to_a_new_leader_go_in_frames_that_hold_them() -> None:
+    cluster = FakeCluster(settings=Settings(max_request_bytes=4 << 20))
+    cluster.run(cluster.leader)
+    old = cluster.leader()
+    assert old is not None
+    followers = [name for name in "abc" if name != old]
+    for name in followers:
+        run(cluster, name, Caller(codec.pack(ops.Put("before", "x").to_wire())))
+    cluster.paused.add(old)
+    calls = []
+    for name in followers:
+        for i in range(IN_FLIGHT):
+            calls.append(Caller(codec.pack(ops.Put(f"{name}{i}", bytes(4_000_000)).to_wire())))
+            cluster.nodes[name].submit(calls[-1])
+            cluster.turn()
+    assert all(len(cluster.nodes[name].proposals._batches) == IN_FLIGHT for name in followers)
+    cluster.run(lambda: all(call.finished for call in calls))
+    assert [call.answer and call.answer[0] for call in calls] == [ops.OK] * 2 * IN_FLIGHT
+    revisions = sorted(call.answer[1] for call in calls if call.answer)
+    assert revisions == list(range(revisions[0], revisions[0] + 2 * IN_FLIGHT))
+
+
+def test_a_leader_that_lost_its_office_is_not_asked_at_every_turn() -> None:
+    cluster = FakeCluster()
+    cluster.run(cluster.leader)
+    leader = cluster.leader()
+    assert leader is not None
+    name = a_follower(cluster)
+    node = cluster.nodes[name]
+    run(cluster, name, Caller(codec.pack(ops.Put("before", "x").to_wire())))
+    frames: list[bytes] = []
+    cluster.network.ends[leader].send = lambda peer, frame: False  # type: ignore[method-assign]  # it can't tell anybody anything
+    forward = cluster.network.ends[name].send
+
+    def send(peer: str, frame: bytes) -> bool:
+        frames.append(frame)
+        return forward(peer, frame)
+
+    cluster.network.ends[name].send = send  # type: ignore[method-assign]
+    node.submit(Caller(codec.pack(ops.Put("k", "v").to_wire())))
+    for _ in range(50):
+        cluster.turn()
+        if node.raft is not None and node.raft.leader == leader:
+            node._receive(leader, NotLeader(node.raft.term), cluster.now)
+    batches = [frame for frame in frames if b"\xc4\x01k\xc4\x01v" in frame]
+    assert 1 <= len(batches) < 5
+
+
+def test_a_session_that_expired_is_replaced_and_no_write_is_lost_or_doubled() -> None:
+    cluster = FakeCluster(settings=Settings(session_ttl=5.0))
+    cluster.run(cluster.leader)
+    name = a_follower(cluster)
+    add = codec.pack(ops.Add("n", 1).to_wire())
+    assert run(cluster, name, Caller(add))[2] == 1
+    old = cluster.nodes[name].proposals.session
+    for _ in range(12):  # others keep the cluster's time going
+        other = cluster.leader()
+        assert other is not None
+        run(cluster, other, Caller(codec.pack(ops.Put("t", "x").to_wire())))
+        until = cluster.now + 1.0
+        cluster.run(lambda: cluster.now >= until)  # noqa: B023
+    assert run(cluster, name, Caller(add))[2] == 2
+    assert cluster.nodes[name].proposals.session != old

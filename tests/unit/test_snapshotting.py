@@ -1,0 +1,254 @@
+"""``snapshotting.py``: taking, sending and installing snapshots between whole members, and what disturbs it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from fake_network import FakeCluster
+
+from replkv import codec, ops
+from replkv.config import Config
+from replkv.messages import Message, SnapshotAck, SnapshotChunk
+from replkv.node import Node
+from replkv.proposals import Call
+
+RNG = random.Random(5)
+SMALL = Config(snapshot_bytes=20_000, trailing_entries=4, segment_bytes=1 << 16)
+
+
+class Caller(Call):
+    __slots__ = ("finished",)
+
+    def __init__(self, command: bytes) -> None:
+        super().__init__(command)
+        self.finished = 0
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def write(cluster: FakeCluster, name: str, operation: ops.Operation) -> Caller:
+    call = Caller(codec.pack(operation.to_wire()))
+    cluster.nodes[name].submit(call)
+    return call
+
+
+def grow(cluster: FakeCluster) -> None:
+    """Let the members' state grow by incompressible values, to several chunks of a snapshot."""
+    name = next(name for name in cluster.nodes if name not in cluster.paused)
+    for number in range(20):
+        call = write(cluster, name, ops.Put(f"k{number}", RNG.randbytes(60_000)))
+        cluster.run(lambda: call.finished)  # noqa: B023
+
+
+def base(node: Node) -> int:
+    return node.log.snapshot.meta.index if node.log.snapshot is not None else 0
+
+
+def equal(cluster: FakeCluster) -> bool:
+    return len({(node.machine.applied, node.machine.digest()) for node in cluster.nodes.values() if not node.machine._at_work}) == 1
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    cluster = FakeCluster(config=SMALL)
+    cluster.run(cluster.leader)
+    return cluster
+
+
+def fall_behind(cluster: FakeCluster) -> str:
+    """Take a follower away until the others' logs no longer reach back to it; return its name."""
+    late = next(name for name in "abc" if name != cluster.leader())
+    cluster.crash(late)
+    grow(cluster)
+    cluster.run(lambda: all(base(node) > 8 for node in cluster.nodes.values()))
+    return late
+
+
+def tamper(cluster: FakeCluster, name: str, judge: Callable[[Message], bool]) -> list[Message]:
+    """Lose what a member sends and the judge says; return what was lost."""
+    end, lost = cluster.network.ends[name], list[Message]()
+    real = end.send
+
+    def send(peer: str, frame: bytes) -> bool:
+        message = codec.decode_frame(frame).message
+        if judge(message):
+            lost.append(message)
+            return True
+        return real(peer, frame)
+
+    end.send = send  # type: ignore[method-assign]
+    return lost
+
+
+def test_a_log_that_has_grown_is_replaced_by_a_snapshot(cluster: FakeCluster) -> None:
+    grow(cluster)
+    cluster.run(lambda: all(base(node) > 8 for node in cluster.nodes.values()))
+    for name, node in cluster.nodes.items():
+        disk = cluster.disks[name]
+        cluster.run(lambda: sum(one.startswith("snapshot-") for one in disk.list()) == 1)  # noqa: B023
+        assert node.raft is not None
+        assert node.raft.last_index - base(node) < 30
+    cluster.run(lambda: equal(cluster))
+
+
+def test_a_member_restarts_from_its_snapshot_and_the_log_behind_it(cluster: FakeCluster) -> None:
+    grow(cluster)
+    cluster.run(lambda: all(base(node) > 8 for node in cluster.nodes.values()) and equal(cluster))
+    digest = cluster.nodes["a"].machine.digest()
+    for name in "abc":
+        cluster.crash(name)
+    for name in "abc":
+        assert base(cluster.start(name)) > 8
+    cluster.run(cluster.leader)
+    cluster.run(lambda: equal(cluster))
+    call = write(cluster, "a", ops.Put("after", "x"))
+    cluster.run(lambda: call.finished)
+    assert cluster.nodes["a"].machine.digest() != digest
+    assert cluster.nodes["a"].machine.read(ops.Scan(count_only=True).to_wire(), cluster.nodes["a"].published.revision)[3] == 21
+
+
+def test_a_follower_that_fell_behind_is_sent_a_snapshot_and_goes_on_from_it(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster))
+    assert base(node) > 8
+    call = write(cluster, late, ops.Put("after", "x"))
+    cluster.run(lambda: call.finished and equal(cluster))
+
+
+def test_writes_go_on_while_a_snapshot_is_sent(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    count = 0
+    while base(node) == 0:
+        leader = cluster.leader() or next(name for name in cluster.nodes if name != late)
+        call = write(cluster, leader, ops.Put(f"during{count}", "x"))
+        cluster.run(lambda: call.finished)  # noqa: B023
+        count += 1
+    cluster.run(lambda: equal(cluster))
+    assert count > 1
+
+
+def test_lost_chunks_and_lost_acknowledgements_are_made_good(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    for name in cluster.nodes:
+        lost_chunks = tamper(cluster, name, lambda message: isinstance(message, SnapshotChunk) and RNG.random() < 0.4)
+        assert lost_chunks is not None
+    node = cluster.start(late)
+    tamper(cluster, late, lambda message: isinstance(message, SnapshotAck) and RNG.random() < 0.4)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+
+
+def test_a_damaged_snapshot_is_dropped_and_sent_again(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    damaged: list[int] = []
+    for name in cluster.nodes:
+        end = cluster.network.ends[name]
+
+        def send(peer: str, frame: bytes, real: Callable[[str, bytes], bool] = end.send) -> bool:
+            envelope = codec.decode_frame(frame)
+            message = envelope.message
+            if isinstance(message, SnapshotChunk) and message.offset and not damaged:
+                damaged.append(message.offset)
+                bad = SnapshotChunk(message.term, message.meta, message.offset, message.total, bytes(len(message.data)))
+                frame = codec.encode_frame(envelope.cluster, envelope.sender, envelope.receiver, bad)
+            return real(peer, frame)
+
+        end.send = send  # type: ignore[method-assign]
+    node = cluster.start(late)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+    assert damaged
+    assert not [name for name in cluster.disks[late].list() if name.endswith(".tmp")]
+
+
+def test_a_leader_that_goes_in_the_middle_of_a_snapshot_is_followed_by_one_that_sends_its_own(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    leader = cluster.leader()
+    assert leader is not None
+    node = cluster.start(late)
+    cluster.run(lambda: node.snapshots._receiver is not None)
+    cluster.crash(leader)
+    cluster.run(lambda: node.machine.applied > 8, 120.0)
+    cluster.start(leader)
+    cluster.run(lambda: equal(cluster), 120.0)
+
+
+def test_a_follower_that_goes_in_the_middle_of_a_snapshot_begins_again(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.snapshots._receiver is not None)
+    cluster.crash(late)
+    again = cluster.start(late)
+    assert not [name for name in cluster.disks[late].list() if name.endswith(".tmp")]
+    cluster.run(lambda: again.machine.applied > 8 and equal(cluster), 120.0)
+
+
+def test_a_follower_that_never_answers_is_given_up_and_the_snapshot_may_go(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    cluster.start(late)
+    tamper(cluster, late, lambda message: isinstance(message, SnapshotAck))
+    leader = cluster.leader() or "a"
+    cluster.run(lambda: any(node.snapshots.in_use for node in cluster.nodes.values()), 60.0)
+    sender = next(node for node in cluster.nodes.values() if node.snapshots.in_use)
+    sending = sender.snapshots._sending[late]
+    cluster.run(lambda: sender.snapshots._sending.get(late) is not sending, 60.0)
+    assert cluster.nodes[leader].failure is None
+
+
+def test_a_callers_answer_that_went_by_in_a_snapshot_still_comes(cluster: FakeCluster) -> None:
+    """Its batch is applied by the others while it is cut off; it never applies the entry itself."""
+    late = next(name for name in "abc" if name != cluster.leader())
+    call = write(cluster, late, ops.Add("n", 1))
+    cluster.run(lambda: call.finished)
+    leader = cluster.leader()
+    assert leader is not None
+    call = write(cluster, late, ops.Add("n", 1))
+    cluster.nodes[late].turn(0.0)  # hands it over
+    cluster.paused.add(late)
+    cluster.run(lambda: cluster.nodes[leader].machine.read(ops.Get("n").to_wire(), cluster.nodes[leader].published.revision)[1][1] == b"2")
+    grow(cluster)
+    cluster.run(lambda: base(cluster.nodes[leader]) > 8)
+    cluster.network.ends[late].events.clear()  # what came for it in the meantime was lost
+    for peer in "abc":
+        cluster.network.cut(late, peer)
+        cluster.network.cut(peer, late)
+    cluster.paused.clear()
+    cluster.run(lambda: call.finished, 120.0)
+    assert call.error is None
+    assert call.answer is not None
+    assert call.answer[2] == 2
+    assert base(cluster.nodes[late]) > 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_members_that_crash_again_and_again_stay_equal(seed: int) -> None:
+    rng = random.Random(seed)
+    cluster = FakeCluster(config=SMALL)
+    cluster.run(cluster.leader)
+    added = 0
+    for _ in range(12):
+        name = rng.choice("abc")
+        cluster.crash(name)
+        other = rng.choice([one for one in "abc" if one != name])
+        for _ in range(rng.randrange(1, 12)):
+            calls = [write(cluster, other, ops.Put(f"k{rng.randrange(40)}", RNG.randbytes(8000))), write(cluster, other, ops.Add("n", 1))]
+            added += 1
+            cluster.run(lambda: all(call.finished for call in calls), 120.0)  # noqa: B023
+        cluster.start(name)
+    cluster.run(cluster.leader)
+    cluster.run(lambda: equal(cluster), 120.0)
+    node = cluster.nodes["a"]
+    assert node.machine.read(ops.Get("n").to_wire(), node.published.revision)[1][1] == str(added).encode()
+
+
+def test_a_follower_that_pauses_while_the_log_is_trimmed_stops_nobody(cluster: FakeCluster) -> None:
+    """Its connection stands, its window is full, and what it needs next is gone from the leader's log."""
+    late = next(name for name in "abc" if name != cluster.leader())
+    cluster.paused.add(late)
+    grow(cluster)
+    cluster.run(lambda: all(base(node) > 8 for name, node in cluster.nodes.items() if name != late))
+    cluster.paused.clear()
+    cluster.run(lambda: equal(cluster), 120.0)
