@@ -33,6 +33,8 @@ VERSIONS = (1, 1)
 FRAME_MAX = 8 << 20
 HEAD_MAX = 64 << 10
 BLOCK_MAX = 8 << 20
+SMALL = 512
+"""Values up to this many bytes are unpacked without a look ahead: false claims in them cost 2 MiB at most."""
 COMPRESS_FROM = 1 << 10
 """Blocks below this many bytes travel as they are: compressing them costs more than it saves."""
 
@@ -61,11 +63,12 @@ def unpack(data: bytes | memoryview, limit: int = HEAD_MAX) -> Any:
     if len(data) > limit:
         raise DecodeError(f"{len(data)} bytes where at most {limit} are allowed")
     try:
-        # The library allocates an array as soon as it reads its header, and nested headers may each claim the whole input.  Skipping
-        # over the value allocates nothing and fails if it is not all there; after that every claim is known to be true.
-        walker = msgpack.Unpacker(max_buffer_size=len(data))
-        walker.feed(data)
-        walker.skip()
+        if len(data) > SMALL:
+            # The library allocates an array as soon as it reads its header, and nested headers may each claim the whole input.
+            # Skipping over the value allocates nothing and fails if it is not all there; after that every claim is known to be true.
+            walker = msgpack.Unpacker(max_buffer_size=len(data))
+            walker.feed(data)
+            walker.skip()
         return msgpack.unpackb(data, use_list=False, object_pairs_hook=_never_written, ext_hook=_never_written, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise DecodeError(f"not a msgpack value: {error}") from None

@@ -214,7 +214,8 @@ class Leadership:
     def _give_notice(self, out: Ready, commit: int, time: int) -> None:
         """Tell those who were sent nothing else how far the log is committed now."""
         for name, peer in self.peers.items():
-            if peer.commit < commit and peer.pace is Pace.REPLICATE:
+            # Whoever is behind the base learns at the next broadcast that it needs a snapshot.
+            if peer.commit < commit and peer.pace is Pace.REPLICATE and peer.next > self._log.base_index:
                 out.notices.append((name, self._append(peer, peer.next - 1, commit, time, (), NOTICE)))
 
     def _append(self, peer: Progress, prev_index: int, commit: int, time: int, entries: tuple[Entry, ...], round_: int) -> Append:

@@ -423,7 +423,8 @@ class Node:
     # -- what Raft asks for --------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, raft: Raft) -> None:
-        while (ready := raft.take()) is not None:
+        ready = raft.take()
+        while ready is not None:
             self._publish()
             for peer, message in ready.messages:
                 self._send(peer, message)
@@ -435,6 +436,7 @@ class Node:
             self._keep_back(ready)
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
+            ready = raft.take() if ready.entries else None  # that they are durable now may have decided something
 
     def _send(self, peer: str, message: RaftMessage) -> None:
         """Send to a peer, and before it what was kept back, unless this is an Append, which says the same."""

@@ -61,19 +61,17 @@ class RaftLog:
             raise InvariantBroken(f"the log holds {at_snapshot} where its snapshot ends at {index} of term {self.base_term}")
         first = entries[0]
         self.base_index, self.base_term = (0, 0) if first.index == 1 else (first.index, first.term)
+        self.last_index = self.base_index
 
     def restart(self, snapshot: SnapshotMeta) -> None:
         """Forget everything; the log goes on behind a snapshot."""
         self.base_index, self.base_term = snapshot.index, snapshot.term
         self._entries: list[Entry] = []
+        self.last_index = snapshot.index
+        """The index of the newest entry, or of the base."""
         self._configurations = [(snapshot.index, snapshot.configuration)]
 
     # -- questions -----------------------------------------------------------------------------------------------------------------
-
-    @property
-    def last_index(self) -> int:
-        """The index of the newest entry, or of the base."""
-        return self.base_index + len(self._entries)
 
     @property
     def last_term(self) -> int:
@@ -165,10 +163,12 @@ class RaftLog:
                 raise InvariantBroken(f"entry {entry.index} of term {entry.term} where {index} of term {term} or later belongs")
             term = entry.term
         self._entries.extend(entries)
+        self.last_index = index
         self._configurations.extend(pair for pair in found if pair[0] > self._configurations[0][0])
 
     def _truncate(self, index: int) -> None:
         del self._entries[index - self.base_index - 1 :]
+        self.last_index = index - 1
         while self._configurations[-1][0] >= index:
             self._configurations.pop()
 

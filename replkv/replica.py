@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from replkv import address, fork
 from replkv.config import Config, Settings
@@ -38,14 +38,11 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
 _open: weakref.WeakSet[Base] = weakref.WeakSet()
 
 
-def boottime() -> float:
-    """Return monotonic seconds; time in which the machine was suspended counts where the system can tell."""
-    return time.clock_gettime(_CLOCK)
+boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Monotonic seconds; time in which the machine was suspended counts where the system can tell."""
 
 
 class Base(Surface):

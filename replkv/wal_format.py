@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import frozen
@@ -101,6 +102,7 @@ class Sector(NamedTuple):
     payload: bytes
 
 
+@lru_cache(maxsize=16)
 def segment_name(number: int) -> str:
     """Return the file name of a segment."""
     return f"wal-{number:016d}"

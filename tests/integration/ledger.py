@@ -20,6 +20,7 @@ class Client(threading.Thread):
         self.acknowledged: dict[str, tuple[str, int]] = {}  # key → value, revision
         self.unknown: dict[str, str] = {}
         self.refused: set[str] = set()
+        self.reasons: list[str] = []  # of unknown outcomes
         self.versions: list[int] = []  # of this client's own register, as read back
         self.sums: list[tuple[int, int]] = []  # this client's counter: answer, unknown adds before it
         self.added = self.unsure = 0
@@ -45,8 +46,11 @@ class Client(threading.Thread):
             return "done", self._member.call(*call)
         except CallError as error:
             if error.kind in UNKNOWN:
+                self.reasons.append(str(error))
+                self._stop_asked.wait(0.02)
                 return "unknown", None
-            assert error.kind in REFUSED, error
+            if error.kind not in REFUSED:
+                raise
             self._stop_asked.wait(0.02)
             return "refused", None
 

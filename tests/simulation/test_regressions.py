@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from plays import play
 
 from replkv import codec
+from replkv.config import Config
 from replkv.links import Links
 from replkv.messages import Identity, Message, Ping, Pong, Refuse, Welcome
 from replkv.testing.network import SimNetwork, SimTransport
@@ -37,3 +39,14 @@ def test_an_answer_on_a_callers_connection_is_ignored(message: Message) -> None:
     settle()
     assert list(members["a"].take_received()) == []
     assert members["a"].frames_dropped == 1
+
+
+def test_a_leader_whose_log_was_trimmed_beyond_a_silent_follower_goes_on() -> None:
+    with play(config=Config(snapshot_bytes=500, trailing_entries=1)) as simulation:
+        leader = simulation.leader()
+        simulation.write(leader, "before")
+        silent = simulation.others(leader)[0]
+        simulation.cluster.network.cut([(silent.name, leader.name)])
+        for number in range(50):
+            simulation.write(leader, f"{number} {'x' * 100}")
+        assert leader.process.failure is None

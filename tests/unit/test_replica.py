@@ -542,6 +542,9 @@ def test_a_directory_that_cannot_be_one_is_refused(tmp_path: Path, path: str) ->
 
 def test_a_directory_in_use_is_refused_also_in_the_same_process(tmp_path: Path) -> None:
     with Replica(data_dir=tmp_path) as replica:
+        node = replica._node
+        assert node is not None
+        eventually(lambda: not node.log.unprepared and not node._preparing)  # the housekeeper opens files of its own
         descriptors = len(os.listdir("/proc/self/fd"))
         with pytest.raises(DirectoryInUse, match=str(tmp_path)):
             Replica(data_dir=tmp_path)
