@@ -447,9 +447,8 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
     m.ReadIndexReply: (21, _fields("term", "id", "index")),
     m.TimeoutNow: (22, _fields("term")),
     m.Forward: (32, _write_forward),
-    m.NotLeader: (33, _fields("term")),
-    m.SnapshotChunk: (34, _write_chunk),
-    m.SnapshotAck: (35, _fields("term", "index", "offset")),
+    m.SnapshotChunk: (33, _write_chunk),
+    m.SnapshotAck: (34, _fields("term", "index", "offset")),
 }
 
 _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
@@ -467,7 +466,6 @@ _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]
     21: _plain(m.ReadIndexReply, natural, natural, natural),
     22: _plain(m.TimeoutNow, natural),
     32: (1, _read_forward),
-    33: _plain(m.NotLeader, natural),
-    34: (4, _read_chunk),
-    35: _plain(m.SnapshotAck, natural, natural, natural),
+    33: (4, _read_chunk),
+    34: _plain(m.SnapshotAck, natural, natural, natural),
 }

@@ -164,7 +164,9 @@ class Leadership:
         """
         heirs = [name for name in self.peers if self._log.configuration.is_voter(name)]
         if to is None:
-            to = max(heirs, key=lambda name: self.peers[name].match, default=None)
+            # On an idle cluster a dead follower matches as well as a live one.
+            heard_since = now - self._timing.election_timeout
+            to = max(heirs, key=lambda name: (self.peers[name].heard_at > heard_since, self.peers[name].match), default=None)
         elif to not in heirs:
             raise ValueError(f"leadership can go to one of {', '.join(heirs) or 'nobody'}, not to {to!r}")
         if to is not None:

@@ -189,13 +189,6 @@ class Forward:
 
 
 @frozen
-class NotLeader:
-    """The answer to a Forward that reached a member which does not lead."""
-
-    term: int
-
-
-@frozen
 class SnapshotChunk:
     """A piece of a snapshot file for a follower whose next entry is no longer in the log."""
 
@@ -263,5 +256,5 @@ class Pong:
     """The answer to a Ping, on the same connection."""
 
 
-NodeMessage: TypeAlias = Forward | NotLeader | SnapshotChunk | SnapshotAck | Hello | Welcome | Refuse | Found | Ping | Pong
+NodeMessage: TypeAlias = Forward | SnapshotChunk | SnapshotAck | Hello | Welcome | Refuse | Found | Ping | Pong
 Message: TypeAlias = RaftMessage | NodeMessage

@@ -22,7 +22,7 @@ from replkv.founding import founding_entry, is_for
 from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
-from replkv.messages import Append, Entry, EntryKind, Forward, Found, HardState, NotLeader, SnapshotAck, SnapshotChunk
+from replkv.messages import Append, Entry, EntryKind, Forward, Found, HardState, SnapshotAck, SnapshotChunk
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
@@ -228,6 +228,12 @@ class Node:
             return True
         return self.proposals.give_up(call)
 
+    @property
+    def ready(self) -> bool:
+        """Whether this member knows a leader and has applied all it knows to be decided."""
+        raft, published = self.raft, self.published
+        return raft is not None and raft.leader is not None and not self.stopped and 0 < published.commit <= published.applied
+
     def status(self) -> Status:
         """Return this member's view of itself, without waiting."""
         raft, published = self.raft, self.published
@@ -362,8 +368,6 @@ class Node:
             return  # not a member of anything yet: the sender will say it again
         elif isinstance(message, Forward):
             self._forwarded(raft, peer, message)
-        elif isinstance(message, NotLeader):
-            return  # the next leader will be sent it all; this one would only refuse it again, as often as it is asked
         elif isinstance(message, SnapshotChunk):
             self.snapshots.receive(raft, peer, message, now)
         elif isinstance(message, SnapshotAck):
@@ -373,8 +377,7 @@ class Node:
 
     def _forwarded(self, raft: Raft, peer: str, message: Forward) -> None:
         if raft.role is not Role.LEADER:
-            self.links.send(peer, NotLeader(raft.term))
-            return
+            return  # the sender sends again when it hears of a leader
         for batch in message.batches:
             try:
                 codec.unpack_batch(batch, ops.check_operation)

@@ -432,6 +432,8 @@ class Key:
 
 
 def _operations(operations: Iterable[Operation], what: str) -> tuple[Operation, ...]:
+    if isinstance(operations, Operation):
+        raise TypeError(f"{what}= takes a list: write {what}=[{type(operations).__name__}(…)]")
     listed = tuple(operations)
     for operation in listed:
         if not isinstance(operation, (Put, Delete, Add, Get, Scan, Txn)):

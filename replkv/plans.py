@@ -128,9 +128,16 @@ class Read(Plan[R]):
 
 
 class Ready(Plan[None]):
-    """Wait for a leader, and for all it had committed."""
+    """Wait for a leader, and for all it had committed; with a timeout of 0 look whether that is so."""
 
-    __slots__ = ()
+    __slots__ = ("timeout",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+
+    def at_once(self, node: Node) -> Any:
+        """Look, if the caller does not want to wait."""
+        return None if self.timeout == 0 and node.ready else NOT_YET
 
     def result(self, node: Node, call: Call) -> None:
         """Return nothing: having passed the barrier is the answer."""

@@ -179,11 +179,7 @@ class Base(Surface):
     @property
     def ready(self) -> bool:
         """Whether this member knows a leader and has applied all it knows to be decided; never waits."""
-        node = self._node
-        if node is None or node.raft is None or node.stopped or node.raft.leader is None:
-            return False
-        published = node.published
-        return 0 < published.commit <= published.applied
+        return self._node is not None and self._node.ready
 
     @property
     def failure(self) -> ReplkvError | None:
@@ -217,7 +213,7 @@ class Base(Surface):
         node = self._running()
         assert self._notifier is not None  # noqa: S101  # a running node has one
         plan = plan_for(operation)
-        call = FutureCall(plan.command(node), self._notifier.inbox, node, plan, boottime() + self._config.timeout)
+        call = FutureCall(plan.command(node), self._notifier, node, plan, boottime() + self._config.timeout)
         self._notifier.expect(call)
         (node.read_barrier if call.command is None else node.submit)(call)
         return call.future
@@ -231,7 +227,7 @@ class Base(Surface):
     def from_env(cls, **overrides: Any) -> Self:
         """Build one from the environment.
 
-        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…") and ``_INSECURE`` ("1").
+        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…") and ``_INSECURE`` ("1" or "0").
 
         Args:
             overrides: arguments that win over the environment.
@@ -246,6 +242,8 @@ class Base(Surface):
         if value := os.environ.get("REPLKV_CLUSTER"):
             arguments["cluster"] = _parse_cluster(value)
         if value := os.environ.get("REPLKV_INSECURE"):
+            if value not in ("0", "1"):
+                raise ValueError(f"REPLKV_INSECURE must be 1 or 0, not {value!r}")
             arguments["insecure"] = value == "1"
         return cls(**{**arguments, **overrides})
 

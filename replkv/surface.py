@@ -254,4 +254,4 @@ class Surface:
         Raises:
             WaitTimeout: not in time; the text names the members that can't be reached.
         """
-        return self._run(Ready(), timeout)
+        return self._run(Ready(timeout), timeout)

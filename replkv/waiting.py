@@ -92,23 +92,39 @@ class LoopCall(Call):
             self.future.set_result(None)
 
 
+class _Submitted(Future[Any]):
+    """A future that does not let a callback wait for what only the callback's own thread can bring."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        super().__init__()
+        self._notifier = notifier
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._notifier.refuse_to_wait_for(self)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._notifier.refuse_to_wait_for(self)
+        return super().exception(timeout)
+
+
 class FutureCall(Call):
     """A ``concurrent.futures.Future`` that the notifier resolves."""
 
-    __slots__ = ("_inbox", "_node", "_plan", "deadline", "future")
+    __slots__ = ("_node", "_notifier", "_plan", "deadline", "future")
 
-    def __init__(self, command: bytes | None, inbox: Inbox, node: Node, plan: Plan[Any], deadline: float) -> None:
+    def __init__(self, command: bytes | None, notifier: Notifier, node: Node, plan: Plan[Any], deadline: float) -> None:
         super().__init__(command)
-        self._inbox = inbox
+        self._notifier = notifier
         self._node = node
         self._plan = plan
         self.deadline = deadline
-        self.future: Future[Any] = Future()
+        self.future: Future[Any] = _Submitted(notifier)
         self.future.set_running_or_notify_cancel()  # what has been handed over can't be taken back, and cancel() says so
 
     def finish(self) -> None:
         """Send the call to the notifier."""
-        self._inbox.put(self)
+        self._notifier.inbox.put(self)
 
     def resolve(self) -> None:
         """Resolve the future, and run its callbacks; on the notifier's thread."""
@@ -129,13 +145,14 @@ class FutureCall(Call):
         if self.answer is None and self.error is None:
             expired = self.future
             if not untouched:
-                self.future = Future()
+                self.future = _Submitted(self._notifier)
             expired.set_exception(self._expired(untouched=untouched))
 
     def _expired(self, *, untouched: bool) -> ReplkvError:
         return resumable(self._plan.expired(self._node, untouched=untouched), self._wait)
 
     def _wait(self, timeout: float | None) -> Any:
+        self._notifier.refuse_to_wait_for(self.future)
         if not wait((self.future,), timeout).done:
             raise self._expired(untouched=False)
         return self.future.result()
@@ -162,6 +179,15 @@ class Notifier:
     def expect(self, call: FutureCall) -> None:
         """Watch over a call's deadline."""
         self._calls.append(call)
+
+    def refuse_to_wait_for(self, future: Future[Any]) -> None:
+        """Refuse to wait for a future on the thread that resolves it.
+
+        Raises:
+            RuntimeError: this is that thread, and the future is not resolved.
+        """
+        if threading.current_thread() is self._thread and not future.done():
+            raise RuntimeError("a callback that waits for another future would wait for itself: give that one a callback too")
 
     def stop(self) -> None:
         """Resolve what has come in, then end; does not wait for it."""

@@ -48,7 +48,6 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.ReadIndexReply: st.builds(m.ReadIndexReply, numbers, numbers, numbers),
     m.TimeoutNow: st.builds(m.TimeoutNow, numbers),
     m.Forward: st.builds(m.Forward, st.lists(batches, max_size=3).map(tuple)),
-    m.NotLeader: st.builds(m.NotLeader, numbers),
     m.SnapshotChunk: st.builds(m.SnapshotChunk, numbers, metas, numbers, numbers, st.binary(max_size=50)),
     m.SnapshotAck: st.builds(m.SnapshotAck, numbers, numbers, numbers),
     m.Hello: st.builds(m.Hello, st.tuples(numbers, numbers), clusters, names, incarnations, names, name_lists),

@@ -10,7 +10,7 @@ from fake_network import FakeMember, FakeNetwork, settle
 from replkv import codec
 from replkv.codec import NO_CLUSTER
 from replkv.links import GREETING_TIMEOUT, HELLO_MAX, SILENCE_LIMIT
-from replkv.messages import EntryKind, Found, Hello, NotLeader, Ping, Pong, Vote, Welcome
+from replkv.messages import EntryKind, Found, Hello, Ping, Pong, TimeoutNow, Vote, Welcome
 from replkv.transport import Arrived
 
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -49,21 +49,21 @@ def refused(network: FakeNetwork, a: FakeMember, b: FakeMember) -> str:
 
 def test_members_that_greet_can_talk(network: FakeNetwork) -> None:
     a, b = pair(network)
-    assert a.links.send("b", NotLeader(3))
+    assert a.links.send("b", TimeoutNow(3))
     settle(a, b)
-    assert b.take() == [("a", NotLeader(3))]
+    assert b.take() == [("a", TimeoutNow(3))]
     assert (a.links.unreachable(), a.links.incarnation_of("b")) == (("c",), ord("b"))
     assert a.links.is_unfounded("b")
 
 
 def test_nothing_is_sent_before_the_greeting_is_done(network: FakeNetwork) -> None:
     a, b = FakeMember(network, "a"), FakeMember(network, "b")
-    assert not a.links.send("b", NotLeader(3))
+    assert not a.links.send("b", TimeoutNow(3))
     network.connect("a", "b")
     a.handle()
-    assert not a.links.send("b", NotLeader(3))
+    assert not a.links.send("b", TimeoutNow(3))
     settle(a, b)
-    assert a.links.send("b", NotLeader(3))
+    assert a.links.send("b", TimeoutNow(3))
 
 
 def test_members_of_two_clusters_refuse_each_other_naming_both(network: FakeNetwork) -> None:
@@ -120,7 +120,7 @@ def test_maps_may_differ_once_a_cluster_is_founded(network: FakeNetwork) -> None
         member.links.join_cluster(ONE, MEMBERS)
     network.connect("a", "b")
     settle(a, b)
-    assert a.links.send("b", NotLeader(1))
+    assert a.links.send("b", TimeoutNow(1))
 
 
 def test_a_refusal_is_logged_once_not_at_every_attempt(network: FakeNetwork, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,7 +315,7 @@ def test_a_lost_peer_that_comes_back_is_reported_again(network: FakeNetwork) -> 
 def test_a_full_link_says_so(network: FakeNetwork) -> None:
     a, _ = pair(network, cluster=ONE)
     a.transport.full = True
-    assert not a.links.send("b", NotLeader(1))
+    assert not a.links.send("b", TimeoutNow(1))
     assert a.links.unreachable() == ("c",)
 
 
