@@ -114,15 +114,18 @@ class Links:
         return link is not None and link.ready and link.cluster == codec.NO_CLUSTER
 
     def unreachable(self) -> tuple[str, ...]:
-        """Return the peers this member can't send to."""
-        return tuple(peer for peer, link in sorted(self._links.items()) if not link.ready)
+        """Return the peers this member can't send to, those included for which it has no address."""
+        return tuple(sorted(self._explanations()))
 
     def explain(self) -> str:
         """Say, for an error message, who can't be reached and why."""
-        parts = [
-            f"{peer} at {link.url} ({link.refusal or 'no connection'})" for peer, link in sorted(self._links.items()) if not link.ready
-        ]
-        return ", ".join(parts)
+        return ", ".join(f"{peer} {why}" for peer, why in sorted(self._explanations().items()))
+
+    def _explanations(self) -> dict[str, str]:
+        links = [(peer, link) for peer, link in self._links.items() if not link.ready]
+        why = {peer: f"at {link.url} ({link.refusal or 'no connection'})" for peer, link in links}
+        strangers = {*(self.members or ())} - {self.identity.name, *self._links}
+        return {**why, **dict.fromkeys(strangers, "(no address is known: name it in cluster=)")}
 
     def take_received(self) -> Iterator[tuple[str, Message]]:
         """Yield the messages that have come in, each if it is meant for the cluster this member belongs to by then.

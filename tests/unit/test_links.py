@@ -322,3 +322,10 @@ def test_a_full_link_says_so(network: FakeNetwork) -> None:
 def test_the_unreachable_are_named_with_address_and_reason(network: FakeNetwork) -> None:
     a, _ = pair(network)
     assert a.links.explain() == "c at tcp://c:1 (no connection)"
+
+
+def test_a_voter_without_an_address_is_named_among_the_unreachable(network: FakeNetwork) -> None:
+    a, _ = pair(network)
+    a.links.join_cluster(ONE, {**MEMBERS, "stranger": 7})
+    assert "stranger" in a.links.unreachable()
+    assert "stranger (no address is known: name it in cluster=)" in a.links.explain()
