@@ -41,6 +41,7 @@ class SimMember:
     clock: Clock = field(init=False)
     transport: SimTransport = field(init=False)
     housekeeper: SimHousekeeper = field(init=False)
+    away_until: float = 0.0  # before that it can't be started
     disk_faults: int = 0  # injected in this life: it may stop because of them
     closing: bool = False
     wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
@@ -72,8 +73,8 @@ class SimMember:
     # -- lives ------------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin a new life, unless one is going on."""
-        if self.node is not None:
+        """Begin a new life, unless one is going on, or the machine is away."""
+        if self.node is not None or self.cluster.scheduler.now < self.away_until:
             return
         cluster, scenario = self.cluster, self.cluster.scenario
         self.life += 1
@@ -166,6 +167,11 @@ class SimMember:
         else:
             self.disk.fail_sync_in = count
 
+    def go_away(self, seconds: float) -> None:
+        """Stop the machine for that long at least."""
+        self.crash(power=True)
+        self.away_until = self.cluster.scheduler.now + seconds
+
     def wipe(self) -> None:
         """Give the member an empty disk."""
         self.crash(power=True)
@@ -187,7 +193,7 @@ class SimMember:
         self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
         self.disk.slow = 0.0
         self._sends_left = None
-        self._paused_until = self.cluster.scheduler.now
+        self._paused_until = self.away_until = self.cluster.scheduler.now
         if self.closing:
             self.crash(power=False)
         self.start()

@@ -117,6 +117,10 @@ class Nemesis:
         member.crash(power=True)
         self._later(member.start)
 
+    def _away(self, member: SimMember) -> None:
+        member.go_away(self.rng.uniform(2.0, 6.0))
+        self._later(member.start)
+
     def _blackout(self, _member: SimMember) -> None:
         for each in self.cluster.members.values():
             each.crash(power=True)

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
     from replkv.testing.trace import Trace
     from replkv.transport import Event
 
-QUEUE_MAX = 64
-"""Frames on their way in one direction of a connection; beyond it the sender is told to wait."""
 POLL_MAX = 64
 """Events handed out in one poll; the rest waits for the next."""
 
 
 @define
 class Weather:
-    """How the network treats frames: chances per frame, delays in seconds; ``stall``: a cut holds frames back instead of losing them."""
+    """How the network treats frames: chances per frame, delays in seconds.
+
+    ``stall``: a cut holds frames back instead of losing them; ``queue``: frames on their way in one direction of a connection, beyond
+    which the sender is told to wait.
+    """
 
     delay_least: float = 0.0002
     delay_mean: float = 0.0003
@@ -42,6 +44,7 @@ class Weather:
     damage: float = 0.0
     misrouting: float = 0.0
     stall: bool = False
+    queue: int = 64
 
 
 @define(eq=False, repr=False)
@@ -162,7 +165,7 @@ class SimNetwork:
         """Put a frame on its way; False when too many are."""
         sender = connection.other(to).transport
         sender.about_to_send()
-        if to.on_the_way >= QUEUE_MAX:
+        if to.on_the_way >= self.weather.queue:
             return False
         for tap in self.taps:
             tap(sender, to.transport.name, frame)

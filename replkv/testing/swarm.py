@@ -17,6 +17,7 @@ from replkv.testing.network import Weather
 FAULTS = (
     "kill",  # a process ends; what it wrote is kept
     "power",  # a machine stops: what was not synced may be lost, nobody is told
+    "away",  # a machine stops for so long that it misses much
     "blackout",  # all machines stop at once
     "crash_at_disk",  # power is lost in the middle of a change to the disk
     "crash_at_send",  # power is lost between two messages of one turn
@@ -129,7 +130,7 @@ def _config(rng: random.Random) -> Config:
 
 def _weather(rng: random.Random) -> Weather:
     """Draw a network: as good as TCP in half of the runs, worse than any in the others."""
-    weather = Weather(delay_mean=rng.choice((0.0003, 0.0003, 0.003, 0.02)), stall=rng.random() < 0.5)
+    weather = Weather(delay_mean=rng.choice((0.0003, 0.0003, 0.003, 0.02)), stall=rng.random() < 0.5, queue=rng.choice((64, 64, 3)))
     if rng.random() < 0.5:
         weather.loss = rng.choice((0.0, 0.01, 0.1))
         weather.doubling = rng.choice((0.0, 0.01, 0.2))

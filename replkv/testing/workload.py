@@ -274,6 +274,9 @@ class Workload:
         ]
         chosen = [condition for condition in conditions if self.rng.random() < 0.3]
         then: list[Put | Delete | Add | Get | Scan | Txn] = [Get(key), Put(key, b"v" + unique), Scan(prefix=b"k", limit=3)]
+        other = self._key()
+        if other != key and self.rng.random() < 0.2:
+            then.append(Add(other, 1))  # refused where that holds a text, and then nothing of it may remain
         if nested:
             then.append(Txn(compare=[Key(key).exists], then=[Put(b"t" + key, b"w" + unique)], otherwise=[Delete(b"t" + key)]))
         otherwise = [Delete(key)] if self.rng.random() < 0.3 else [Get(key)]

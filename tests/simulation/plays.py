@@ -13,6 +13,7 @@ from replkv.config import Config, Settings
 from replkv.ops import Get, Put
 from replkv.testing.cluster import SimMember
 from replkv.testing.history import Consistency, Outcome
+from replkv.testing.knobs import turned
 from replkv.testing.network import Weather
 from replkv.testing.sim import nothing
 from replkv.testing.simulation import Simulation
@@ -75,9 +76,10 @@ class Play(Simulation):
 def play(**changes: Any) -> Iterator[Play]:
     """Start a cluster, and judge it at the end."""
     simulation = Play(attrs.evolve(CALM, **changes))
-    for member in simulation.cluster.members.values():
-        member.start()
-    simulation.leader()
-    yield simulation
-    simulation._heal()
-    simulation._settle_account()
+    with turned(simulation.scenario.knobs):
+        for member in simulation.cluster.members.values():
+            member.start()
+        simulation.leader()
+        yield simulation
+        simulation._heal()
+        simulation._settle_account()

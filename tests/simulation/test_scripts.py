@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from plays import play
 
 from replkv.config import Config
 from replkv.ops import Get, Put
+from replkv.raft import Role
 from replkv.testing.history import Consistency, Outcome
+from replkv.testing.network import Weather
 from replkv.testing.sim import nothing
 
 
@@ -55,6 +59,43 @@ def test_a_member_that_was_away_for_long_catches_up_with_a_snapshot() -> None:
         absent.start()
         assert simulation.read(absent) == b"99 " + b"x" * 100
         assert absent.process.log.snapshot is not None
+
+
+def test_a_snapshot_in_many_pieces_survives_a_change_of_leaders_and_lost_pieces() -> None:
+    knobs = {"snapshotting.CHUNK": 300}
+    with play(config=Config(snapshot_bytes=1000, trailing_entries=1), names=tuple("abcde"), knobs=knobs) as simulation:
+        leader = simulation.leader()
+        absent = simulation.others(leader)[0]
+        absent.crash(power=True)
+        for number in range(60):
+            simulation.write(leader, f"{number} {random.Random(number).randbytes(50).hex()}")
+        simulation.cluster.network.weather.loss = 0.2
+        absent.start()
+        simulation.cluster.run(1.0)
+        leader.crash(power=False)
+        simulation.cluster.run(2.0)
+        simulation.cluster.network.weather.loss = 0.0
+        assert simulation.read(absent) is not None
+        assert absent.process.log.snapshot is not None
+
+
+def test_late_acknowledgements_confirm_no_newer_read() -> None:
+    with play(weather=Weather(stall=True)) as simulation:
+        old = simulation.leader()
+        simulation.write(old, "old")
+        network, followers = simulation.cluster.network, simulation.others(old)
+        network.cut([(follower.name, old.name) for follower in followers])
+        simulation.cluster.run(0.15)  # heartbeats still arrive, their acknowledgements wait
+        simulation.part(old, told=False)
+        new = simulation.leader(followers)
+        simulation.write(new, "new")
+        assert old.process.raft is not None
+        assert old.process.raft.role is Role.LEADER
+        read = simulation.workload.run(old, Get("k"), Consistency.LINEARIZABLE, nothing, patience=3.0)
+        simulation.cluster.run(0.01)
+        network.heal()
+        simulation.cluster.run(3.0)
+        assert read.answer is None or read.answer[1][1] == b"new"
 
 
 def test_cluster_time_goes_on_when_all_members_come_back_with_nothing_but_snapshots() -> None:

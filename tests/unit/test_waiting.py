@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,12 @@ def test_a_callback_may_look_at_its_own_future() -> None:
         told = threading.Event()
         revisions: list[int] = []
         future = replica.submit(Put("a", "1"))
-        future.add_done_callback(lambda done: (revisions.append(done.result().revision), told.set()))
+
+        def callback(done: Future[Any]) -> None:
+            revisions.append(done.result().revision)
+            told.set()
+
+        future.add_done_callback(callback)
         assert told.wait(10)
         assert revisions == [future.result().revision]
 
