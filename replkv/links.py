@@ -244,12 +244,13 @@ class Links:
             self._listen(pipe, caller, envelope.cluster, envelope.message)
 
     def _listen(self, pipe: int, caller: _Caller, cluster: bytes, message: Message) -> None:
+        if caller.name is not None and cluster != codec.NO_CLUSTER:
+            self._links[caller.name].cluster = cluster  # by now it has been founded
         if isinstance(message, Ping):
             self.transport.reply(pipe, self._frame(caller.incarnation, Pong()))
         elif isinstance(message, (Pong, Refuse, Welcome)):
             self._complain("dropped an answer that came on a connection somebody else dialled, from %s", caller.name)
         elif caller.name is not None:
-            self._links[caller.name].cluster = cluster  # by now it may have been founded
             self._received.append((caller.name, cluster, message))
 
     def _addressed(self, caller: _Caller, envelope: codec.Frame) -> bool:

@@ -7,9 +7,11 @@ finished, not one by one: the first puts the wake-up on its way, the others join
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from replkv.errors import OutcomeUnknown, ReplkvError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from replkv.plans import Plan
 
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 
 class BlockedCall(Call):
@@ -47,29 +51,29 @@ class BlockedCall(Call):
 
 
 class Inbox:
-    """Finished calls on their way to one thread or loop; at most one wake-up is on its way at any time."""
+    """What one thread or loop is to do next, calls to resolve above all; at most one wake-up is on its way at any time."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self._wake = wake
-        self._calls: deque[LoopCall | FutureCall] = deque()
+        self._todo: deque[Callable[[], object]] = deque()
         self._woken = False
 
-    def put(self, call: LoopCall | FutureCall) -> None:
-        """Add a finished call; any thread."""
-        self._calls.append(call)
+    def put(self, todo: Callable[[], object]) -> None:
+        """Add something to do; any thread."""
+        self._todo.append(todo)
         if not self._woken:
             self._woken = True
             self._wake()
 
     def deliver(self) -> None:
-        """Resolve what has come in, on the thread or loop it is for."""
+        """Do what has come in, on the thread or loop it is for."""
         self._woken = False  # before looking: what comes now wakes again
         while True:
             try:
-                call = self._calls.popleft()
+                todo = self._todo.popleft()
             except IndexError:
                 return
-            call.resolve()
+            todo()
 
 
 class LoopCall(Call):
@@ -84,7 +88,7 @@ class LoopCall(Call):
 
     def finish(self) -> None:
         """Send the call to its loop."""
-        self._inbox.put(self)
+        self._inbox.put(self.resolve)
 
     def resolve(self) -> None:
         """Wake the task; on its loop."""
@@ -93,7 +97,7 @@ class LoopCall(Call):
 
 
 class _Submitted(Future[Any]):
-    """A future that does not let a callback wait for what only the callback's own thread can bring."""
+    """A future whose callbacks run on the notifier's thread, also those that come late, and may not wait for what only it can bring."""
 
     def __init__(self, notifier: Notifier) -> None:
         super().__init__()
@@ -106,6 +110,9 @@ class _Submitted(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self._notifier.refuse_to_wait_for(self)
         return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        super().add_done_callback(lambda _: self._notifier.run(partial(fn, self)))
 
 
 class FutureCall(Call):
@@ -124,7 +131,7 @@ class FutureCall(Call):
 
     def finish(self) -> None:
         """Send the call to the notifier."""
-        self._notifier.inbox.put(self)
+        self._notifier.inbox.put(self.resolve)
 
     def resolve(self) -> None:
         """Resolve the future, and run its callbacks; on the notifier's thread."""
@@ -180,6 +187,13 @@ class Notifier:
         """Watch over a call's deadline."""
         self._calls.append(call)
 
+    def run(self, callback: Callable[[], object]) -> None:
+        """Run a callback on the notifier's thread."""
+        if threading.current_thread() is self._thread:
+            callback()
+        else:
+            self.inbox.put(partial(_run_late, callback))
+
     def refuse_to_wait_for(self, future: Future[Any]) -> None:
         """Refuse to wait for a future on the thread that resolves it.
 
@@ -212,6 +226,14 @@ class Notifier:
         now = self._clock()
         while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
             self._calls.popleft().expire()
+
+
+def _run_late(callback: Callable[[], object]) -> None:
+    """Run a callback that was added to a future that was resolved already; its errors are logged, as those of other callbacks are."""
+    try:
+        callback()
+    except Exception:
+        logger.exception("a callback of a future raised")
 
 
 def finished(call: Call, plan: Plan[R], node: Node) -> R:

@@ -194,8 +194,8 @@ class SimMember:
         self.disk.slow = 0.0
         self._sends_left = None
         self._paused_until = self.away_until = self.cluster.scheduler.now
-        if self.closing:
-            self.crash(power=False)
+        if self.closing or self.disk_faults:
+            self.crash(power=False)  # it is about to end by itself
         self.start()
         self._plan(self.cluster.scheduler.now)
 

@@ -72,6 +72,7 @@ class Nemesis:
         cluster = self.cluster
         weather = cluster.network.weather
         weather.loss = weather.doubling = weather.reordering = weather.damage = weather.misrouting = 0.0
+        weather.queue = 64
         weather.delay_mean = min(weather.delay_mean, 0.003)
         cluster.network.heal()
 

@@ -55,3 +55,19 @@ def test_an_insecure_that_is_neither_yes_nor_no_is_refused(value: str, monkeypat
     monkeypatch.setenv("REPLKV_INSECURE", value)
     with pytest.raises(ValueError, match="REPLKV_INSECURE must be 1 or 0"):
         Replica.from_env()
+
+
+def test_a_callback_that_comes_late_runs_on_the_notifiers_thread_too() -> None:
+    with Replica() as replica:
+        future = replica.submit(Put("a", "1"))
+        future.result(10)
+        threads: list[str] = []
+        told = threading.Event()
+
+        def callback(_: Future[Any]) -> None:
+            threads.append(threading.current_thread().name)
+            told.set()
+
+        future.add_done_callback(callback)
+        assert told.wait(10)
+        assert threads == ["replkv-replica-notifier"]
