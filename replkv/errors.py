@@ -149,7 +149,7 @@ class Incompatible(StorageError):
 
 
 class Closed(ReplkvError):
-    """The Replica is closed, or its member has stopped; ``Replica.failure`` says why."""
+    """The Replica is closed, or not open yet.  A member that stopped by itself raises what stopped it: ``Replica.failure``."""
 
 
 class SessionExpired(ReplkvError):

@@ -40,11 +40,11 @@ class Restored:
 
 @define
 class Ready:
-    """Effects, to be carried out completely and in this order before the next ones are taken.
+    """Effects, to be carried out completely and in this order before the next ones are taken; only notices may wait.
 
     Args:
         messages: send at once: a leader's Appends leave before its own disk is done, and nothing here promises anything.
-        notices: tell followers what is committed; nobody waits for their answer, so own callers may have theirs first.
+        notices: tell followers what is committed; they are not answered, and a later Append to the same peer makes them superfluous.
         hard_state: persist before ``after_sync``, together with ``entries``; None if unchanged.
         entries: persist; the first replaces everything stored from its index on.
         after_sync: send once the above is durable: acknowledgements, granted votes, an own candidacy.

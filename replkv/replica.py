@@ -187,7 +187,11 @@ class Base(Surface):
         return self._node.failure if self._node is not None else None
 
     def status(self) -> Status:
-        """Return this member's view of itself and its cluster; never waits, and answers when closed too."""
+        """Return this member's view of itself and its cluster; never waits, and answers when closed too.
+
+        Raises:
+            Closed: it was never opened.
+        """
         if self._node is None:
             raise Closed(f"{self._name} is not open yet")
         return self._node.status()
@@ -209,6 +213,11 @@ class Base(Surface):
         Returns:
             A future of what the call of the same name returns; it fails as that does, after ``Config.timeout`` at the latest.  Its
             callbacks run on a thread of their own, not on the one that decides.
+
+        Raises:
+            TypeError: no operation.
+            TooLarge, TooManyOps: the cluster's settings forbid it.
+            Closed, StorageError, ForkedProcess: this member can't be used.
         """
         node = self._running()
         assert self._notifier is not None  # noqa: S101  # a running node has one

@@ -81,8 +81,9 @@ else:
 class Surface:
     """The calls on keys, as ``Replica`` and ``AsyncReplica`` both have them.
 
-    All of them raise ``Closed`` once the member is closed or has stopped, ``ForkedProcess`` in a forked child, and ``NoLeader`` when no
-    leader could be reached within ``timeout``.  Calls that write raise ``OutcomeUnknown`` instead when the write had been handed over.
+    All of them raise ``Closed`` once the member is closed, the error that stopped it (a ``StorageError``, ``InvariantBroken``) once it has
+    stopped by itself, ``ForkedProcess`` in a forked child, and ``NoLeader`` when no leader could be reached within ``timeout``.  Calls that
+    write raise ``OutcomeUnknown`` instead when the write had been handed over.
     """
 
     @abstractmethod
@@ -238,8 +239,10 @@ class Surface:
             Which branch was taken, the revision, and the answers of its operations; its truth is whether ``then`` was.
 
         Raises:
+            TypeError, ValueError: what is listed is none of these, or nested too deep; nothing was sent.
             DuplicateKey: a key would be written twice on one path.
             TooManyOps: more than ``Settings.max_txn_ops`` in one list.
+            TooLarge, NotACounter, Compacted, FutureRevision: of an operation in it; nothing was changed.
             OutcomeUnknown: handed over, and no answer in time.
         """
         return self._run(plan_for(Txn(compare=compare, then=then, otherwise=otherwise)), timeout)

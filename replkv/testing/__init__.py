@@ -1,1 +1,1 @@
-"""Test a cluster, and programs that use one, in one thread on virtual time: simulated network, disk and clocks."""
+"""Whole clusters in one thread on virtual time: simulated network, disk and clocks; ``python -m replkv.testing`` runs them."""

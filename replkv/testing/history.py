@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Violation(Exception):
-    """A promise of replkv was broken; ``rule`` is the short name of the promise, as DESIGN and the tests know it."""
+    """A promise of replkv was broken; ``rule`` is the short name of the promise, as the tests know it."""
 
     def __init__(self, rule: str, text: str) -> None:
         super().__init__(f"{rule}: {text}")

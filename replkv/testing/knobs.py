@@ -27,7 +27,7 @@ KNOBS: Mapping[str, tuple[int, ...]] = {
     "machine.CHUNK_MAX": (100, 3000),
     "machine._PART": (1, 500),
     "snapshot._SYNC_EVERY": (1,),
-    "snapshotting.CHUNK": (150, 2000),
+    "snapshotting.CHUNK": (100, 400),
 }
 ALIASES = {"progress.INFLIGHT": ("raft.INFLIGHT",)}
 """Where another module holds the same number under its own name."""
@@ -35,7 +35,7 @@ ALIASES = {"progress.INFLIGHT": ("raft.INFLIGHT",)}
 
 def draw_knobs(rng: random.Random) -> dict[str, int]:
     """Choose some of the knobs, and what to turn them to."""
-    return {knob: rng.choice(values) for knob, values in KNOBS.items() if rng.random() < 0.25}
+    return {knob: rng.choice(values) for knob, values in KNOBS.items() if rng.random() < 0.3}
 
 
 @contextmanager

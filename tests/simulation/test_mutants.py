@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from replkv import leadership, progress, quorum, session
+from replkv.errors import ReplkvError
 from replkv.kv import Store
 from replkv.messages import Configuration, HardState
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Role
 from replkv.ready import Ready
 from replkv.testing.disk import SimDoor
+from replkv.testing.history import Violation
 from replkv.testing.simulation import simulate
 
 LIMIT = 60
@@ -146,9 +148,14 @@ MUTANTS = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_simulator_finds_it_when(mutant: Callable[[Patch], None], monkeypatch: Patch) -> None:
     mutant(monkeypatch)
-    for seed in range(1000, 1000 + LIMIT):
-        try:
-            simulate(seed)
-        except Exception:  # noqa: BLE001  # found: whichever check it was
-            return
-    pytest.fail(f"{mutant.__name__} lived through {LIMIT} seeds")
+    found = next((error for seed in range(1000, 1000 + LIMIT) if (error := failure_of(seed))), "")
+    assert found, f"{mutant.__name__} lived through {LIMIT} seeds"
+    assert "Error:" not in found, f"{mutant.__name__} is broken itself: {found}"
+
+
+def failure_of(seed: int) -> str:
+    try:
+        simulate(seed)
+    except (Violation, ReplkvError) as error:
+        return str(error)
+    return ""
