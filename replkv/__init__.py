@@ -21,10 +21,8 @@ from replkv.errors import (
     NoLeader,
     NotACounter,
     OutcomeUnknown,
-    Overloaded,
     Rejected,
     ReplkvError,
-    SessionExpired,
     StorageError,
     TooLarge,
     TooManyOps,
@@ -32,9 +30,27 @@ from replkv.errors import (
     WaitTimeout,
     WrongCluster,
 )
-from replkv.ops import Add, AddResult, Compare, Delete, DeleteResult, Get, Key, KeyValue, Put, PutResult, Scan, ScanResult, Txn, TxnResult
+from replkv.ops import (
+    Add,
+    AddResult,
+    Compare,
+    Data,
+    Delete,
+    DeleteResult,
+    Get,
+    Key,
+    KeyValue,
+    Operation,
+    Put,
+    PutResult,
+    Scan,
+    ScanResult,
+    Txn,
+    TxnResult,
+)
 from replkv.replica import Replica
 from replkv.status import Member, Status
+from replkv.surface import Consistency, Timeout
 
 __version__ = "0.1.0"
 
@@ -46,7 +62,9 @@ __all__ = [
     "Compacted",
     "Compare",
     "Config",
+    "Consistency",
     "Corrupt",
+    "Data",
     "Delete",
     "DeleteResult",
     "DirectoryInUse",
@@ -62,8 +80,8 @@ __all__ = [
     "Member",
     "NoLeader",
     "NotACounter",
+    "Operation",
     "OutcomeUnknown",
-    "Overloaded",
     "Put",
     "PutResult",
     "Rejected",
@@ -71,10 +89,10 @@ __all__ = [
     "ReplkvError",
     "Scan",
     "ScanResult",
-    "SessionExpired",
     "Settings",
     "Status",
     "StorageError",
+    "Timeout",
     "TooLarge",
     "TooManyOps",
     "Txn",

@@ -10,14 +10,14 @@ from typing import Self, TypeVar, cast
 from replkv import fork
 from replkv.node import Node
 from replkv.plans import NOT_YET, Plan
-from replkv.replica import Base
+from replkv.replica import EmbeddedMember
 from replkv.surface import Awaiting, Timeout
 from replkv.waiting import Inbox, LoopCall, finished, resumable
 
 R = TypeVar("R")
 
 
-class AsyncReplica(Base, Awaiting):
+class AsyncReplica(EmbeddedMember, Awaiting):
     """One member of a cluster, inside this process; every call is awaited.
 
     The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.
@@ -84,16 +84,25 @@ class AsyncReplica(Base, Awaiting):
 
     def _inbox(self, loop: asyncio.AbstractEventLoop) -> Inbox:
         """Return the queue through which this loop is woken, once per block."""
-        if loop not in self._inboxes:
-            self._inboxes = {known: inbox for known, inbox in self._inboxes.items() if not known.is_closed()}
-            self._inboxes[loop] = new = Inbox(lambda: _wake(loop, new))
-        return self._inboxes[loop]
+        inbox = self._inboxes.get(loop)
+        if inbox is None:
+            for known in list(self._inboxes):
+                if known.is_closed():
+                    self._inboxes.pop(known, None)
+            inbox = self._inboxes[loop] = _LoopInbox(loop)
+        return inbox
 
 
-def _wake(loop: asyncio.AbstractEventLoop, inbox: Inbox) -> None:
-    """Let the loop take in what has finished; a loop that was closed meanwhile has nobody left who waits."""
-    try:
-        loop.call_soon_threadsafe(inbox.deliver)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise
+class _LoopInbox(Inbox):
+    """What one loop is to do; a loop that was closed meanwhile has nobody left who waits."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(self._wake_loop)
+        self._loop = loop
+
+    def _wake_loop(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self.deliver)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise

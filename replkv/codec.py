@@ -33,6 +33,9 @@ VERSIONS = (1, 1)
 FRAME_MAX = 8 << 20
 HEAD_MAX = 64 << 10
 BLOCK_MAX = 8 << 20
+BATCH_MAX = 7 << 20
+COMMAND_MAX = 6 << 20
+"""Each of these leaves room for what is put around it: what has entered the log must be readable by everybody who applies it."""
 SMALL = 512
 """Values up to this many bytes are unpacked without a look ahead: false claims in them cost 2 MiB at most."""
 COMPRESS_FROM = 1 << 10
@@ -245,7 +248,7 @@ def unpack_batch(data: bytes, check: Callable[[object], None]) -> Batch:
     Raises:
         DecodeError: not a batch, or ``check`` raised it.
     """
-    batch = _batch(unpack(data, BLOCK_MAX))
+    batch = _batch(unpack(data, BATCH_MAX))
     for command in batch.commands:
         check(command)
     return batch

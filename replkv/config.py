@@ -28,10 +28,10 @@ class Config:
 
     Args:
         timeout: seconds an operation may take when the call does not say.
-        segment_bytes: size of a preallocated WAL segment.
+        segment_bytes: size of a preallocated WAL segment; at most 1 GiB.
         snapshot_bytes: bytes of log after which a snapshot is taken and the log before it trimmed.
         trailing_entries: log entries kept behind a snapshot, for followers that need a little more.
-        block_bytes: how many bytes of commands the leader joins into one log entry.
+        block_bytes: how many bytes of commands the leader joins into one log entry; at most 4 MiB.
     """
 
     timeout: float = 5.0
@@ -42,6 +42,9 @@ class Config:
 
     def __attrs_post_init__(self) -> None:
         _check_positive(self)
+        for name, largest in (("segment_bytes", 1024 * MIB), ("block_bytes", 4 * MIB)):
+            if getattr(self, name) > largest:
+                raise ValueError(f"Config.{name} is at most {largest}, not {getattr(self, name)}: what is larger could not be read back")
 
 
 @frozen(kw_only=True)

@@ -16,7 +16,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-from replkv.errors import DirectoryInUse, DiskFull, StorageError
+from replkv.errors import Corrupt, DirectoryInUse, DiskFull, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,14 @@ class Disk(Protocol):
 
     def close(self) -> None:
         """Let go of the directory; may be called again."""
+
+
+def corrupt(what: str) -> Corrupt:
+    """Return the error for stored bytes that are not what was written, with the only safe remedy."""
+    return Corrupt(
+        f"{what}; this member stops rather than guess, the others go on without it.  Keep the directory, and never put an older copy "
+        "of it in its place: that one has forgotten what it acknowledged since"
+    )
 
 
 def create(disk: Disk, name: str, size: int) -> None:

@@ -79,10 +79,6 @@ class NoLeader(Unavailable, TimeoutError):
         self.unreachable = unreachable
 
 
-class Overloaded(Unavailable):
-    """This process has as many calls in flight as ``Config`` allows."""
-
-
 class WaitTimeout(Unavailable, TimeoutError):
     """What was waited for did not happen in time; nothing is left behind."""
 
@@ -150,10 +146,6 @@ class Incompatible(StorageError):
 
 class Closed(ReplkvError):
     """The Replica is closed, or not open yet.  A member that stopped by itself raises what stopped it: ``Replica.failure``."""
-
-
-class SessionExpired(ReplkvError):
-    """The member was away for longer than ``Settings.session_ttl``; the write was not applied."""
 
 
 class ForkedProcess(ReplkvError):

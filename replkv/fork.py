@@ -42,7 +42,7 @@ def ensure_not_forked() -> None:
     if _forked:
         raise ForkedProcess(
             "this process was forked from one that had already opened a Replica; open the Replica after the fork "
-            "(gunicorn: in post_fork and without preload_app; multiprocessing: the 'spawn' context), or use replkv.connect() here"
+            "(gunicorn: in post_fork and without preload_app; multiprocessing: the 'spawn' context)"
         )
 
 

@@ -71,7 +71,7 @@ class Links:
     founders: tuple[str, ...]
     _received: list[tuple[str, bytes, Message]] = field(factory=list, init=False)  # sender, cluster, message
     changes: list[tuple[str, bool]] = field(factory=list, init=False)
-    wrong_clusters: dict[str, bytes] = field(factory=dict, init=False)
+    excluded_by: dict[str, str] = field(factory=dict, init=False)  # peers whose cluster is not this member's, and their reasons
     frames_dropped: int = field(default=0, init=False)
     _links: dict[str, _Link] = field(factory=dict, init=False)
     _callers: dict[int, _Caller] = field(factory=dict, init=False)
@@ -127,6 +127,11 @@ class Links:
         strangers = {*(self.members or ())} - {self.identity.name, *self._links}
         return {**why, **dict.fromkeys(strangers, "(no address is known: name it in cluster=)")}
 
+    def take_changes(self) -> list[tuple[str, bool]]:
+        """Return the peers that became reachable (True) or were lost (False), in order."""
+        changes, self.changes = self.changes, []
+        return changes
+
     def take_received(self) -> Iterator[tuple[str, Message]]:
         """Yield the messages that have come in, each if it is meant for the cluster this member belongs to by then.
 
@@ -168,10 +173,16 @@ class Links:
         patience = GREETING_TIMEOUT if link.greeted and not link.ready else SILENCE_LIMIT
         if now - (link.heard if link.ready else link.since) > patience:
             self._lost(peer, now)
-            self.transport.dial(peer, link.url)
+            self._dial_again(peer, link)
         elif link.ready and now - max(link.heard, link.pinged) >= PING_INTERVAL:
             link.pinged = now
             self.transport.send(peer, self._frame(link.incarnation, Ping()))
+
+    def _dial_again(self, peer: str, link: _Link) -> None:
+        try:
+            self.transport.dial(peer, link.url)
+        except OSError as error:
+            link.refusal = str(error)  # out of descriptors, most likely: the next tick tries again
 
     # -- connections this member dialled -------------------------------------------------------------------------------------------
 
@@ -213,12 +224,12 @@ class Links:
             return
         link.ready, link.heard, link.refusal = True, now, ""
         link.incarnation, link.cluster = welcome.incarnation, welcome.cluster
-        self.wrong_clusters.pop(peer, None)
+        self.excluded_by.pop(peer, None)
         self._note(peer)
 
     def _refused(self, peer: str, link: _Link, refuse: Refuse) -> None:
-        if codec.NO_CLUSTER not in (self.cluster, refuse.cluster) and refuse.cluster != self.cluster:
-            self.wrong_clusters[peer] = refuse.cluster
+        if refuse.cluster not in (codec.NO_CLUSTER, self.cluster):
+            self.excluded_by[peer] = refuse.reason
         if refuse.reason != link.refusal:
             logger.warning("%s is refused by %s at %s: %s", self.identity.name, peer, link.url, refuse.reason)
         link.refusal = refuse.reason
@@ -260,17 +271,18 @@ class Links:
 
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
         version = min(hello.versions[1], codec.VERSIONS[1])
+        cluster = codec.NO_CLUSTER
         if version < max(hello.versions[0], codec.VERSIONS[0]):
-            reason = (
-                f"{self.identity.name} speaks wire versions {codec.VERSIONS[0]} to {codec.VERSIONS[1]}, not {hello.versions}; upgrade one"
-            )
+            ours = f"{self.identity.name} speaks wire versions {codec.VERSIONS[0]} to {codec.VERSIONS[1]}"
+            reason = f"{ours}, not {hello.versions}; upgrade one"
         elif hello.receiver != self.identity.name:
             reason = f"this is member {self.identity.name}, not {hello.receiver}; correct the address"
         else:
+            cluster = self.cluster
             reason = self._objection(hello.name, hello.name, hello.incarnation, hello.cluster, hello.founders)
         if reason:
             self._complain("refused %s: %s", hello.name, reason)
-            self.transport.reply(pipe, self._frame(hello.incarnation, Refuse(reason, self.cluster)))
+            self.transport.reply(pipe, self._frame(hello.incarnation, Refuse(reason, cluster)))
             return  # left open for the answer to leave; the greeting's timeout closes it
         caller.name, caller.incarnation = hello.name, hello.incarnation
         welcome = Welcome(version, self.cluster, self.identity.name, self.identity.incarnation, self.founders)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from replkv.codec import decode_entry, pack
-from replkv.disk import TEMPORARY, create
-from replkv.errors import Corrupt, InvariantBroken, StorageError
+from replkv.disk import TEMPORARY, corrupt, create
+from replkv.errors import InvariantBroken, StorageError
 from replkv.messages import EntryKind, HardState, Identity
 from replkv.recovery import Replay, replay, segments
 from replkv.snapshot import SnapshotFile, is_snapshot, open_snapshot
@@ -32,7 +32,7 @@ from replkv.wal_format import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Sequence
 
     from replkv.disk import Disk
     from replkv.messages import Entry
@@ -63,7 +63,7 @@ class Log:
         self.snapshot: SnapshotFile | None = None
         self._disk = disk
         self._identity = identity
-        self._segment_bytes = max(SEGMENT_MIN, -(-segment_bytes // SECTOR) * SECTOR)
+        self._segment_bytes = min(SEGMENT_MAX, max(SEGMENT_MIN, -(-segment_bytes // SECTOR) * SECTOR))
         self._hard_state = HardState()
         self._founding = b""
         self._records: list[bytes] = []
@@ -172,7 +172,7 @@ class Log:
         self._garbage = [segment_name(number) for number in numbers if number not in state.reach and number not in state.blank]
         pointer = self.snapshot.name if self.snapshot else ""
         self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != pointer)]
-        self._remove_garbage(())
+        self._remove_garbage()
 
     @property
     def founding_entry(self) -> Entry:
@@ -325,23 +325,18 @@ class Log:
         """Whether ``prepare`` has anything to do."""
         return bool(self._garbage) or self._segment + 1 not in self._blank
 
-    def prepare(self, in_use: Container[str] = ()) -> None:
-        """Have a zeroed segment ready, and remove files that are no longer needed.  May run on another thread.
-
-        Args:
-            in_use: names of snapshot files that are being read; they are removed another time.
-        """
+    def prepare(self) -> None:
+        """Have a zeroed segment ready, and remove files that are no longer needed.  May run on another thread."""
         with self._housekeeping:
             if self._segment + 1 not in self._blank:
                 create(self._disk, segment_name(self._segment + 1), self._segment_bytes)
                 self._blank[self._segment + 1] = self._segment_bytes
-        self._remove_garbage(in_use)
+        self._remove_garbage()
 
-    def _remove_garbage(self, in_use: Container[str]) -> None:
+    def _remove_garbage(self) -> None:
         """Remove files; a crash may bring any of them back, and recovery passes over segments that the snapshot covers."""
         with self._housekeeping:
-            unused = [name for name in self._garbage if name not in in_use]
-            self._garbage = [name for name in self._garbage if name in in_use]
+            unused, self._garbage = self._garbage, []
         for name in unused:
             self._disk.remove(name)
         if unused:
@@ -357,9 +352,7 @@ def _check_unused(disk: Disk, names: Sequence[str], numbers: Sequence[int]) -> N
     lost = [name for name in names if is_snapshot(name)]
     if lost or (numbers and numbers[0] != 1):
         found = lost[0] if lost else segment_name(numbers[0])
-        raise Corrupt(
-            f"{disk.where} has {found} but no log: restore the directory, or remove it so that the member comes back as a new one"
-        )
+        raise corrupt(f"{disk.where} has {found} but no log")
 
 
 def _check_snapshot(disk: Disk, pointer: SnapshotFile | None) -> SnapshotFile | None:
@@ -367,10 +360,8 @@ def _check_snapshot(disk: Disk, pointer: SnapshotFile | None) -> SnapshotFile | 
     if pointer is None:
         return None
     if pointer.name not in disk.list():
-        raise Corrupt(
-            f"{disk.where}/{pointer.name} is missing; restore it, or remove the directory so that the member comes back as a new one"
-        )
+        raise corrupt(f"{disk.where}/{pointer.name} is missing")
     file = open_snapshot(disk, pointer.name)
     if (file.meta, file.sha256, file.cluster) != (pointer.meta, pointer.sha256, pointer.cluster):
-        raise Corrupt(f"{disk.where}/{pointer.name} is another snapshot than the log means")
+        raise corrupt(f"{disk.where}/{pointer.name} is another snapshot than the log means")
     return file

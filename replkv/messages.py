@@ -233,7 +233,7 @@ class Welcome:
 
 @frozen
 class Refuse:
-    """The answer to a Hello that was not; ``cluster`` is the refusing member's."""
+    """The answer to a Hello that was not; ``cluster`` is the refusing member's where that is what keeps the two apart, else zeros."""
 
     reason: str
     cluster: bytes

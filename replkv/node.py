@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import define, field
 
 from replkv import codec, ops
+from replkv.config import Settings
 from replkv.errors import Closed, Incompatible, InvariantBroken, OutcomeUnknown, ReplkvError, WrongCluster
 from replkv.founding import founding_entry, is_for
 from replkv.links import Links
@@ -26,14 +27,13 @@ from replkv.messages import Append, Entry, EntryKind, Forward, Found, HardState,
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
-from replkv.snapshot import read_snapshot
-from replkv.snapshotting import Snapshots
+from replkv.snapshotting import Snapshots, load_machine
 from replkv.status import Member, Status
 
 if TYPE_CHECKING:
     import random
 
-    from replkv.config import Config, Settings
+    from replkv.config import Config
     from replkv.disk import Disk
     from replkv.housekeeper import Housekeeper
     from replkv.log import Recovered
@@ -139,7 +139,7 @@ class Node:
             raise
 
     def _recover(self, recovered: Recovered, now: float) -> None:
-        self.machine = self._recovered_machine(recovered)
+        self.machine = Machine() if recovered.snapshot is None else load_machine(self.disk, recovered.snapshot)
         self.links = Links(self.transport, recovered.identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
         self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout)
         self.reads = Reads(self.rng.getrandbits(62))
@@ -151,17 +151,12 @@ class Node:
         elif len(self.addresses) == 1:
             self._found(now)
 
-    def _recovered_machine(self, recovered: Recovered) -> Machine:
-        if recovered.snapshot is None:
-            return Machine()
-        return Machine.load(read_snapshot(self.disk, recovered.snapshot))
-
     def _begin(self, recovered: Recovered, now: float) -> None:
         """Take part in the cluster the log tells of."""
         founding = codec.decode_founding(recovered.founding)
         snapshot = recovered.snapshot.meta if recovered.snapshot is not None else None
         restored = Restored(recovered.hard_state, snapshot, recovered.entries, time=self.machine.time)
-        settings = self.settings.from_wire(founding.settings)
+        settings = Settings.from_wire(founding.settings)
         if settings != self.settings:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
         self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now, self.links.identity.incarnation)
@@ -171,6 +166,11 @@ class Node:
         if different := sorted({*self.addresses} ^ {*self.raft.configuration.names}):
             logger.warning("%s: the cluster map is an address book now; it and the voters differ in %s", self.name, ", ".join(different))
         self._publish()
+
+    @property
+    def closing(self) -> bool:
+        """Whether it was asked to close."""
+        return self._close_by is not None
 
     def request_close(self, timeout: float) -> None:
         """Begin to close: hand leadership over, answer who still waits, then stop; all within ``timeout`` seconds."""
@@ -314,15 +314,18 @@ class Node:
         self._closing(now)
 
     def _decide(self, raft: Raft, now: float) -> None:
-        changes, self.links.changes = self.links.changes, []
-        for peer, reachable in changes:
+        for peer, reachable in self.links.take_changes():
             (raft.connected if reachable else raft.disconnected)(peer, now)
+            if reachable and peer == raft.leader:
+                self.proposals.repeat_all()  # what was on the way to it is lost
         if now >= raft.deadline:
             raft.tick(now)
         self._send_waiting(raft, now)
         self._carry_out(raft)
         self._apply(raft)
         self._give_notice()
+        if raft.lease_until != self.published.lease_until:
+            self._publish()
         if raft.leader != self._seen_leader:
             self._seen_leader = raft.leader
             logger.info("%s: the leader of term %d is %s", self.name, raft.term, raft.leader or "not known")
@@ -331,10 +334,10 @@ class Node:
         """Let the housekeeper have the log's next segment ready, and clear away what is no longer needed."""
         if self.log.unprepared and not self._preparing:
             self._preparing = True
-            self.housekeeper.start(self._prepare(self.snapshots.in_use), self._prepared)
+            self.housekeeper.start(self._prepare(), self._prepared)
 
-    def _prepare(self, in_use: frozenset[str]) -> Iterator[None]:
-        self.log.prepare(in_use)
+    def _prepare(self) -> Iterator[None]:
+        self.log.prepare()
         yield
 
     def _prepared(self, error: BaseException | None) -> None:
@@ -351,12 +354,10 @@ class Node:
             for peer in self.raft.configuration.names:
                 if peer != self.name and self.links.is_unfounded(peer):
                     self.links.send(peer, Found(self.log.founding_entry))
-        strangers = self.links.wrong_clusters
-        if 2 * len(strangers) > len(self.addresses) - 1 > 0 and (self.raft is None or self.raft.leader is None):
-            other = ", ".join(f"{peer} is of {cluster.hex()}" for peer, cluster in sorted(strangers.items()))
-            raise WrongCluster(
-                f"the data directory of {self.name} is of cluster {self.links.cluster.hex()}, but {other}; use its own directory"
-            )
+        excluded_by = self.links.excluded_by
+        if 2 * len(excluded_by) > len(self.addresses) - 1 > 0 and (self.raft is None or self.raft.leader is None):
+            reasons = ", ".join(f"{peer} says: {reason}" for peer, reason in sorted(excluded_by.items()))
+            raise WrongCluster(f"{self.name} is no member of the cluster that most of its peers belong to; {reasons}")
 
     # -- what arrives --------------------------------------------------------------------------------------------------------------
 
@@ -526,8 +527,9 @@ class Node:
         incarnations[self.name] = self.links.identity.incarnation
         entry = founding_entry(self.rng.randbytes(len(codec.NO_CLUSTER)), incarnations, self.settings)
         self._adopt(entry, now)
-        for peer in incarnations:
-            self.links.send(peer, Found(entry))
+        for peer in self.addresses:
+            if peer != self.name:
+                self.links.send(peer, Found(entry))
         if self.raft is not None:
             self.raft.stand(now)
 

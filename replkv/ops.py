@@ -450,6 +450,8 @@ class Txn:
     otherwise: tuple[Operation, ...]
 
     def __init__(self, *, compare: Iterable[Compare] = (), then: Iterable[Operation] = (), otherwise: Iterable[Operation] = ()) -> None:
+        if isinstance(compare, Compare):
+            raise TypeError("compare= takes a list: write compare=[Key(…)…]")
         conditions = tuple(compare)
         for condition in conditions:
             if not isinstance(condition, Compare):
@@ -654,8 +656,7 @@ _REFUSALS: dict[int, type[errors.ReplkvError]] = {
     3: errors.NotACounter,
     4: errors.TooManyOps,
     5: errors.TooLarge,
-    6: errors.SessionExpired,
-    7: errors.OutcomeUnknown,
+    6: errors.OutcomeUnknown,
 }
 _STATUS = {kind: status for status, kind in _REFUSALS.items()}
 

@@ -57,7 +57,7 @@ class Plan(Generic[R]):
         reach = f"; not reachable: {node.links.explain()}" if gone else ""
         if untouched:
             leader = node.raft.leader if node.raft is not None else None
-            what = f"the leader {leader} did not answer" if leader else "no leader is known"
+            what = f"the leader {leader} did not answer" if leader else "no leader was found"
             return errors.NoLeader(f"{node.name}: {what} in time{reach}; nothing was applied, try again or start the missing members", gone)
         return errors.OutcomeUnknown(f"{node.name}: the write was handed over, but no answer came in time{reach}; wait() goes on waiting")
 
@@ -77,6 +77,8 @@ class Write(Plan[R]):
         largest = node.settings.max_request_bytes
         if len(packed) > largest and (size := request_size(wire)) > largest:  # the first is quick, and never smaller
             raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {largest}")
+        if len(packed) > codec.COMMAND_MAX:
+            raise errors.TooLarge(f"a request of {len(packed)} bytes as it stands in the log; at most {codec.COMMAND_MAX} fit")
         if isinstance(self.operation, Txn) and count_operations(wire) > node.settings.max_txn_ops:
             raise errors.TooManyOps(f"a transaction of {count_operations(wire)} operations; the cluster allows {node.settings.max_txn_ops}")
         return packed

@@ -46,7 +46,7 @@ class Call:
 
     def finish(self) -> None:
         """Wake the caller; runs on the node's thread and must not block."""
-        raise InterruptedError
+        raise NotImplementedError
 
     def fail(self, error: ReplkvError) -> None:
         """Finish with an error."""
@@ -117,7 +117,8 @@ class Proposals:
         batches = self._to_repeat(to, now)
         if not self.session:
             if self._queue and (self._opening_in != to or now - self._opening_at > self.retry_after):
-                self._nonce, self._opening_at, self._opening_in = self.rng.getrandbits(62) + 1, now, to
+                self._nonce = self._nonce or self.rng.getrandbits(62) + 1
+                self._opening_at, self._opening_in = now, to
                 batches.append(codec.pack_batch(0, self._nonce, 0, ()))
         elif self.can_send:
             batches.append(self._next_batch(to, now))
@@ -166,14 +167,14 @@ class Proposals:
                 else:
                     self._answer_batch(outcome.sequence, outcome.answers)
             elif outcome.opened and outcome.sequence == self._nonce and not self.session:
-                self.session, self._sequence = outcome.opened, 0
+                self.session, self._sequence, self._nonce = outcome.opened, 0, 0
 
     def _answer_batch(self, sequence: int, answers: Sequence[Raw] | None) -> None:
         batch = self._batches.pop(sequence, None)
         if batch is None:
             return  # a repeat of what was answered before
         if answers is None:
-            _fail(batch.calls, OutcomeUnknown("the write was applied, but its answer is no longer kept"))
+            _fail(batch.calls, OutcomeUnknown("the write may have been applied, its answer is no longer kept"))
             return
         for call, answer in zip(batch.calls, answers, strict=True):
             call.answer = answer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from replkv import codec
 from replkv.codec import DecodeError
+from replkv.disk import corrupt
 from replkv.errors import Corrupt, Incompatible, WrongCluster
 from replkv.messages import EntryKind, HardState, Identity
 from replkv.snapshot import SnapshotFile
@@ -68,7 +69,7 @@ class Replay:
         """
         for number in numbers:
             if number != self.segment + 1 and number != numbers[0]:
-                raise Corrupt(damage(self._disk, number - 1, "is missing"))
+                raise damage(self._disk, number - 1, "is missing")
             self.segment = number
             if not self._read(number):
                 self.blank[number] = self._disk.size(segment_name(number))
@@ -80,7 +81,7 @@ class Replay:
         following = flush.number + 1 if flush else 1 if number == 1 else None
         for found in read_flushes(self._disk, number, following):
             if self.blank or self.torn:
-                raise Corrupt(damage(self._disk, number, "is written to although the segment before it is not full"))
+                raise damage(self._disk, number, "is written to although the segment before it is not full")
             if isinstance(found, Torn):
                 self.torn = (number, found)
             else:
@@ -92,13 +93,11 @@ class Replay:
         covered = self.snapshot.meta.index if self.snapshot else 0
         if self.base > covered:
             missing = f"{self._disk.where}: the entries {covered + 1} to {self.base} are missing, with the segments they were in"
-            raise Corrupt(
-                f"{missing}; restore this directory from a backup of the disk, or remove it so that the member comes back as a new one"
-            )
+            raise corrupt(missing)
 
     def _take(self, segment: int, flush: Flush) -> None:
         if (segment not in self.reach) != (flush.records[:1] != [] and flush.records[0].kind is RecordKind.HEAD):
-            raise Corrupt(damage(self._disk, segment, f"flush {flush.number} does not begin with the segment's head"))
+            raise damage(self._disk, segment, f"flush {flush.number} does not begin with the segment's head")
         try:
             for record in flush.records:
                 self._replay(segment, record)
@@ -107,7 +106,7 @@ class Replay:
                 f"{damage(self._disk, segment, str(error))}; or it was written by another version: upgrade this member"
             ) from None
         if flush.hard_state.term < self.hard_state.term:
-            raise Corrupt(damage(self._disk, segment, f"flush {flush.number} goes back to term {flush.hard_state.term}"))
+            raise damage(self._disk, segment, f"flush {flush.number} goes back to term {flush.hard_state.term}")
         self.hard_state = flush.hard_state
         self.flush = flush
 
@@ -125,7 +124,7 @@ class Replay:
                 f"{self._disk.where} belongs to the member {head.identity.name!r}, not to {self._name!r}: give each its own directory"
             )
         if (size := self._disk.size(segment_name(segment))) != head.size:
-            raise Corrupt(damage(self._disk, segment, f"has {size} bytes of {head.size}"))
+            raise damage(self._disk, segment, f"has {size} bytes of {head.size}")
         if self.identity is None:
             self.base = head.last_index
         elif (head.identity, head.last_index, head.founding, head.snapshot) != (
@@ -134,7 +133,7 @@ class Replay:
             self.founding,
             self.snapshot,
         ):
-            raise Corrupt(damage(self._disk, segment, "does not go on where the segment before it ends"))
+            raise damage(self._disk, segment, "does not go on where the segment before it ends")
         else:
             self.reach[segment - 1] = head.last_index
         self.identity, self.founding, self.snapshot = head.identity, head.founding, head.snapshot
@@ -144,7 +143,7 @@ class Replay:
     def _replay_entry(self, segment: int, entry: Entry) -> None:
         covered = self.snapshot.meta.index if self.snapshot else 0
         if not covered < entry.index <= self.last_index + 1:
-            raise Corrupt(damage(self._disk, segment, f"holds entry {entry.index} where {self.last_index + 1} comes next"))
+            raise damage(self._disk, segment, f"holds entry {entry.index} where {self.last_index + 1} comes next")
         self.base = min(self.base, entry.index - 1)
         del self.entries[entry.index - 1 - self.base :]
         self.entries.append(entry)
@@ -155,7 +154,7 @@ class Replay:
         if kind is RecordKind.SNAPSHOT_INSTALLED:
             self.base, self.entries = snapshot.meta.index, []
         elif snapshot.meta.index > self.last_index:
-            raise Corrupt(damage(self._disk, segment, f"names a snapshot at {snapshot.meta.index} behind its last entry {self.last_index}"))
+            raise damage(self._disk, segment, f"names a snapshot at {snapshot.meta.index} behind its last entry {self.last_index}")
         self.snapshot = snapshot
         self._forget_covered()
 

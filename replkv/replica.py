@@ -38,14 +38,14 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_open: weakref.WeakSet[Base] = weakref.WeakSet()
+_open: weakref.WeakSet[EmbeddedMember] = weakref.WeakSet()
 
 
 boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 """Monotonic seconds; time in which the machine was suspended counts where the system can tell."""
 
 
-class Base(Surface):
+class EmbeddedMember(Surface):
     """What ``Replica`` and ``AsyncReplica`` share: the arguments, documented there, the member and its threads."""
 
     def __init__(
@@ -94,6 +94,9 @@ class Base(Surface):
                 raise Closed(f"member {self._name} is closed; make a new {type(self).__name__}")
             if self._node is None:
                 self._start()
+            if self._closed:  # close() came meanwhile, and did not wait for it
+                self._end(1.0)
+                raise Closed(f"member {self._name} was closed while it opened")
 
     def _start(self) -> None:
         """Open, recover and start; waits for nothing but the disk."""
@@ -117,13 +120,19 @@ class Base(Surface):
         limit = self._timeout(timeout)
         if limit is None:
             raise TypeError("close() takes seconds: it never waits without limit")
-        if self._thread is threading.current_thread() or not self._closing.acquire(timeout=limit):
-            return  # the second: another thread is still opening it, and stuck
-        first, self._closed = not self._closed, True
+        if self._thread is threading.current_thread():
+            return
+        self._closed = True
+        if not self._closing.acquire(timeout=limit):
+            return  # another thread is still opening it, and ends it when it has
         self._closing.release()
+        self._end(limit)
+
+    def _end(self, limit: float) -> None:
+        """Ask the member to close, unless somebody has, and wait for its threads."""
         if self._node is None or self._thread is None or self._notifier is None:
             return
-        if first:
+        if not self._node.closing:
             self._node.request_close(limit)
         self._thread.join(limit)
         if self._thread.is_alive():
@@ -257,7 +266,7 @@ class Base(Surface):
         return cls(**{**arguments, **overrides})
 
 
-class Replica(Base, Blocking):
+class Replica(EmbeddedMember, Blocking):
     """One member of a cluster, inside this process; every call blocks until it has its answer.
 
     The constructor opens, recovers and starts; ``with`` and ``close()`` end it.  All calls may be made from any thread.

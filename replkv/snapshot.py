@@ -17,7 +17,7 @@ from attrs import frozen
 
 from replkv import codec
 from replkv.codec import DecodeError
-from replkv.disk import TEMPORARY, publish
+from replkv.disk import TEMPORARY, corrupt, publish
 from replkv.errors import Corrupt, Incompatible, InvariantBroken
 
 if TYPE_CHECKING:
@@ -186,9 +186,7 @@ class SnapshotParser:
         return data
 
     def _corrupt(self, what: str) -> Corrupt:
-        return Corrupt(
-            f"{self._where} {what}; take it from another member: remove this data directory so that the member comes back as a new one"
-        )
+        return corrupt(f"{self._where} {what}")
 
 
 def read_snapshot(disk: Disk, file: SnapshotFile) -> Iterator[bytes]:
@@ -202,7 +200,7 @@ def read_snapshot(disk: Disk, file: SnapshotFile) -> Iterator[bytes]:
     for offset in range(0, disk.size(file.name), _READ_AT_ONCE):
         yield from parser.feed(disk.read(file.name, offset, _READ_AT_ONCE))
     if not parser.finished or (parser.meta, parser.sha256) != (file.meta, file.sha256):
-        raise Corrupt(f"{disk.where}/{file.name} is cut off, or another snapshot than the one that was written under that name")
+        raise corrupt(f"{disk.where}/{file.name} is cut off, or another snapshot than the one that was written under that name")
 
 
 def open_snapshot(disk: Disk, name: str) -> SnapshotFile:
@@ -217,7 +215,7 @@ def open_snapshot(disk: Disk, name: str) -> SnapshotFile:
     next(parser.feed(disk.read(name, 0, _HEADER.size + _DESCRIPTION_MAX)), None)
     raw = disk.read(name, max(0, size - _TRAILER.size), _TRAILER.size)
     if parser.meta is None or len(raw) < _TRAILER.size or zlib.crc32(raw[:-4]) != _TRAILER.unpack(raw)[4]:
-        raise Corrupt(f"{disk.where}/{name} is not a complete snapshot")
+        raise corrupt(f"{disk.where}/{name} is not a complete snapshot")
     return SnapshotFile(name, parser.meta, parser.cluster, size, _TRAILER.unpack(raw)[3])
 
 

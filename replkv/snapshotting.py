@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from replkv.codec import DecodeError
+from replkv.disk import corrupt
 from replkv.errors import Corrupt
 from replkv.machine import Machine
 from replkv.messages import HardState, SnapshotAck, SnapshotChunk, SnapshotMeta
@@ -37,6 +39,19 @@ RESEND_AFTER = 1.0
 """Seconds without an acknowledgement after which a chunk is sent again."""
 GIVE_UP_AFTER = 10.0
 """Seconds without progress after which the follower is left to Raft's probes."""
+
+
+def load_machine(disk: Disk, file: SnapshotFile) -> Machine:
+    """Build the state that a snapshot holds.
+
+    Raises:
+        Corrupt: the file is not what was written, or holds no state.
+        Incompatible: another version wrote it.
+    """
+    try:
+        return Machine.load(read_snapshot(disk, file))
+    except DecodeError as error:
+        raise corrupt(f"{disk.where}/{file.name}: {error}") from None
 
 
 @define(eq=False, repr=False)
@@ -78,11 +93,6 @@ class Snapshots:
 
     # -- taking --------------------------------------------------------------------------------------------------------------------
 
-    @property
-    def in_use(self) -> frozenset[str]:
-        """The files that are being sent."""
-        return frozenset(sending.file.name for sending in self._sending.values())
-
     def applied(self, raft: Raft, machine: Machine, size: int) -> None:
         """Count an applied entry of ``size`` bytes, and take a snapshot if the log has grown enough; between two entries."""
         self._bytes += size
@@ -113,9 +123,9 @@ class Snapshots:
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
     def send(self, raft: Raft, peer: str, now: float) -> None:
-        """Begin to send the newest snapshot to a follower."""
+        """Begin to send the newest snapshot to a follower; while a newer one is being taken, which will replace it, Raft asks again."""
         file = self._log.snapshot
-        if file is None:
+        if file is None or self._taking:
             raft.snapshot_failed(peer)
             return
         logger.info("%s sends %s the snapshot at %d, %d bytes", self._name, peer, file.meta.index, file.size)
@@ -184,7 +194,7 @@ class Snapshots:
     def _install(self, raft: Raft, receiver: SnapshotReceiver, now: float) -> None:
         file = receiver.finish()
         self._receiver = None
-        machine = Machine.load(read_snapshot(self._disk, file))
+        machine = load_machine(self._disk, file)
         self._log.install_snapshot(file, HardState(raft.term, raft.vote))
         raft.install(file.meta, now, machine.time)
         self._bytes = 0

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
         @overload
         def __get__(self, surface: Blocking, kind: type) -> Callable[P, R_co]: ...
         @overload
-        def __get__(self, surface: Awaiting, kind: type) -> Callable[P, Coroutine[Any, Any, R_co]]: ...
+        def __get__(self, surface: Awaiting, kind: type) -> Callable[P, Coroutine[None, None, R_co]]: ...
         @overload
         def __get__(self, surface: None, kind: type) -> Callable[Concatenate[Any, P], Any]: ...
         def __get__(self, surface: object, kind: type) -> Any: ...
@@ -74,7 +74,8 @@ if TYPE_CHECKING:
 else:
 
     def operation(define: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the call as it stands."""
+        """Return the call as it stands; what it says it returns is what the caller gets, not the plan of it."""
+        define.__annotations__["return"] = define.__annotations__["return"].removeprefix("Plan[").removesuffix("]")
         return define
 
 

@@ -27,7 +27,7 @@ SLICE = 64
 
 _FIELDS = {ops.VERSION: kv.VERSION, ops.CREATE: kv.CREATE, ops.MOD: kv.MOD, ops.VALUE: kv.VALUE, ops.LEASE: kv.LEASE}
 _RELATIONS = {ops.EQUAL: operator.eq, ops.NOT_EQUAL: operator.ne, ops.GREATER: operator.gt, ops.LESS: operator.lt}
-_COUNTER = re.compile(rb"-?[0-9]{1,19}")
+_COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
 class Plan(NamedTuple):

@@ -181,7 +181,7 @@ class Notifier:
     def _wake(self) -> None:
         self._ready.release()
         if self._ended:
-            self.inbox.deliver()  # a call that came too late for the thread, and must not wait for ever
+            self._look(float("-inf"))  # a call that came too late for the thread, and must not wait for ever
 
     def expect(self, call: FutureCall) -> None:
         """Watch over a call's deadline."""
@@ -192,7 +192,7 @@ class Notifier:
         if threading.current_thread() is self._thread:
             callback()
         else:
-            self.inbox.put(partial(_run_late, callback))
+            self.inbox.put(callback)
 
     def refuse_to_wait_for(self, future: Future[Any]) -> None:
         """Refuse to wait for a future on the thread that resolves it.
@@ -217,23 +217,23 @@ class Notifier:
     def _run(self) -> None:
         while not self._closed:
             self._ready.acquire(timeout=0.1)
-            self.inbox.deliver()
-            self._expire()
+            self._look(self._clock())
         self._ended = True  # before the last look: what comes later is resolved by whoever brings it
-        self.inbox.deliver()
+        self._look(float("inf"))  # and what a stuck disk still holds up is given up
 
-    def _expire(self) -> None:
-        now = self._clock()
+    def _look(self, now: float) -> None:
+        while True:
+            try:
+                self.inbox.deliver()
+                self._expire(now)
+            except BaseException:  # a callback may even call sys.exit(): others wait behind it
+                logger.exception("a callback of a future raised")
+            else:
+                return
+
+    def _expire(self, now: float) -> None:
         while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
             self._calls.popleft().expire()
-
-
-def _run_late(callback: Callable[[], object]) -> None:
-    """Run a callback that was added to a future that was resolved already; its errors are logged, as those of other callbacks are."""
-    try:
-        callback()
-    except Exception:
-        logger.exception("a callback of a future raised")
 
 
 def finished(call: Call, plan: Plan[R], node: Node) -> R:

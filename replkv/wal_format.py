@@ -17,6 +17,7 @@ from attrs import frozen
 
 from replkv import codec
 from replkv.codec import DecodeError
+from replkv.disk import corrupt
 from replkv.errors import Corrupt, Incompatible
 from replkv.messages import HardState, Identity
 from replkv.snapshot import SnapshotFile
@@ -166,7 +167,7 @@ def read_sectors(disk: Disk, segment: int) -> Iterator[Sector]:
     name = segment_name(segment)
     size = disk.size(name)
     if size % SECTOR or not SECTOR <= size <= SEGMENT_MAX:
-        raise Corrupt(damage(disk, segment, f"has {size} bytes, which no segment has"))
+        raise damage(disk, segment, f"has {size} bytes, which no segment has")
     for offset in range(0, size, _READ_AT_ONCE):
         data = disk.read(name, offset, min(_READ_AT_ONCE, size - offset))
         if data == _BLANKS[: len(data)]:
@@ -179,14 +180,14 @@ def read_sectors(disk: Disk, segment: int) -> Iterator[Sector]:
 
 def _open_sector(disk: Disk, segment: int, number: int, raw: bytes) -> Sector:
     if len(raw) != SECTOR or zlib.crc32(raw[4:], number) != _CRC.unpack_from(raw)[0]:
-        raise Corrupt(damage(disk, segment, f"sector {number} is not what was written"))
+        raise damage(disk, segment, f"sector {number} is not what was written")
     form, home, flush = _MARK.unpack_from(raw, _CRC.size)
     if form != _FORMAT:
         raise Incompatible(
             f"{disk.where}/{segment_name(segment)} has the format {form!r}, this version reads {_FORMAT!r}: upgrade this member"
         )
     if home != segment:
-        raise Corrupt(damage(disk, segment, f"sector {number} belongs to segment {home}"))
+        raise damage(disk, segment, f"sector {number} belongs to segment {home}")
     return Sector(number, flush, raw[_STAMP:])
 
 
@@ -208,11 +209,8 @@ def read_flushes(disk: Disk, segment: int, following: int | None) -> Iterator[Fl
         if following is None:
             following = flush
         if flush != following or (wanted and number >= start + wanted):
-            raise Corrupt(
-                damage(
-                    disk, segment, f"sector {start + len(parts)} of flush {following} is missing before sector {number} of flush {flush}"
-                )
-            )
+            missing = start + len(parts)
+            raise damage(disk, segment, f"sector {missing} of flush {following} is missing before sector {number} of flush {flush}")
         end = number + 1
         if number != start + len(parts):
             continue  # a hole before it: the flush was torn
@@ -229,7 +227,7 @@ def read_flushes(disk: Disk, segment: int, following: int | None) -> Iterator[Fl
 def _wanted(disk: Disk, segment: int, sector: int, payload: bytes) -> int:
     sectors, length, *_ = _FLUSH.unpack_from(payload)
     if not (_FLUSH.size <= length and sectors == -(-length // _ROOM) and (sector + sectors) * SECTOR <= disk.size(segment_name(segment))):
-        raise Corrupt(damage(disk, segment, f"the flush at sector {sector} claims {length} bytes in {sectors} sectors"))
+        raise damage(disk, segment, f"the flush at sector {sector} claims {length} bytes in {sectors} sectors")
     return int(sectors)
 
 
@@ -241,9 +239,9 @@ def _decode_flush(disk: Disk, segment: int, number: int, sector: int, parts: lis
         hard_state = HardState(term, payload[_FLUSH.size : at].decode() or None)
         records = list(_decode_records(payload, at, length))
     except (ValueError, struct.error) as error:
-        raise Corrupt(damage(disk, segment, f"flush {number} at sector {sector} makes no sense ({error})")) from None
+        raise damage(disk, segment, f"flush {number} at sector {sector} makes no sense ({error})") from None
     if len(records) != count:
-        raise Corrupt(damage(disk, segment, f"flush {number} at sector {sector} has {len(records)} records where {count} were written"))
+        raise damage(disk, segment, f"flush {number} at sector {sector} has {len(records)} records where {count} were written")
     return Flush(number, sector, len(parts), hard_state, records)
 
 
@@ -280,9 +278,6 @@ def decode_head(body: bytes) -> Head:
     raise DecodeError("not a segment head")
 
 
-def damage(disk: Disk, segment: int, what: str) -> str:
-    """Return the text of a ``Corrupt``: file, damage and remedy."""
-    return (
-        f"{disk.where}/{segment_name(segment)}: {what}; restore this directory from a backup of the disk, "
-        "or remove it so that the member comes back as a new one"
-    )
+def damage(disk: Disk, segment: int, what: str) -> Corrupt:
+    """Return the error for a damaged segment."""
+    return corrupt(f"{disk.where}/{segment_name(segment)}: {what}")

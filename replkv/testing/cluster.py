@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, ReplkvError, StorageError
+from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, ReplkvError, StorageError, WrongCluster
 from replkv.node import Node
 from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
@@ -275,7 +275,7 @@ class SimMember:
         self._plan(scheduler.now if self._woken else self.clock.moment(deadline))
 
     def _judge(self, failure: ReplkvError | None) -> None:
-        """A member may stop when it was closed or its disk failed; nothing else is a reason."""
+        """A member may stop when it was closed, or its disk failed or was lost; nothing else is a reason."""
         self.cluster.trace.note("stopped", self.where, type(failure).__name__)
         if failure is None or isinstance(failure, Closed):
             return
@@ -284,6 +284,8 @@ class SimMember:
         if isinstance(failure, (Corrupt, Incompatible)) and self.rotten:
             self.cluster.count("refused to start on a rotten disk")
             return
+        if isinstance(failure, WrongCluster) and self.wiped:
+            return  # its peers know it under the incarnation of the disk it lost
         raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
 
 

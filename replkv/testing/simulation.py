@@ -19,7 +19,6 @@ from replkv.testing.history import Consistency, Outcome, Violation
 from replkv.testing.invariants import Invariants
 from replkv.testing.knobs import turned
 from replkv.testing.nemesis import Nemesis
-from replkv.testing.sim import nothing
 from replkv.testing.swarm import Scenario, draw
 from replkv.testing.workload import Workload
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replkv.testing.cluster import SimMember
-    from replkv.testing.history import Operation
 
 PATIENCE = 10
 """Election timeouts a healed cluster has for everything it owes."""
@@ -74,6 +72,7 @@ class Simulation:
     workload: Workload = field(init=False)
     nemesis: Nemesis = field(init=False)
     probes: int = 0
+    unanswered: int = 0
 
     def __attrs_post_init__(self) -> None:
         seed = self.scenario.seed
@@ -148,8 +147,10 @@ class Simulation:
         """These members find a leader in time, and each of them writes and reads."""
         self._must(lambda: self._leader(core) is not None, "no leader")
         self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
-        probes = [probe for member in core for probe in self._probe(member)]
-        self._must(lambda: all(probe.outcome is Outcome.ANSWERED for probe in probes), "a member does not answer")
+        for member in core:
+            for operation, consistency in ((Put, Consistency.WRITE), (Get, Consistency.LINEARIZABLE)):
+                self._probe(member, operation, consistency)
+        self._must(lambda: not self.unanswered, "a member does not answer")
 
     def _must(self, done: Callable[[], bool], otherwise: str) -> None:
         seconds = PATIENCE * self.scenario.settings.election_timeout
@@ -166,12 +167,19 @@ class Simulation:
         view = views.pop()
         return None if views else view
 
-    def _probe(self, member: SimMember) -> list[Operation]:
-        """Write and read at one member."""
+    def _probe(self, member: SimMember, operation: type[Put | Get], consistency: Consistency) -> None:
+        """Write or read at one member, again if the outcome is unknown: its session may have run out while it was cut off."""
         self.probes += 1
-        run, wait = self.workload.run, PATIENCE * self.scenario.settings.election_timeout
-        write = run(member, Put("probe", f"{self.probes} at {member.name}"), Consistency.WRITE, nothing, patience=wait)
-        return [write, run(member, Get("probe"), Consistency.LINEARIZABLE, nothing, patience=wait)]
+        self.unanswered += 1
+        wanted = Put("probe", f"{self.probes} at {member.name}") if operation is Put else Get("probe")
+
+        def judge() -> None:
+            self.unanswered -= 1
+            if probe.outcome is not Outcome.ANSWERED:
+                self._probe(member, operation, consistency)
+
+        # The judge is called at the end of the call, when the probe has long been noted.
+        probe = self.workload.run(member, wanted, consistency, judge, patience=PATIENCE * self.scenario.settings.election_timeout)
 
     def _are_equal(self, members: list[SimMember]) -> bool:
         """Tell whether these members have applied everything that is committed."""

@@ -122,8 +122,8 @@ def _settings(rng: random.Random) -> Settings:
 def _config(rng: random.Random) -> Config:
     return Config(
         segment_bytes=rng.choice((16, 32, 64)) << 10,
-        snapshot_bytes=rng.choice((2 << 10, 8 << 10, 32 << 10, 1 << 20)),
-        trailing_entries=rng.choice((1, 5, 50)),
+        snapshot_bytes=rng.choice((300, 1000, 4 << 10, 1 << 20)),
+        trailing_entries=rng.choice((1, 1, 10)),
         block_bytes=rng.choice((200, 2000, 512 << 10)),
     )
 

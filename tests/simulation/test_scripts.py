@@ -123,7 +123,7 @@ def test_a_member_whose_disk_was_emptied_is_not_let_in_under_its_old_name() -> N
         victim.start()
         simulation.write(leader, "without it")
         simulation.cluster.run(10.0)
-        assert victim.process.raft is None
+        assert victim.node is None  # it has stopped and says why
         assert simulation.leader(simulation.others(victim)) is leader
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, assert_type
@@ -31,8 +32,9 @@ def blocking(r: Replica) -> None:
 
 
 async def awaiting(r: AsyncReplica) -> None:
-    await assert_type(r.put("a", b"1"), Coroutine[Any, Any, PutResult])
+    await assert_type(r.put("a", b"1"), Coroutine[None, None, PutResult])
     assert_type(await r.put("a", b"1"), PutResult)
+    assert_type(await asyncio.gather(r.put("a", b"1"), r.get("a")), tuple[PutResult, KeyValue | None])
     assert_type(await r.get("a"), KeyValue | None)
     assert_type(await r.scan(start="a", end="b"), ScanResult)
     assert_type(await r.delete(prefix="a"), DeleteResult)

@@ -123,8 +123,7 @@ class FakeMember:
         return list(self.links.take_received())
 
     def changes(self) -> list[tuple[str, bool]]:
-        changes, self.links.changes = self.links.changes, []
-        return changes
+        return self.links.take_changes()
 
     def tick(self, seconds: float) -> None:
         """Let time pass in steps of a quarter second, with a tick after each."""
@@ -176,6 +175,7 @@ class FakeCluster:
         self.disks = {name: MemoryDisk() for name in names}
         self.nodes: dict[str, Node] = {}
         self.paused: set[str] = set()
+        self.may_fail: set[str] = set()
         for name in names:
             self.start(name)
 
@@ -210,7 +210,7 @@ class FakeCluster:
         for name, node in self.nodes.items():
             if name not in self.paused:
                 node.turn(0.0)
-                assert node.failure is None, node.failure
+                assert node.failure is None or name in self.may_fail, node.failure
 
     def leader(self) -> str | None:
         """Return whom all that run take for the leader."""

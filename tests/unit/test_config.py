@@ -47,3 +47,10 @@ def test_settings_survive_the_wire() -> None:
 def test_settings_of_a_newer_version_are_not_guessed() -> None:
     with pytest.raises(Incompatible, match="quorum_size"):
         Settings.from_wire({**Settings().to_wire(), "quorum_size": 3})
+
+
+@pytest.mark.parametrize(("name", "value"), [("block_bytes", 16 << 20), ("segment_bytes", 2 << 30)])
+def test_blocks_and_segments_that_could_not_be_read_back_are_refused(name: str, value: int) -> None:
+    """One member with blocks of 16 MiB made its whole cluster stop: nobody could decode what all had committed."""
+    with pytest.raises(ValueError, match=f"Config.{name} is at most"):
+        Config(**{name: value})

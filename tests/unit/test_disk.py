@@ -181,6 +181,7 @@ def test_a_forked_child_neither_holds_the_lock_nor_writes(tmp_path: Path) -> Non
     child = os.fork()
     if child == 0:
         try:
+            os.close(go[1])  # so that it ends with its parent, however that ends
             os.read(go[0], 1)
             disk.write("f", 0, b"child")
         except StorageError:

@@ -73,14 +73,14 @@ def test_members_of_two_clusters_refuse_each_other_naming_both(network: FakeNetw
     reason = refused(network, a, b)
     assert ONE.hex() in reason
     assert TWO.hex() in reason
-    assert a.links.wrong_clusters == {"b": TWO}
+    assert a.links.excluded_by["b"] in reason
 
 
 def test_a_wiped_directory_is_refused(network: FakeNetwork) -> None:
     a, b = FakeMember(network, "a", incarnation=999), FakeMember(network, "b")
     b.links.join_cluster(ONE, MEMBERS)
     assert "the data directory of a was replaced" in refused(network, a, b)
-    assert a.links.wrong_clusters == {}, "it belongs to no cluster, so to no wrong one"
+    assert list(a.links.excluded_by) == ["b"]
 
 
 def test_a_member_does_not_trust_a_wiped_peer_that_welcomes_it(network: FakeNetwork) -> None:

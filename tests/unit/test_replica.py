@@ -408,9 +408,8 @@ def test_close_does_not_wait_for_a_stuck_disk_longer_than_told(stuck: Any) -> No
     began = time.monotonic()
     stuck.close(0.2)
     assert time.monotonic() - began < 2
-    assert not future.done()
+    assert isinstance(future.exception(PATIENCE), OutcomeUnknown), "nobody is left who could answer it"
     stuck.release.set()
-    assert isinstance(future.exception(PATIENCE), OutcomeUnknown) or future.result()
 
 
 @pytest.mark.parametrize("timeout", ["1", None, True])

@@ -191,8 +191,8 @@ def test_a_follower_that_never_answers_is_given_up_and_the_snapshot_may_go(clust
     cluster.start(late)
     tamper(cluster, late, lambda message: isinstance(message, SnapshotAck))
     leader = cluster.leader() or "a"
-    cluster.run(lambda: any(node.snapshots.in_use for node in cluster.nodes.values()), 60.0)
-    sender = next(node for node in cluster.nodes.values() if node.snapshots.in_use)
+    cluster.run(lambda: any(node.snapshots._sending for node in cluster.nodes.values()), 60.0)
+    sender = next(node for node in cluster.nodes.values() if node.snapshots._sending)
     sending = sender.snapshots._sending[late]
     cluster.run(lambda: sender.snapshots._sending.get(late) is not sending, 60.0)
     assert cluster.nodes[leader].failure is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from replkv import Put, Replica
+from replkv import Get, Put, Replica, Settings, TooLarge
 
 
 def test_a_callback_that_waits_for_another_future_is_refused_instead_of_deadlocked() -> None:
@@ -71,3 +73,30 @@ def test_a_callback_that_comes_late_runs_on_the_notifiers_thread_too() -> None:
         future.add_done_callback(callback)
         assert told.wait(10)
         assert threads == ["replkv-replica-notifier"]
+
+
+def test_a_callback_that_calls_exit_ends_nothing_but_itself() -> None:
+    with Replica() as replica:
+        replica.submit(Put("a", "1")).add_done_callback(lambda _: sys.exit(1))
+        assert replica.submit(Put("b", "2")).result(10).revision > 1
+
+
+def test_a_lone_leader_keeps_its_published_lease_while_it_is_idle() -> None:
+    with Replica() as replica:
+        replica.put("a", "1")
+        node = replica._node
+        assert node is not None
+        first = node.published.lease_until
+        until = time.monotonic() + 10
+        while node.published.lease_until < first + 1:  # it moves on with every heartbeat
+            assert time.monotonic() < until
+        assert node.published.lease_until > node.clock()
+
+
+def test_a_transaction_too_large_for_the_log_is_refused_before_it_enters() -> None:
+    """Operations count little as keys and values, and much as bytes: one such entry stopped every member for good."""
+    with Replica(settings=Settings(max_txn_ops=1_000_000)) as replica:
+        reads = [Get("k", revision=1 << 40)] * 700_000
+        with pytest.raises(TooLarge, match="as it stands in the log"):
+            replica.txn(then=[Put("a", "1"), *reads])
+        assert replica.put("a", "1").revision == 2
