@@ -280,9 +280,11 @@ class RealDisk:
             directory, self._directory = self._directory, -1
         for file in files.values():
             file.close()
-        for fd in (lock, directory):
-            if fd >= 0:
-                os.close(fd)
+        if lock >= 0:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child just forked holds the same lock until it has run
+            os.close(lock)
+        if directory >= 0:
+            os.close(directory)
 
     def _file(self, name: str, flags: int = 0) -> _File:
         """Return an open file, kept open until it is removed: a member has a few dozen at most."""

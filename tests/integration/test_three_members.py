@@ -356,8 +356,8 @@ def test_a_wiped_directory_gets_no_vote_and_says_why(cluster: Cluster) -> None:
         path.unlink()
     wiped.start()
     with pytest.raises(CallError) as caught:
-        wiped.call("put", "k", "w", timeout=1.5)
-    assert caught.value.kind == "NoLeader"
+        wiped.call("put", "k", "w", timeout=PATIENCE)
+    assert caught.value.kind == "WrongCluster"
     assert f"the data directory of {wiped.name} was replaced" in caught.value.text
     others = cluster.others(wiped)
     assert others[0].call("put", "k", "x")

@@ -174,6 +174,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     open_directory(tmp_path / "d").close()
 
 
+def test_a_directory_can_be_opened_again_right_after_close_although_a_child_was_just_forked(tmp_path: Path) -> None:
+    """The child holds the same lock until its at-fork handler has run, which the parent does not wait for."""
+    disk = open_directory(tmp_path / "d")
+    also = os.dup(disk._lock)  # as a fork does
+    disk.close()
+    open_directory(tmp_path / "d").close()
+    os.close(also)
+
+
 def test_a_forked_child_neither_holds_the_lock_nor_writes(tmp_path: Path) -> None:
     disk = open_directory(tmp_path / "d")
     disk.allocate("f", 10)
