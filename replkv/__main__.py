@@ -10,9 +10,12 @@ from replkv import __version__
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= 3600:  # an hour is a slip of the finger
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 3600, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most 3600, not {text!r}")
     return seconds
 
 

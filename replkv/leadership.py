@@ -207,7 +207,7 @@ class Leadership:
     def _appends(self, peer: Progress, commit: int, time: int, *, due: bool) -> Iterable[Append]:
         silent = True
         while peer.has_room(self._log.last_index):
-            yield self._append(peer, peer.next - 1, commit, time, self._log.batch(peer.next, APPEND_BYTES), self.rounds.current)
+            yield self._append(peer, peer.next - 1, commit, time, self._log.run(peer.next, APPEND_BYTES), self.rounds.current)
             silent = False
         if silent and due:
             prev_index = self._log.base_index if peer.pace is Pace.SNAPSHOT else peer.next - 1

@@ -17,7 +17,7 @@ from replkv.messages import Configuration, Entry, EntryKind, SnapshotMeta
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BATCH_ENTRIES = 4096
+RUN_ENTRIES = 4096
 """Entries in one Append: the sizes of all of them must fit into the head of a frame."""
 
 _term = attrgetter("term")
@@ -115,11 +115,11 @@ class RaftLog:
             raise InvariantBroken(f"entries {first} to {last} asked of a log that holds {self.base_index + 1} to {self.last_index}")
         return self._entries[first - self.base_index - 1 : last - self.base_index]
 
-    def batch(self, first: int, limit: int) -> tuple[Entry, ...]:
-        """Return entries from ``first`` on, at least one if there is one, with at most ``limit`` bytes and ``BATCH_ENTRIES`` in all."""
+    def run(self, first: int, limit: int) -> tuple[Entry, ...]:
+        """Return entries from ``first`` on, at least one if there is one, with at most ``limit`` bytes and ``RUN_ENTRIES`` in all."""
         start = first - self.base_index - 1
         stop, size = start, 0
-        for entry in self._entries[start : start + BATCH_ENTRIES]:
+        for entry in self._entries[start : start + RUN_ENTRIES]:
             size += len(entry.encoded)
             if size > limit and stop > start:
                 break

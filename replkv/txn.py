@@ -30,11 +30,11 @@ _RELATIONS = {ops.EQUAL: operator.eq, ops.NOT_EQUAL: operator.ne, ops.GREATER: o
 _COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
-class Plan(NamedTuple):
-    """A transaction whose compares are decided: the operations that will run, nested transactions as plans of their own."""
+class Decided(NamedTuple):
+    """A transaction whose compares are decided: the operations that will run, nested transactions as decided ones of their own."""
 
     succeeded: bool
-    steps: tuple[Raw | Plan, ...]
+    steps: tuple[Raw | Decided, ...]
 
 
 class Reader:
@@ -77,18 +77,18 @@ class Reader:
         plan = yield from self._decide(wire)
         return (yield from self._run(plan))
 
-    def _decide(self, wire: Raw) -> Generator[None, None, Plan]:
+    def _decide(self, wire: Raw) -> Generator[None, None, Decided]:
         _, compares, then, otherwise = wire
         succeeded = True
         for compare in compares:
             if not (yield from self._holds(compare)):
                 succeeded = False
                 break
-        steps: list[Raw | Plan] = list(then if succeeded else otherwise)
+        steps: list[Raw | Decided] = list(then if succeeded else otherwise)
         for place, step in enumerate(steps):
             if step[0] == ops.TXN:
                 steps[place] = yield from self._decide(step)
-        return Plan(succeeded, tuple(steps))
+        return Decided(succeeded, tuple(steps))
 
     def _holds(self, compare: Raw) -> Generator[None, None, bool]:
         """Tell whether all keys of a compare's span satisfy it; a span without keys counts as one key without value, all zero."""
@@ -102,10 +102,10 @@ class Reader:
             yield
         return not empty or (target != ops.VALUE and holds(0, operand))
 
-    def _run(self, plan: Plan) -> Generator[None, None, Raw]:
+    def _run(self, plan: Decided) -> Generator[None, None, Raw]:
         answers: list[Raw] = []
         for step in plan.steps:
-            answers.append((yield from self._run(step) if isinstance(step, Plan) else self.execute(step)))
+            answers.append((yield from self._run(step) if isinstance(step, Decided) else self.execute(step)))
             if len(answers) % SLICE == 0:
                 yield
         return (OK, self.now, plan.succeeded, tuple(answers))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KNOBS: Mapping[str, tuple[int, ...]] = {
     "leadership.APPEND_BYTES": (1, 300),
-    "raftlog.BATCH_ENTRIES": (1, 3),
+    "raftlog.RUN_ENTRIES": (1, 3),
     "progress.INFLIGHT": (1, 2),
     "raft.WINDOW": (1, 16),
     "proposals.IN_FLIGHT": (1, 10),
