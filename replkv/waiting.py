@@ -103,6 +103,9 @@ class _Submitted(Future[Any]):
         super().__init__()
         self._notifier = notifier
 
+    def cancel(self) -> bool:
+        return False  # what has been handed over can't be taken back
+
     def result(self, timeout: float | None = None) -> Any:
         self._notifier.refuse_to_wait_for(self)
         return super().result(timeout)
@@ -112,7 +115,7 @@ class _Submitted(Future[Any]):
         return super().exception(timeout)
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        super().add_done_callback(lambda _: self._notifier.run(partial(fn, self)))
+        super().add_done_callback(partial(self._notifier.run, fn))
 
 
 class FutureCall(Call):
@@ -127,7 +130,6 @@ class FutureCall(Call):
         self._plan = plan
         self.deadline = deadline
         self.future: Future[Any] = _Submitted(notifier)
-        self.future.set_running_or_notify_cancel()  # what has been handed over can't be taken back, and cancel() says so
 
     def finish(self) -> None:
         """Send the call to the notifier."""
@@ -187,12 +189,12 @@ class Notifier:
         """Watch over a call's deadline."""
         self._calls.append(call)
 
-    def run(self, callback: Callable[[], object]) -> None:
-        """Run a callback on the notifier's thread."""
-        if threading.current_thread() is self._thread:
-            callback()
+    def run(self, callback: Callable[[Future[Any]], object], future: Future[Any]) -> None:
+        """Run a future's callback on the notifier's thread."""
+        if threading.get_ident() == self._thread.ident:
+            callback(future)
         else:
-            self.inbox.put(callback)
+            self.inbox.put(partial(callback, future))
 
     def refuse_to_wait_for(self, future: Future[Any]) -> None:
         """Refuse to wait for a future on the thread that resolves it.
@@ -200,7 +202,7 @@ class Notifier:
         Raises:
             RuntimeError: this is that thread, and the future is not resolved.
         """
-        if threading.current_thread() is self._thread and not future.done():
+        if threading.get_ident() == self._thread.ident and not future.done():
             raise RuntimeError("a callback that waits for another future would wait for itself: give that one a callback too")
 
     def stop(self) -> None:
