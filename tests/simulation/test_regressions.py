@@ -13,6 +13,7 @@ from replkv.links import Links
 from replkv.messages import Identity, Message, Ping, Pong, Refuse, Welcome
 from replkv.testing.network import SimNetwork, SimTransport
 from replkv.testing.sim import Scheduler
+from replkv.testing.simulation import simulate
 from replkv.testing.trace import Trace
 
 
@@ -50,3 +51,8 @@ def test_a_leader_whose_log_was_trimmed_beyond_a_silent_follower_goes_on() -> No
         for number in range(50):
             simulation.write(leader, f"{number} {'x' * 100}")
         assert leader.process.failure is None
+
+
+def test_votes_that_were_long_on_their_way_make_a_leader_of_a_term_that_is_over() -> None:
+    """The invariant on leases took it for a second leader; but it is of an earlier term, and commits nothing."""
+    simulate(910597)
