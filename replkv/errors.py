@@ -9,10 +9,13 @@ All of them can be pickled, so that they cross process pools with their attribut
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+E = TypeVar("E", bound="ReplkvError")
 
 
 class ReplkvError(Exception):
@@ -21,8 +24,12 @@ class ReplkvError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
 
+    def again(self) -> Self:
+        """Return an equal error to raise: each caller its own, for an exception collects the traceback of whoever raises it."""
+        return _rebuild(type(self), self.args, self.__dict__)
 
-def _rebuild(kind: type[ReplkvError], args: tuple[Any, ...], attributes: dict[str, Any]) -> ReplkvError:
+
+def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update({name: value for name, value in attributes.items() if value is not None})

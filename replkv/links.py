@@ -61,7 +61,7 @@ class _Caller:
 class Links:
     """This member's connections to all its peers.
 
-    What happened is collected until the node takes it: messages of known peers, and in ``changes`` (peer, reachable or not).
+    What happened is collected until the node takes it: messages of known peers, and which of them became reachable or were lost.
     """
 
     transport: Transport
@@ -70,7 +70,7 @@ class Links:
     members: dict[str, int] | None  # who is in the configuration, by incarnation; None while there is no cluster yet
     founders: tuple[str, ...]
     _received: list[tuple[str, bytes, Message]] = field(factory=list, init=False)  # sender, cluster, message
-    changes: list[tuple[str, bool]] = field(factory=list, init=False)
+    _changes: list[tuple[str, bool]] = field(factory=list, init=False)  # peer, reachable or not
     excluded_by: dict[str, str] = field(factory=dict, init=False)  # peers whose cluster is not this member's, and their reasons
     frames_dropped: int = field(default=0, init=False)
     _links: dict[str, _Link] = field(factory=dict, init=False)
@@ -129,7 +129,7 @@ class Links:
 
     def take_changes(self) -> list[tuple[str, bool]]:
         """Return the peers that became reachable (True) or were lost (False), in order."""
-        changes, self.changes = self.changes, []
+        changes, self._changes = self._changes, []
         return changes
 
     def take_received(self) -> Iterator[tuple[str, Message]]:
@@ -329,10 +329,10 @@ class Links:
         present = sendable or any(caller.name == peer for caller in self._callers.values())
         if sendable and peer not in self._reachable:
             self._reachable.add(peer)
-            self.changes.append((peer, True))
+            self._changes.append((peer, True))
         elif not present and peer in self._reachable:
             self._reachable.discard(peer)
-            self.changes.append((peer, False))
+            self._changes.append((peer, False))
 
     def _frame(self, receiver: int, message: Message) -> bytes:
         return codec.encode_frame(self.cluster, self.identity.incarnation, receiver, message)

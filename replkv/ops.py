@@ -23,6 +23,8 @@ Raw: TypeAlias = tuple[Any, ...]
 RESERVED = b"\x00"
 """Keys that begin with this byte are replkv's own; a span reaches them only if it begins there."""
 
+_BEHIND_RESERVED = b"\x01"
+
 INT64 = range(-(1 << 63), 1 << 63)
 
 TXN_DEPTH = 16
@@ -202,9 +204,9 @@ class Span(NamedTuple):
             single = to_key(key)
             return cls(single, single + b"\x00")
         if start is not None:
-            return cls(to_bytes(start, "start") or b"\x01", None if end is None else to_bytes(end, "end"))
+            return cls(to_bytes(start, "start") or _BEHIND_RESERVED, None if end is None else to_bytes(end, "end"))
         begin = to_bytes(prefix, "prefix") if prefix is not None else b""
-        return cls(begin or b"\x01", _behind_prefix(begin))
+        return cls(begin or _BEHIND_RESERVED, _behind_prefix(begin))
 
 
 def _behind_prefix(prefix: bytes) -> bytes | None:

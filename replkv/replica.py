@@ -159,7 +159,7 @@ class EmbeddedMember(Surface):
             raise Closed(f"member {self._name} is {'closed' if self._closed else 'not open yet'}")
         if self._closed or node.stopped:
             failure = node.failure
-            raise Closed(f"member {self._name} is closed") if failure is None else type(failure)(*failure.args)
+            raise Closed(f"member {self._name} is closed") if failure is None else failure.again()
         return node
 
     def _timeout(self, timeout: Timeout) -> float | None:

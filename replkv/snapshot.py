@@ -19,15 +19,13 @@ from replkv import codec
 from replkv.codec import DecodeError
 from replkv.disk import TEMPORARY, corrupt, publish
 from replkv.errors import Corrupt, Incompatible, InvariantBroken
+from replkv.machine import CHUNK_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from replkv.disk import Disk
     from replkv.messages import SnapshotMeta
-
-CHUNK_MAX = 256 << 10
-"""Plain bytes of one frame."""
 
 _MAGIC, _VERSION = b"rkSnap", 1
 _HEADER = struct.Struct("<6sHII")  # magic, version, length of the description, crc32 of both numbers and the description

@@ -241,7 +241,7 @@ class Notifier:
 def finished(call: Call, plan: Plan[R], node: Node) -> R:
     """Return the result of a finished call, or raise its error."""
     if call.error is not None:
-        raise type(call.error)(*call.error.args)  # each caller its own: an exception collects the traceback of whoever raises it
+        raise call.error.again()
     return plan.result(node, call)
 
 

@@ -18,9 +18,9 @@ from replkv.codec import NO_CLUSTER, unpack
 from replkv.codec import pack as pack_value
 from replkv.disk import MemoryDisk
 from replkv.errors import Corrupt, Incompatible, InvariantBroken, StorageError
+from replkv.machine import CHUNK_MAX
 from replkv.messages import Configuration, SnapshotMeta
 from replkv.snapshot import (
-    CHUNK_MAX,
     SnapshotFile,
     SnapshotParser,
     SnapshotReceiver,
