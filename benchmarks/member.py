@@ -10,6 +10,7 @@ import cProfile
 import io
 import json
 import pstats
+import random
 import sys
 import threading
 import time
@@ -17,12 +18,16 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from benchmarks.workloads import KEYS, Consistency, Workload, drive_sequential, drive_window, key, key_numbers, make_values
-from replkv import Put, Replica
+from replkv import Put, Replica, Watch
+from replkv.keeper import PER_TTL
+from replkv.ops import Grant, KeepAlive
+from replkv.plans import Write
 
 PROBES_PER_SECOND = 67
 """With three members, about 200 puts a second while a leader is killed."""
@@ -115,6 +120,7 @@ class Driver:
         self._replica = replica
         self._profile = profile
         self._probes: Probes | None = None
+        self._watches: list[Watch] = []
 
     def status(self) -> dict[str, Any]:
         """Return who leads, and how far this member is."""
@@ -154,6 +160,31 @@ class Driver:
     def _get(self, consistency: Consistency) -> Callable[[int], object]:
         get, one = self._replica.get, key(5)
         return lambda _: get(one, consistency=consistency)
+
+    def watch(self, count: int, where: str) -> None:
+        """Have so many watches on distinct keys, "written" by the workloads or "idle", instead of those before; each has looked once."""
+        for watch in self._watches:
+            watch.close()
+        beneath = "" if where == "written" else "idle"
+        self._watches = [self._replica.watch(key(number) + beneath.encode()) for number in range(count)]
+        for watch in self._watches:
+            watch.next(0)
+
+    def keep(self, leases: int, keepers: int, ttl: float) -> None:
+        """Grant leases, and keep them alive in the name of so many other processes, at the rate of a member's keeper."""
+        rng, submit = random.Random(), self._replica._submit  # noqa: SLF001  # what no application does
+        numbers = [rng.getrandbits(62) + 1 for _ in range(keepers)]
+        drive_window(leases, 512, lambda number: submit(Write(Grant(0, round(ttl * 1e6), numbers[number % keepers]))), cap=float("inf"))
+        threading.Thread(target=self._keep_alive, args=(numbers, ttl / PER_TTL / keepers), daemon=True).start()
+
+    def _keep_alive(self, keepers: list[int], pause: float) -> None:
+        for keeper in cycle(keepers):
+            self._replica._submit(Write(KeepAlive(keeper)))  # noqa: SLF001  # what no application does
+            time.sleep(pause)
+
+    def leases(self) -> int:
+        """Return how many leases there are."""
+        return len(self._replica.leases())
 
     def probe(self) -> None:
         """Begin to put at a steady rate."""

@@ -145,10 +145,25 @@ class ReplkvPeer:
 
         return wait_until(agreed, "leader that all members know")
 
+    @property
+    def followers(self) -> list[MemberProcess]:
+        """The members that don't lead."""
+        leader = self._leader()
+        return [member for member in self._members.values() if member is not leader]
+
+    @property
+    def leader_pid(self) -> int:
+        """The leader's process."""
+        return self._leader().process.pid
+
+    def ask_leader(self, do: str, *arguments: object) -> Any:
+        """Send a request to the leader and wait for its answer."""
+        return self._leader().ask(do, *arguments)
+
     def measure(self, workload: Workload, operations: int) -> Sample:
         """Run a workload once, driven by a thread in the leader's process or in a follower's."""
         leader = self._leader()
-        followers = [member for member in self._members.values() if member is not leader]
+        followers = self.followers
         driven = leader if workload.leader else followers[0]
         meter = Meter(leader.process.pid, [member.process.pid for member in followers])
         done = driven.ask("run", operations, asdict(workload))

@@ -112,8 +112,8 @@ def drive_sequential(count: int, operation: Callable[[int], Any]) -> tuple[list[
     return latencies, clock() - begun
 
 
-def drive_window(count: int, in_flight: int, submit: Callable[[int], Future[Any]]) -> tuple[list[float], float]:
-    """Keep ``in_flight`` operations under way, waiting for the oldest before the next one is submitted.
+def drive_window(count: int, in_flight: int, submit: Callable[[int], Future[Any]], cap: float = CAP) -> tuple[list[float], float]:
+    """Keep ``in_flight`` operations under way, waiting for the oldest before the next one is submitted; for ``cap`` seconds at most.
 
     Returns:
         The seconds each took until this thread saw its result, and those of all together.
@@ -124,7 +124,7 @@ def drive_window(count: int, in_flight: int, submit: Callable[[int], Future[Any]
     begun = clock()
     for number in range(count):
         start = clock()
-        if start - begun > CAP:
+        if start - begun > cap:
             break
         if len(window) == in_flight:
             then, future = window.popleft()

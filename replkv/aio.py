@@ -8,25 +8,25 @@ from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from replkv import fork
+from replkv.awaiting import AwaitingSurface
+from replkv.leasing import AsyncLease
 from replkv.node import Node
 from replkv.plans import NOT_YET, Plan
 from replkv.replica import EmbeddedMember
-from replkv.surface import Awaiting, Timeout
-from replkv.waiting import Inbox, LoopCall, finished, resumable
+from replkv.surface import Timeout
+from replkv.waiting import LoopCall, finished, overloaded, resumable
+from replkv.watching import AsyncWatch
 
 R = TypeVar("R")
 
 
-class AsyncReplica(EmbeddedMember, Awaiting):
+class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
     """One member of a cluster, inside this process; every call is awaited.
 
     The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.
     The member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A call that is cancelled
     before it was handed over has no effect; later, its outcome is unknown.
     """
-
-    def _constructed(self) -> None:
-        self._inboxes: dict[asyncio.AbstractEventLoop, Inbox] = {}
 
     async def open(self) -> Self:
         """Open, recover and start the member, without blocking the loop; does nothing when open already.
@@ -66,9 +66,40 @@ class AsyncReplica(EmbeddedMember, Awaiting):
         if result is not NOT_YET:
             return cast("R", result)
         loop = asyncio.get_running_loop()
-        call = LoopCall(plan.command(node), self._inbox(loop), loop)
-        (node.read_barrier if call.command is None else node.submit)(call)
+        call = LoopCall(plan.command(node), loop)
+        if call.command is None:
+            call.look = plan.look if plan.looks else None
+            node.read_barrier(call)
+        else:
+            if not node.proposals.admission.enter(len(call.command)):
+                limit = await self._line_up(node, plan, call.command, limit)
+            node.submit(call)
         return await self._wait(node, plan, call, limit)
+
+    async def _line_up(self, node: Node, plan: Plan[R], command: bytes, timeout: float | None) -> float | None:
+        """Wait until a command is let in; return what is left of the timeout.
+
+        Raises:
+            Overloaded: the caller does not want to wait, or waited in vain.
+            NoLeader: waited in vain, and that is why.
+        """
+        if self._config.overload == "raise":
+            raise overloaded(node, plan, None)
+        size, begun, admission = len(command), node.clock(), node.proposals.admission
+        waiting = LoopCall(command, asyncio.get_running_loop())
+        node.line_up(waiting, size)
+        try:
+            await asyncio.wait((waiting.future,), timeout=timeout)
+        except asyncio.CancelledError:
+            if not admission.give_up(waiting, size):
+                admission.leave(1, size)
+            raise
+        waited = node.clock() - begun
+        if not waiting.future.done() and admission.give_up(waiting, size):
+            raise overloaded(node, plan, waited)
+        if waiting.error is not None:
+            raise waiting.error.again()
+        return None if timeout is None else max(0.0, timeout - waited)
 
     async def _wait(self, node: Node, plan: Plan[R], call: LoopCall, timeout: float | None) -> R:
         try:
@@ -81,28 +112,3 @@ class AsyncReplica(EmbeddedMember, Awaiting):
             node.give_up(call)
             raise
         return finished(call, plan, node)
-
-    def _inbox(self, loop: asyncio.AbstractEventLoop) -> Inbox:
-        """Return the queue through which this loop is woken, once per block."""
-        inbox = self._inboxes.get(loop)
-        if inbox is None:
-            for known in list(self._inboxes):
-                if known.is_closed():
-                    self._inboxes.pop(known, None)
-            inbox = self._inboxes[loop] = _LoopInbox(loop)
-        return inbox
-
-
-class _LoopInbox(Inbox):
-    """What one loop is to do; a loop that was closed meanwhile has nobody left who waits."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(self._wake_loop)
-        self._loop = loop
-
-    def _wake_loop(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self.deliver)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise

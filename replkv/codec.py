@@ -46,7 +46,6 @@ NO_CLUSTER = bytes(16)
 _PREFIX = struct.Struct("<2sI")  # magic, crc32 of all that follows
 _HEADER = struct.Struct("<BBI16sQQ")  # version, kind, length of the head, cluster, sender, receiver
 _HEAD_AT = _PREFIX.size + _HEADER.size
-_ENTRY = struct.Struct("<QQBQ")  # index, term, kind, time
 _INT_MAX = (1 << 63) - 1
 
 _packer = msgpack.Packer(use_bin_type=True)  # shared: it never lets another thread in while it packs
@@ -129,6 +128,12 @@ def _cluster(value: object) -> bytes:
     return value
 
 
+def _hash(value: object) -> bytes:
+    if type(value) is not bytes or len(value) > 64:
+        _fail("a hash", value)
+    return value
+
+
 def _names(value: object) -> tuple[str, ...]:
     if type(value) is not tuple:
         _fail("a list of names", value)
@@ -146,7 +151,7 @@ def _tuple(value: object, length: int) -> tuple[Any, ...]:
 
 def make_entry(index: int, term: int, kind: EntryKind, time: int, payload: bytes) -> Entry:
     """Build an entry with its bytes."""
-    return m.Entry(index, term, kind, time, payload, _ENTRY.pack(index, term, kind, time) + payload)
+    return m.Entry(index, term, kind, time, m.ENTRY_HEAD.pack(index, term, kind, time) + payload)
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -155,11 +160,11 @@ def decode_entry(data: bytes) -> Entry:
     Raises:
         DecodeError: too short, or of an unknown kind.
     """
-    if len(data) < _ENTRY.size:
+    if len(data) < m.ENTRY_HEAD.size:
         raise DecodeError(f"an entry of {len(data)} bytes")
-    index, term, kind, time = _ENTRY.unpack_from(data)
+    index, term, kind, time = m.ENTRY_HEAD.unpack_from(data)
     try:
-        return m.Entry(natural(index), natural(term), m.EntryKind(kind), natural(time), data[_ENTRY.size :], data)
+        return m.Entry(natural(index), natural(term), m.EntryKind(kind), natural(time), data)
     except ValueError:
         raise DecodeError(f"an entry of the unknown kind {kind}: upgrade this member") from None
 
@@ -452,6 +457,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
     m.Forward: (32, _write_forward),
     m.SnapshotChunk: (33, _write_chunk),
     m.SnapshotAck: (34, _fields("term", "index", "offset")),
+    m.Digest: (35, _fields("index", "full", "hash")),
 }
 
 _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
@@ -471,4 +477,5 @@ _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]
     32: (1, _read_forward),
     33: (4, _read_chunk),
     34: _plain(m.SnapshotAck, natural, natural, natural),
+    35: _plain(m.Digest, natural, _bool, _hash),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from attrs import asdict, fields, frozen
 
@@ -10,15 +10,20 @@ from replkv.errors import Incompatible
 
 MIB = 1 << 20
 
+MAY_BE_OFF = ("compact_age", "compact_revisions", "compact_bytes")
+"""Settings for which 0 is a choice."""
+
 
 def _check_positive(owner: Config | Settings) -> None:
     """Check that every number is one, above 0, finite, and whole where its default is."""
     for field in fields(type(owner)):
+        if isinstance(field.default, str):
+            continue
         name, value = f"{type(owner).__name__}.{field.name}", getattr(owner, field.name)
         kind = type(field.default)
         if isinstance(value, bool) or not isinstance(value, (int, kind)):
             raise TypeError(f"{name} must be {'a number' if kind is float else 'an int'}, not {type(value).__name__}")
-        if not 0 < value < float("inf"):
+        if not 0 <= value < float("inf") or (value == 0 and field.name not in MAY_BE_OFF):
             raise ValueError(f"{name} must be above 0 and finite, not {value!r}")
 
 
@@ -32,6 +37,10 @@ class Config:
         snapshot_bytes: bytes of log after which a snapshot is taken and the log before it trimmed.
         trailing_entries: log entries kept behind a snapshot, for followers that need a little more.
         block_bytes: how many bytes of commands the leader joins into one log entry; at most 4 MiB.
+        max_commands_in_flight: commands of this process that may be under way.
+        max_bytes_in_flight: bytes of them.
+        overload: what becomes of a call beyond that: "block" lets it wait until its timeout, "raise" fails it with ``Overloaded``.
+        progress_interval: seconds without an event after which a watch that was asked to do so tells how far it is.
     """
 
     timeout: float = 5.0
@@ -39,9 +48,15 @@ class Config:
     snapshot_bytes: int = 64 * MIB
     trailing_entries: int = 256
     block_bytes: int = MIB // 2
+    max_commands_in_flight: int = 100_000
+    max_bytes_in_flight: int = 64 * MIB
+    overload: Literal["block", "raise"] = "block"
+    progress_interval: float = 60.0
 
     def __attrs_post_init__(self) -> None:
         _check_positive(self)
+        if self.overload not in ("block", "raise"):
+            raise ValueError(f'Config.overload must be "block" or "raise", not {self.overload!r}')
         for name, largest in (("segment_bytes", 1024 * MIB), ("block_bytes", 4 * MIB)):
             if getattr(self, name) > largest:
                 raise ValueError(f"Config.{name} is at most {largest}, not {getattr(self, name)}: what is larger could not be read back")
@@ -58,6 +73,10 @@ class Settings:
         session_ttl: seconds of silence, in cluster time, after which a session's results are forgotten.
         max_request_bytes: size of one call's keys and values.
         max_txn_ops: operations in one list of a transaction, its nested lists included.
+        max_bytes: what keys, values, history and leases may take; each version counts 64 bytes more than its key and value, a lease 64.
+        compact_age: seconds of history that are kept; 0 keeps it whatever its age.
+        compact_revisions: revisions of history that are kept; 0 keeps it whatever their number.
+        compact_bytes: bytes of history that are kept; 0 keeps it whatever its size.
     """
 
     election_timeout: float = 1.5
@@ -66,6 +85,10 @@ class Settings:
     session_ttl: float = 600.0
     max_request_bytes: int = 3 * MIB // 2
     max_txn_ops: int = 128
+    max_bytes: int = 2048 * MIB
+    compact_age: float = 3600.0
+    compact_revisions: int = 1_000_000
+    compact_bytes: int = 256 * MIB
 
     def __attrs_post_init__(self) -> None:
         _check_positive(self)
@@ -76,6 +99,11 @@ class Settings:
             )
         if self.max_request_bytes > 4 * MIB:
             raise ValueError(f"Settings.max_request_bytes is at most {4 * MIB}, not {self.max_request_bytes}: a frame holds 8 MiB")
+
+    @property
+    def min_ttl(self) -> float:
+        """The shortest time to live of a lease, in seconds: a shorter one would end between two heartbeats."""
+        return 2 * self.heartbeat
 
     def to_wire(self) -> dict[str, Any]:
         """Return a plain mapping that survives msgpack."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replkv.values import KeyValue
+
 
 E = TypeVar("E", bound="ReplkvError")
 
@@ -71,6 +73,30 @@ class FutureRevision(Rejected):
     """The revision asked for does not exist yet."""
 
 
+class Conflict(Rejected):
+    """The key is not at the revision the call expected; ``current`` is what it holds now, None if it does not exist."""
+
+    def __init__(self, message: str, current: KeyValue | None = None) -> None:
+        super().__init__(message)
+        self.current = current
+
+
+class KeyNotFound(Rejected):
+    """What was to be kept of a key is not there: the key does not exist."""
+
+
+class LeaseNotFound(Rejected):
+    """There is no such lease (any more)."""
+
+
+class LeaseExists(Rejected):
+    """A lease with the id asked for exists already."""
+
+
+class QuotaExceeded(Rejected):
+    """The write would take more than ``Settings.max_bytes``; deletes and compaction make room."""
+
+
 # -- surely not applied ------------------------------------------------------------------------------------------------------------
 
 
@@ -84,6 +110,14 @@ class NoLeader(Unavailable, TimeoutError):
     def __init__(self, message: str, unreachable: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.unreachable = unreachable
+
+
+class Overloaded(Unavailable):
+    """More is under way at this member than its ``Config`` allows."""
+
+
+class TooStale(Unavailable, TimeoutError):
+    """This member's own state is older than the call accepts."""
 
 
 class WaitTimeout(Unavailable, TimeoutError):

@@ -6,11 +6,12 @@ whenever it likes.  The node learns of the end on its own thread, when it asks `
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 Done: TypeAlias = Callable[[BaseException | None], None]
 """What to call, on the node's thread, when a job has ended: with the error that ended it, or None."""
@@ -27,6 +28,22 @@ class Housekeeper(Protocol):
 
     def close(self) -> None:
         """Stop after the step that is running; what is left is dropped."""
+
+
+def _find_trim() -> Callable[[int], object]:
+    """Return what gives memory back that C's allocator keeps for nothing, or something harmless where there is no such thing."""
+    try:
+        return cast("Callable[[int], object]", ctypes.CDLL(None).malloc_trim)
+    except (OSError, TypeError, AttributeError):
+        return lambda _: None
+
+
+_trim = _find_trim()
+
+
+def _give_back() -> None:
+    """Give memory back to the system after long work: the blocks that come and go leave gaps that glibc would keep."""
+    _trim(0)
 
 
 class HousekeeperThread:
@@ -71,3 +88,5 @@ class HousekeeperThread:
                 error = raised
             self._ended.append((done, error))
             self._wake()
+            del steps, done, job
+            _give_back()

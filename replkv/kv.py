@@ -4,26 +4,34 @@ One thread writes; any thread reads, at a revision that was published to it, wit
 get the revision after the current one.  They are invisible to readers, who ask for older ones, until ``commit`` makes that revision
 the current one and the node publishes it; ``rollback`` takes them back.
 
+Compaction is two things.  ``compact`` says what is forgotten: at once, alike on all members, and that is all anybody can notice.
+``scrub`` removes it, each member at its own pace.  A reader that was at work meanwhile looks at ``compacted`` when it is done.
+
 Records are plain tuples of atoms: CPython's collector stops looking at those, which keeps its pauses short with millions of keys.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
+from heapq import merge
 from itertools import islice
 from operator import itemgetter
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from sortedcontainers import SortedList
 
 from replkv import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 Record: TypeAlias = tuple[Any, ...]
-"""(key, value, create_revision, mod_revision, version, lease); a tombstone has no value (None), and 0 as create_revision and version."""
+"""(key, value, create_revision, mod_revision, version, lease); a tombstone has no value (None), and 0 as create_revision and version.
+
+A tombstone's lease is the one whose expiry deleted the key; 0 if that was not the reason.
+"""
 
 KEY, VALUE, CREATE, MOD, VERSION, LEASE = range(6)
 
@@ -35,6 +43,15 @@ FEW = 8
 
 FIRST_REVISION = 1
 """The revision of an empty store; the first write makes the next one."""
+
+RECORD_BYTES = 64
+"""What a version counts in ``size`` besides its key and its value: a million empty values are not nothing."""
+
+SORT_BY = (KEY, VERSION, CREATE, MOD, VALUE)
+"""What a scan sorts by: the places in a record of ``wire.SORT_KEY`` and its like."""
+
+SORT_RUN = 4096
+"""How many records are sorted in one go."""
 
 Bounds: TypeAlias = "tuple[bytes, bytes | None] | Sequence[Any]"
 
@@ -51,18 +68,71 @@ def run(steps: Generator[None, None, T]) -> T:
             return stop.value  # type: ignore[no-any-return]  # a generator's return value
 
 
+def in_order(items: list[T], key: Callable[[T], Any] | None = None, *, descending: bool = False) -> Generator[None, None, list[T]]:
+    """Sort stably, with a yield at least every 4,096 items."""
+    runs: list[list[T]] = []
+    for at in range(0, len(items), SORT_RUN):
+        runs.append(sorted(items[at : at + SORT_RUN], key=key, reverse=descending))  # type: ignore[type-var, arg-type]  # comparable
+        yield
+    if len(runs) < 2:
+        return runs[0] if runs else []
+    merged = merge(*runs, key=key, reverse=descending)  # type: ignore[arg-type]  # as above
+    result: list[T] = []
+    while part := list(islice(merged, SLICE)):
+        result += part
+        yield
+    return result
+
+
+class Selection(NamedTuple):
+    """What of a span a scan returns, and in which order; 0 is no limit and no bound."""
+
+    limit: int = 0
+    keys_only: bool = False
+    count_only: bool = False
+    sort_by: int = 0
+    descending: bool = False
+    min_mod: int = 0
+    max_mod: int = 0
+    min_create: int = 0
+    max_create: int = 0
+
+    @property
+    def first_found(self) -> int:
+        """How many records are enough to know the result; 0: all have to be seen."""
+        return self.limit + 1 if self.limit and not self.sort_by and not self.descending else 0
+
+    def filtered(self, records: list[Record]) -> list[Record]:
+        """Return those within the bounds."""
+        if self.count_only:
+            return []
+        if not (self.min_mod or self.max_mod or self.min_create or self.max_create):
+            return records
+        most_mod, most_create = self.max_mod or float("inf"), self.max_create or float("inf")
+        return [r for r in records if self.min_mod <= r[MOD] <= most_mod and self.min_create <= r[CREATE] <= most_create]
+
+    def sorted(self, records: list[Record]) -> Generator[None, None, list[Record]]:
+        """Sort records that stand in key order; ties stay in it."""
+        if not self.sort_by:
+            return records[::-1] if self.descending else records
+        return (yield from in_order(records, itemgetter(SORT_BY[self.sort_by]), descending=self.descending))
+
+
 class Store:
     """All versions of all keys.
 
     Args:
         revision: the current revision.
-        compacted: reads below this revision are refused; 0 refuses none.
+        compacted: the oldest revision that can be read; 0: all can.
 
     Attributes:
         newest: each key's newest version, tombstones included.
         keys: the keys of ``newest`` in order.
         older: the versions before the newest, ascending, of those keys that have several.
-        events: all versions in the order they were written: the history.
+        events: all versions from revision ``compacted`` on, in the order they were written: the history.
+        size: bytes of all versions that are not compacted, ``live`` those of the newest ones.
+        moved: (key, lease before, lease after) for what the command at work did to keys with leases.
+        removed_below: a read at a revision below this one may have met holes, if it was at work when ``scrub`` began.
     """
 
     def __init__(self, revision: int = FIRST_REVISION, compacted: int = 0) -> None:
@@ -72,24 +142,31 @@ class Store:
         self.keys: SortedList[bytes] = SortedList()
         self.older: dict[bytes, tuple[Record, ...] | list[Record]] = {}
         self.events: list[Record] = []
+        self.size = 0
+        self.live = 0
+        self.moved: list[tuple[bytes, int, int]] = []
+        self._superseded = 0  # bytes that a compaction of all that was written would have freed since the beginning
+        self._superseded_at = array("q")  # the same as it was after each of ``events``
+        self._freed = 0  # bytes that compactions have freed
         self._committed = 0  # how many events belong to committed revisions
+        self._at_commit = (0, 0, 0)  # size, live and superseded bytes then
+        self.removed_below = compacted
+        self._scrubbed = compacted  # up to which revision ``scrub`` is done
         self._lock = Lock()  # guards ``keys``: it is reshaped in several steps
 
     # -- reading, on any thread ----------------------------------------------------------------------------------------------------
 
-    def check(self, asked: int, revision: int) -> int:
-        """Return the revision to read at when ``asked`` is wanted (0: the newest) and ``revision`` is the newest the reader may see.
+    def check(self, asked: int, revision: int) -> None:
+        """Check that a revision that somebody asks for can be read where ``revision`` is the newest that may be seen.
 
         Raises:
-            FutureRevision: ``asked`` does not exist yet.
+            FutureRevision: it does not exist yet.
             Compacted: it is no longer kept.
         """
-        at = asked or revision
-        if at > revision:
-            raise errors.FutureRevision(f"revision {at} does not exist yet: the store is at {revision}")
-        if at < self.compacted:
-            raise errors.Compacted(f"revision {at} is compacted: {self.compacted} is the oldest that is kept", self.compacted)
-        return at
+        if asked > revision:
+            raise errors.FutureRevision(f"revision {asked} does not exist yet: the store is at {revision}")
+        if asked < self.compacted:
+            raise errors.Compacted(f"revision {asked} is compacted: {self.compacted} is the oldest that is kept", self.compacted)
 
     def get(self, key: bytes, revision: int) -> Record | None:
         """Return a key's version at a revision, or None if it did not exist then; logarithmic in the key's number of versions."""
@@ -131,29 +208,33 @@ class Store:
                 return
             start = keys[-1] + b"\x00"
 
-    def scan(
-        self, span: Bounds, revision: int, limit: int = 0, keys_only: bool = False, count_only: bool = False
-    ) -> Generator[None, None, tuple[tuple[Record, ...], int, bool]]:
-        """Read a span in key order, at a revision, in slices of 256 keys; linear in the number of keys of the span.
+    def scan(self, span: Bounds, revision: int, selection: Selection) -> Generator[None, None, tuple[tuple[Record, ...], int, bool]]:
+        """Read a span at a revision, in slices of 256 keys; linear in the number of keys of the span, n log n if they are sorted.
 
         Args:
             span: start and end of it.
             revision: what to read.
-            limit: how many pairs are wanted at most; 0 is all of them.
-            keys_only: leave the values empty.
-            count_only: only count.
+            selection: what to return of it, in which order.
 
         Returns:
-            The pairs, how many there are without the limit, and whether the limit cut some off.
+            The pairs, how many keys there are whatever limit and bounds (etcd), and whether the limit cut some off.
         """
         records: list[Record] = []
-        count = 0
+        count, enough = 0, selection.first_found
         for live in self.slices(span, revision):
             count += len(live)
-            wanted = [] if count_only else live[: limit - len(records)] if limit else live
-            records += [(record[KEY], b"", *record[CREATE:]) for record in wanted] if keys_only else wanted
+            wanted = selection.filtered(live)
+            records += wanted[: enough - len(records)] if enough else wanted
             yield
-        return tuple(records), count, not count_only and count > len(records)
+        records = yield from selection.sorted(records)
+        more = bool(selection.limit) and len(records) > selection.limit
+        if more:
+            del records[selection.limit :]
+        if selection.keys_only:
+            for at in range(0, len(records), SLICE):
+                records[at : at + SLICE] = [(record[KEY], b"", *record[CREATE:]) for record in records[at : at + SLICE]]
+                yield
+        return tuple(records), count, more
 
     # -- writing, on one thread ----------------------------------------------------------------------------------------------------
 
@@ -162,20 +243,21 @@ class Store:
         """The revision the writer sees: one ahead of the current one as soon as the command at work has changed something."""
         return self.revision + (len(self.events) > self._committed)
 
-    def put(self, key: bytes, value: bytes) -> Record | None:
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> Record | None:
         """Store a value; return the pair it replaces.  Logarithmic in the number of keys, for a new one."""
         revision = self.revision + 1
         record: Record
         old = self.newest.get(key)
         if old is None:
-            record = (key, value, revision, revision, 1, 0)
+            record = (key, value, revision, revision, 1, lease)
             with self._lock:
                 self.keys.add(key)
             self.newest[key] = record
             self.events.append(record)
+            self._count(None, record)
             return None
         # After a tombstone that is version 1, created now.  The old key is the same, and one copy of it is enough.
-        record = (old[KEY], value, old[CREATE] or revision, revision, old[VERSION] + 1, 0)
+        record = (old[KEY], value, old[CREATE] or revision, revision, old[VERSION] + 1, lease)
         self._replace(key, old, record)
         return None if old[VALUE] is None else old
 
@@ -183,11 +265,25 @@ class Store:
         """Delete the keys of a span, in slices of 256; return the pairs they had."""
         deleted: list[Record] = []
         for live in self.slices(span, self.revision + 1):
-            for old in live:
-                self._replace(old[KEY], old, (old[KEY], None, 0, self.revision + 1, 0, 0))
+            self._bury(live, 0)
             deleted += live
             yield
         return deleted
+
+    def delete_keys(self, keys: Sequence[bytes], expired: int = 0) -> Generator[None, None, int]:
+        """Delete these keys, in slices of 256, because the lease ``expired`` is over; return how many there were."""
+        deleted = 0
+        for at in range(0, len(keys), SLICE):
+            found = (self.get(key, self.revision + 1) for key in keys[at : at + SLICE])
+            live = [record for record in found if record is not None]
+            self._bury(live, expired)
+            deleted += len(live)
+            yield
+        return deleted
+
+    def _bury(self, records: list[Record], expired: int) -> None:
+        for old in records:
+            self._replace(old[KEY], old, (old[KEY], None, 0, self.revision + 1, 0, expired))
 
     def _replace(self, key: bytes, old: Record, record: Record) -> None:
         versions = self.older.get(key, ())
@@ -197,6 +293,29 @@ class Store:
             self.older[key] = (*versions, old) if len(versions) < FEW else [*versions, old]
         self.newest[key] = record
         self.events.append(record)
+        self._count(old, record)
+
+    def _count(self, old: Record | None, record: Record) -> None:
+        """Count a new version, and what a compaction that covers it will free: what it supersedes, and itself if it is a tombstone."""
+        key, value = record[KEY], record[VALUE]
+        lease_before = 0
+        if old is not None and old[VALUE] is not None:
+            before = len(key) + len(old[VALUE]) + RECORD_BYTES
+            self.live -= before
+            self._superseded += before
+            lease_before = old[LEASE]
+        if value is None:
+            size = len(key) + RECORD_BYTES
+            self._superseded += size
+            lease = 0
+        else:
+            size = len(key) + len(value) + RECORD_BYTES
+            self.live += size
+            lease = record[LEASE]
+        self.size += size
+        self._superseded_at.append(self._superseded)
+        if lease or lease_before:
+            self.moved.append((key, lease_before, lease))
 
     def commit(self) -> int:
         """End a command: its writes, if there were any, make the next revision.  Return the current one."""
@@ -204,14 +323,18 @@ class Store:
         if written > self._committed:
             self._committed = written
             self.revision += 1
+            self._at_commit = (self.size, self.live, self._superseded)
         return self.revision
 
     def rollback(self) -> Generator[None, None, None]:
         """Take back the writes since the last commit, in slices of 256."""
+        self.moved.clear()
         while len(self.events) > self._committed:
             self._undo(self.events.pop()[KEY])
             if len(self.events) % SLICE == 0:
                 yield
+        del self._superseded_at[self._committed :]
+        self.size, self.live, self._superseded = self._at_commit
 
     def _undo(self, key: bytes) -> None:
         versions = self.older.get(key)
@@ -228,45 +351,154 @@ class Store:
         else:
             self.older[key] = tuple(versions[:-1])
 
-    # -- loading -------------------------------------------------------------------------------------------------------------------
+    # -- compaction ----------------------------------------------------------------------------------------------------------------
 
-    def replay(self, records: Iterable[Record]) -> None:
-        """Add versions that another store's ``events`` held, in their order; ``finish_replay`` makes them readable.
+    def compact(self, revision: int) -> None:
+        """Forget what was superseded at or before a revision, which itself stays readable (etcd); logarithmic.
 
         Raises:
-            ValueError: no store can have written them in this order.
+            Compacted: that has been done.
+            FutureRevision: ``revision`` does not exist yet.
+        """
+        if revision > self.revision:
+            raise errors.FutureRevision(f"revision {revision} does not exist yet: the store is at {self.revision}")
+        if revision <= self.compacted:
+            raise errors.Compacted(f"the store is compacted up to revision {self.compacted} already", self.compacted)
+        count = bisect_right(self.events, revision, key=_mod)
+        if count:
+            self.size -= self._superseded_at[count - 1] - self._freed
+            self._freed = self._superseded_at[count - 1]
+        self.compacted = revision
+        self._at_commit = (self.size, self.live, self._superseded)
+
+    @property
+    def unscrubbed(self) -> bool:
+        """Whether something is compacted and still there."""
+        return self._scrubbed < self.compacted
+
+    def scrub(self) -> Generator[None, None, None]:
+        """Remove what is compacted, in slices of 256 versions.
+
+        Only between commands, when readers know of the compaction revision already, and not while the store is dumped.
+
+        The events at the compaction revision stay for watches that begin there, a deletion too (etcd #18089); the next compaction
+        finds its tombstone by them.
+        """
+        revision = self.removed_below = self.compacted
+        count = bisect_right(self.events, revision, key=_mod)
+        for at in range(0, count, SLICE):
+            for record in self.events[at : at + SLICE]:
+                self._scrub(record[KEY], revision)
+            yield
+        gone = bisect_left(self.events, revision, key=_mod)
+        self.events = self.events[gone:]  # a new list: readers may be walking the old one
+        del self._superseded_at[:gone]
+        self._committed -= gone
+        self._scrubbed = revision
+
+    def _scrub(self, key: bytes, revision: int) -> None:
+        newest, versions = self.newest.get(key), self.older.get(key, ())
+        if newest is None:
+            return
+        if newest[MOD] > revision:
+            keep = bisect_right(versions, revision, key=_mod) - 1  # the version that is readable at the revision
+            if keep >= 0 and versions[keep][VALUE] is None and versions[keep][MOD] < revision:
+                keep += 1
+            if keep > 0:
+                self._cut(key, versions[keep:])
+            return
+        if versions:
+            del self.older[key]
+        if newest[VALUE] is None and newest[MOD] < revision:
+            with self._lock:
+                self.keys.remove(key)
+            del self.newest[key]
+
+    def _cut(self, key: bytes, versions: tuple[Record, ...] | list[Record]) -> None:
+        """Leave a key these older versions: as a new object, for readers may be searching the old one."""
+        if not versions:
+            del self.older[key]
+        else:
+            self.older[key] = tuple(versions) if len(versions) <= FEW else versions
+
+    # -- dumping and loading -------------------------------------------------------------------------------------------------------
+
+    def pin(self) -> tuple[Iterator[Record], list[Record], range]:
+        """Return what makes this store as of now: its base, and which places of which list are its history.
+
+        The base are the pairs at the compaction revision that were not changed by it, in key order.  Both may be walked on another
+        thread while the store is written, but not while it is scrubbed.
+        """
+        history = range(bisect_left(self.events, self.compacted, key=_mod), self._committed)
+        return self._base(self.compacted), self.events, history
+
+    def _base(self, compacted: int) -> Iterator[Record]:
+        if compacted > FIRST_REVISION:
+            for live in self.slices((b"", None), compacted):
+                yield from (record for record in live if record[MOD] < compacted)
+
+    def load_base(self, records: Iterable[Record]) -> None:
+        """Add the base of another store that was pinned, in its order, before its history.
+
+        Raises:
+            ValueError: no store can have had it.
+        """
+        last = next(reversed(self.newest), b"")
+        for record in records:
+            key, value, create, mod, version, _ = record
+            if value is None or key <= last or not FIRST_REVISION < create <= mod < self.compacted or not 1 <= version <= mod - create + 1:
+                raise ValueError(f"{key[:64]!r} at revision {mod} can't be what a store held when it was compacted at {self.compacted}")
+            last = key
+            self.newest[key] = record
+            size = len(key) + len(value) + RECORD_BYTES
+            self.size += size
+            self.live += size
+
+    def replay(self, records: Iterable[Record]) -> None:
+        """Add the history of another store, in its order; ``finish_replay`` makes it readable.
+
+        Raises:
+            ValueError: no store can have written it in this order.
         """
         for record in records:
             old = self.newest.get(record[KEY])
             self._check_replayed(old, record)
-            if old is None:
-                self.newest[record[KEY]] = record
-                self.events.append(record)
-            else:
+            if old is not None:
                 self._replace(record[KEY], old, record)
+                continue
+            self.newest[record[KEY]] = record
+            self.events.append(record)
+            self._count(None, record)
+            if record[VALUE] is None:  # deleted at the compaction revision: compacted already
+                size = len(record[KEY]) + RECORD_BYTES
+                self.size -= size
+                self._freed += size
 
     def _check_replayed(self, old: Record | None, record: Record) -> None:
         mod = record[MOD]
         before = self.events[-1][MOD] if self.events else FIRST_REVISION
-        if not max(before, FIRST_REVISION + 1) <= mod <= self.revision:
+        if not max(before, FIRST_REVISION + 1, self.compacted) <= mod <= self.revision:
             raise ValueError(f"revision {mod} of {record[KEY][:64]!r} comes after {before}, in a store at {self.revision}")
-        if old is None and mod <= self.compacted:
+        if mod == self.compacted and old is None:
             return  # what came before it is compacted
         create, version = (0, 0) if old is None else (old[CREATE], old[VERSION])
         if record[VALUE] is None and not version:
             raise ValueError(f"revision {mod} deletes {record[KEY][:64]!r}, which did not exist")
         right = (0, 0) if record[VALUE] is None else (create or mod, version + 1)
-        if (record[CREATE], record[VERSION]) != right:
+        if (record[CREATE], record[VERSION]) != right or mod == self.compacted:
             raise ValueError(f"revision {mod} of {record[KEY][:64]!r} states {record[CREATE]} and {record[VERSION]}, not {right}")
 
     def finish_replay(self) -> None:
-        """Complete a store whose versions were replayed.
+        """Complete a store whose history was replayed.
 
         Raises:
-            ValueError: they do not lead to the store's revision.
+            ValueError: it does not lead to the store's revision.
         """
         reached = self.events[-1][MOD] if self.events else FIRST_REVISION
-        if reached != self.revision and self.revision > max(self.compacted, FIRST_REVISION):
+        if reached != self.revision:
             raise ValueError(f"the history ends at revision {reached}, the store is at {self.revision}")
-        self.keys.update(self.newest)
+        with self._lock:
+            self.keys.update(self.newest)
+        self.moved.clear()
         self._committed = len(self.events)
+        self._at_commit = (self.size, self.live, self._superseded)

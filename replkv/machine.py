@@ -8,34 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from replkv import codec, kv, ops, session
+from replkv import codec, kv, session, wire
 from replkv.codec import DecodeError
 from replkv.config import Settings
-from replkv.errors import Compacted, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
-from replkv.kv import Store
+from replkv.errors import InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
+from replkv.kv import RECORD_BYTES, Store
+from replkv.lease import Leases
 from replkv.messages import Configuration, EntryKind
 from replkv.session import Session, Sessions, Verdict
 from replkv.txn import SLICE, Reader, Writer
+from replkv.values import LeaseInfo
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from replkv.codec import Batch
+    from replkv.lease import Lease
     from replkv.messages import Entry, Founding
-    from replkv.ops import Raw
+    from replkv.wire import Raw
 
 CHUNK_MAX = 256 << 10
 """Bytes in one chunk of a dump."""
 
-DUMP_VERSION = 1
+DUMP_VERSION = 2
 
 _PART = 64 << 10  # bytes of rows that are packed together
 _LENGTH = struct.Struct("<I")
+_STATE = struct.Struct("<QQQQI")  # what the chained hash takes in of the state behind an entry
+_END = ()  # behind the rows of the base, of which nobody knows how many they are
 _POSITIONS = 16  # bits of a session's number that tell its place in the block
 
-_LOST = ops.refusal(OutcomeUnknown, "the command was executed once, but its answer was too large to be kept for a repeat")
+_LOST = wire.refusal(OutcomeUnknown, "the command was executed once, but its answer was too large to be kept for a repeat")
 
 
 class Outcome(NamedTuple):
@@ -58,24 +64,39 @@ class Machine:
     Attributes:
         store: keys and values.
         sessions: what was executed before.
+        leases: which there are, and which keys hang on them.
         founding: the first entry's content, None before it.
         settings: what all members must agree on.
         configuration: who the members are, as of the applied index.
         time: cluster time in microseconds.
         applied: the index of the newest applied entry; its term is ``term``.
+        chain: a hash over all entries so far, what was answered to them and what became of the state: equal on all members at an index.
     """
 
     def __init__(self) -> None:
         self.store = Store()
         self.sessions = Sessions()
+        self.leases = Leases()
         self.founding: Founding | None = None
         self.settings = Settings()
         self.configuration = Configuration(voters=())
         self.time = 0
         self.applied = 0
         self.term = 0
-        self._writer = Writer(self.store)
+        self.chain = 0
+        self._writer = Writer(self.store, self.leases)
+        self._writer.max_bytes = self.settings.max_bytes
         self._at_work = False  # from the first slice of an entry to its last
+
+    @property
+    def ended_leases(self) -> list[int]:
+        """Leases that ended since somebody cleared the list."""
+        return self._writer.ended
+
+    @property
+    def size(self) -> int:
+        """What counts against ``Settings.max_bytes``, in bytes."""
+        return self.store.size + self.leases.size
 
     # -- apply ---------------------------------------------------------------------------------------------------------------------
 
@@ -96,7 +117,7 @@ class Machine:
             state = "at work on" if self._at_work else "behind"
             raise InvariantBroken(f"entry {entry.index} of term {entry.term} for a machine {state} {self.applied} of term {self.term}")
         self._at_work = True
-        self.time = max(self.time, entry.time)
+        self.time = self._writer.time = max(self.time, entry.time)
         self.sessions.expire(self.time, round(self.settings.session_ttl * 1e6))
         outcomes = []
         if entry.kind is EntryKind.BLOCK:
@@ -107,14 +128,23 @@ class Machine:
         else:
             self._found(codec.decode_founding(entry.payload))
             self.configuration = self._founded().configuration
-        self.applied, self.term = entry.index, entry.term
+        yield from self._writer.expire()
+        self._note(entry)
         self._at_work = False
         return outcomes
+
+    def _note(self, entry: Entry) -> None:
+        """End an entry: its place in the log, and what the members compare to find out that one of them went astray."""
+        self.applied, self.term = entry.index, entry.term
+        store = self.store
+        state = _STATE.pack(entry.index, store.revision, self.size, len(self.leases), self.chain)
+        self.chain = zlib.crc32(entry.encoded, zlib.crc32(state))
 
     def _found(self, founding: Founding) -> None:
         if self.founding is not None:
             raise InvariantBroken(f"a second founding entry, after that of cluster {self.founding.cluster.hex()}")
         self.settings = Settings.from_wire(founding.settings)
+        self._writer.max_bytes = self.settings.max_bytes
         self.founding = founding
 
     def _founded(self) -> Founding:
@@ -129,7 +159,7 @@ class Machine:
         verdict = self.sessions.lookup(number, sequence, lowest, self.time)
         if verdict is Verdict.NEW:
             answers = yield from self._execute(commands)
-            self.sessions.record(number, sequence, answers)
+            self.chain = zlib.crc32(self.sessions.record(number, sequence, answers), self.chain)
             return Outcome(number, sequence, answers)
         if verdict is Verdict.REPEAT:
             kept = self.sessions.answers(number, sequence)
@@ -143,60 +173,83 @@ class Machine:
         self.sessions.open(opened, self.time)
         return Outcome(0, nonce, (), opened=opened)
 
+    @property
+    def _ample(self) -> int:
+        """Up to which size of the store there is surely room for a put."""
+        return self.settings.max_bytes - self.settings.max_request_bytes - RECORD_BYTES - self.leases.size
+
     def _execute(self, commands: tuple[Raw, ...]) -> Generator[None, None, tuple[Raw, ...]]:
         answers: list[Raw] = []
         append, writer, store, largest = answers.append, self._writer, self.store, self.settings.max_request_bytes
+        ample = self._ample
         for command in commands:
-            if command[0] == ops.PUT and len(command[1]) + len(command[2]) <= largest:  # most commands are: spare them the generators
+            # Most commands are such: spare them the generators.
+            if command[0] == wire.PUT and len(command[1]) + len(command[2]) <= largest and store.size <= ample:
                 append(writer.put(command))
                 store.commit()
+                if store.moved:
+                    yield from writer.settle()
             else:
                 append((yield from self._command(command)))
+                ample = self._ample  # it may have made leases
             if len(answers) % SLICE == 0:
                 yield
         return tuple(answers)
 
     def _command(self, command: Raw) -> Generator[None, None, Raw]:
+        writer = self._writer
         try:
             self._check_size(command)
-            answer: Raw = yield from self._writer.execute(command)
+            answer: Raw = yield from writer.execute(command)
         except Rejected as refused:
-            yield from self.store.rollback()
-            return _refusal(refused)
+            yield from writer.rollback()
+            return wire.refused(refused)
         except LookupError:
             raise DecodeError(f"a command of the unknown kind {command[0]}: upgrade this member") from None
-        self.store.commit()
+        yield from writer.commit()
         return answer
 
     def _check_size(self, command: Raw) -> None:
-        size, largest = ops.request_size(command), self.settings.max_request_bytes
+        size, largest = wire.request_size(command), self.settings.max_request_bytes
         if size > largest:
             raise TooLarge(f"a request of {size} bytes where Settings.max_request_bytes allows {largest}")
-        operations, most = ops.count_operations(command), self.settings.max_txn_ops
+        operations, most = wire.count_operations(command), self.settings.max_txn_ops
         if operations > most:
             raise TooManyOps(f"a transaction of {operations} operations where Settings.max_txn_ops allows {most}")
 
     # -- read ----------------------------------------------------------------------------------------------------------------------
 
-    def read(self, wire: Raw, revision: int) -> Raw:
+    def read(self, packed: Raw, revision: int) -> Raw | None:
         """Answer a GET, a SCAN or a transaction that only reads; on the caller's thread.
 
         Args:
-            wire: the packed operation.
+            packed: the operation.
             revision: a revision the node has published: the newest the caller may see.
+
+        Returns:
+            The answer; None if what was read may have been removed meanwhile: ask again, with the revision published now.
 
         Raises:
             ValueError: the operation writes.
         """
-        if wire[0] == ops.GET and not wire[2] and revision >= self.store.compacted:  # the shortest way for what is asked most
-            return (ops.OK, self.store.get(wire[1], revision))
+        store = self.store
+        if packed[0] == wire.GET and not packed[2]:  # the shortest way for what is asked most
+            record = store.get(packed[1], revision)
+            return (wire.OK, record) if revision >= store.removed_below else None
+        reader = Reader(store, revision)
         try:
-            self._check_size(wire)
-            return kv.run(Reader(self.store, revision).execute(wire))
+            self._check_size(packed)
+            answer = kv.run(reader.execute(packed))
         except Rejected as refused:
-            return _refusal(refused)
+            return wire.refused(refused)
         except KeyError:
             raise ValueError("an operation that writes goes through the log") from None
+        return answer if reader.oldest >= store.removed_below else None
+
+    def describe(self, lease: Lease, time: int) -> LeaseInfo:
+        """Tell what is known of a lease at a cluster time; between two entries."""
+        remaining = max(0, self.leases.deadline(lease) - max(time, self.time))
+        return LeaseInfo(lease.id, lease.ttl / 1e6, remaining / 1e6, len(lease.keys), bool(lease.keeper))
 
     # -- the state as bytes --------------------------------------------------------------------------------------------------------
 
@@ -210,12 +263,14 @@ class Machine:
         """
         if self._at_work:
             raise InvariantBroken(f"the state between entries {self.applied} and {self.applied + 1} can't be dumped")
-        events, sessions, store = self.store.events, self.sessions.pin(), self.store
+        sessions, store = self.sessions.pin(), self.store
+        leases, kept_alive = self.leases.rows()
         founding = b"" if self.founding is None else codec.encode_founding(self.founding)
-        configuration = codec.configuration_to_wire(self.configuration)
-        place = (self.applied, self.term, self.time, founding, configuration)
-        head = codec.pack((DUMP_VERSION, *place, len(sessions), store.revision, store.compacted, len(events)))
-        return _chunks(_dump_parts(head, sessions, events, len(events)))
+        place = (self.applied, self.term, self.time, self.chain, founding, codec.configuration_to_wire(self.configuration))
+        counts = (len(sessions), self.leases.last_id, len(leases), len(kept_alive))
+        base, events, history = store.pin()
+        head = codec.pack((DUMP_VERSION, *place, *counts, store.revision, store.compacted, len(history)))
+        return _chunks(_dump_parts(head, (session.rows(sessions), leases, kept_alive, base, (_END,), _runs(events, history))))
 
     def digest(self) -> str:
         """Return the SHA-256 of the dump: equal on all members at the same applied index."""
@@ -235,12 +290,14 @@ class Machine:
         parts = _load_parts(chunks)
         machine = cls()
         try:
-            version, *place, sessions, revision, compacted, events = next(parts)
+            version, *head = next(parts)
             if version != DUMP_VERSION:
                 raise DecodeError(f"a dump of version {version}, this version reads {DUMP_VERSION}: upgrade this member")
+            *place, sessions, last_lease, leases, kept_alive, revision, compacted, events = head
             machine._load_place(*place)
             rows = (row for part in parts for row in part)
             machine._load_sessions(rows, codec.natural(sessions))
+            machine._load_leases(rows, *map(codec.natural, (last_lease, leases, kept_alive)))
             machine._load_store(rows, codec.natural(revision), codec.natural(compacted), codec.natural(events))
         except (ValueError, TypeError, StopIteration, InvariantBroken) as error:
             raise DecodeError(f"not a dump of a machine: {error}") from None
@@ -248,8 +305,8 @@ class Machine:
             raise DecodeError("a dump that goes on behind its end")
         return machine
 
-    def _load_place(self, applied: object, term: object, time: object, founding: bytes, configuration: object) -> None:
-        self.applied, self.term, self.time = codec.natural(applied), codec.natural(term), codec.natural(time)
+    def _load_place(self, applied: object, term: object, time: object, chain: object, founding: bytes, configuration: object) -> None:
+        self.applied, self.term, self.time, self.chain = map(codec.natural, (applied, term, time, chain))
         if founding:
             self._found(codec.decode_founding(founding))
         self.configuration = codec.configuration_from_wire(configuration)
@@ -268,32 +325,61 @@ class Machine:
                 raise DecodeError(f"session {number} has a sequence twice")
             self.sessions.load(number, one)
 
-    def _load_store(self, rows: Iterator[Any], revision: int, compacted: int, count: int) -> None:
-        self.store = Store(revision, compacted)
-        self._writer = Writer(self.store)
-        for _ in range(count):
-            self.store.replay((_record(next(rows)),))
-        self.store.finish_replay()
+    def _load_leases(self, rows: Iterator[Any], last_id: int, leases: int, kept_alive: int) -> None:
+        self.leases.last_id = last_id
+        self.leases.load([_lease(next(rows)) for _ in range(leases)], [_pair(next(rows)) for _ in range(kept_alive)])
+
+    def _load_store(self, rows: Iterator[Any], revision: int, compacted: int, events: int) -> None:
+        if compacted > revision:
+            raise DecodeError(f"a store at revision {revision} that is compacted up to {compacted}")
+        self.store = store = Store(revision, compacted)
+        self._writer = Writer(store, self.leases)
+        self._writer.max_bytes = self.settings.max_bytes
+        while (row := next(rows)) != _END:
+            store.load_base((_record(row),))
+        for _ in range(events):
+            store.replay((_record(next(rows)),))
+        store.finish_replay()
+        for record in store.newest.values():
+            if record[kv.LEASE] and record[kv.VALUE] is not None:
+                self._hang(record)
+
+    def _hang(self, record: kv.Record) -> None:
+        if record[kv.LEASE] not in self.leases:
+            raise DecodeError(f"{record[kv.KEY][:64]!r} hangs on lease {record[kv.LEASE]}, which is not there")
+        self.leases.hang(record[kv.KEY], record[kv.LEASE])
 
 
-def _refusal(refused: Rejected) -> Raw:
-    details = (refused.revision,) if isinstance(refused, Compacted) else ()
-    return ops.refusal(type(refused), str(refused), *details)
+def _lease(row: Any) -> tuple[int, int, int, int, bool]:
+    *numbers, passing = row
+    number, ttl, keeper, renewed = map(codec.natural, numbers)
+    if type(passing) is not bool:
+        raise DecodeError("not a lease")
+    return number, ttl, keeper, renewed, passing
+
+
+def _pair(row: Any) -> tuple[int, int]:
+    keeper, time = map(codec.natural, row)
+    return keeper, time
 
 
 def _record(row: Any) -> kv.Record:
     key, value, *numbers = row
     if type(key) is not bytes or not key or type(value) not in (bytes, type(None)) or len(numbers) != 4:
         raise DecodeError("not a version of a key")
-    for number in numbers:
-        codec.natural(number)
-    return row  # type: ignore[no-any-return]  # a tuple of six, just checked
+    create, mod, version, lease = map(codec.natural, numbers)
+    return (key, value, mod if create == mod else create, mod, version, lease)  # one number is smaller than two that are equal
 
 
-def _dump_parts(head: bytes, sessions: list[tuple[int, Session]], events: list[kv.Record], count: int) -> Iterator[bytes]:
+def _dump_parts(head: bytes, sections: Iterable[Iterable[tuple[Any, ...]]]) -> Iterator[bytes]:
     yield head
-    yield from _packed(session.rows(sessions))
-    yield from _packed(record for at in range(0, count, kv.SLICE) for record in events[at : min(at + kv.SLICE, count)])
+    for rows in sections:
+        yield from _packed(rows)
+
+
+def _runs(events: list[kv.Record], places: range) -> Iterator[kv.Record]:
+    for at in range(places.start, places.stop, kv.SLICE):
+        yield from events[at : min(at + kv.SLICE, places.stop)]
 
 
 def _packed(rows: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
@@ -302,7 +388,7 @@ def _packed(rows: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
     size = 0
     for row in rows:
         rows_at_hand.append(row)
-        size += 32 + len(row[0] if type(row[0]) is bytes else b"") + len(row[1] if type(row[1]) is bytes else b"")
+        size += 32 + sum(len(part) for part in row[:2] if type(part) is bytes)
         if size >= _PART:
             yield codec.pack(rows_at_hand)
             rows_at_hand, size = [], 0

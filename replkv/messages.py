@@ -6,6 +6,7 @@ Times in entries and messages are **cluster time**: microseconds that pass only 
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -28,6 +29,10 @@ class EntryKind(IntEnum):
     CONFIGURATION = 3
 
 
+ENTRY_HEAD = struct.Struct("<QQBQ")
+"""What an encoded entry begins with: index, term, kind, time."""
+
+
 @frozen
 class Entry:
     """One place of the log.
@@ -39,8 +44,12 @@ class Entry:
     term: int
     kind: EntryKind
     time: int
-    payload: bytes = field(repr=False)
-    encoded: bytes = field(repr=False, eq=False)
+    encoded: bytes = field(repr=False)
+
+    @property
+    def payload(self) -> bytes:
+        """What the entry says; a copy, which few need, while many entries are kept."""
+        return self.encoded[ENTRY_HEAD.size :]
 
 
 @frozen
@@ -209,6 +218,15 @@ class SnapshotAck:
 
 
 @frozen
+class Digest:
+    """A hash of what was applied up to ``index``: the chained one, or with ``full`` that of the whole state."""
+
+    index: int
+    full: bool
+    hash: bytes
+
+
+@frozen
 class Hello:
     """The first frame on every connection, from the side that dialled."""
 
@@ -256,5 +274,5 @@ class Pong:
     """The answer to a Ping, on the same connection."""
 
 
-NodeMessage: TypeAlias = Forward | SnapshotChunk | SnapshotAck | Hello | Welcome | Refuse | Found | Ping | Pong
+NodeMessage: TypeAlias = Forward | SnapshotChunk | SnapshotAck | Digest | Hello | Welcome | Refuse | Found | Ping | Pong
 Message: TypeAlias = RaftMessage | NodeMessage

@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import define, field
 
-from replkv import codec, ops
+from replkv import codec, wire
+from replkv.admission import Admission
 from replkv.config import Settings
-from replkv.errors import Closed, Incompatible, InvariantBroken, OutcomeUnknown, ReplkvError, WrongCluster
+from replkv.errors import Closed, Incompatible, InvariantBroken, OutcomeUnknown, Rejected, ReplkvError, WrongCluster
 from replkv.founding import founding_entry, is_for
+from replkv.keeper import Keeper
 from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
-from replkv.messages import Append, Entry, EntryKind, Forward, Found, HardState, SnapshotAck, SnapshotChunk
-from replkv.proposals import Call, Proposals
+from replkv.messages import Append, Digest, Entry, EntryKind, Forward, Found, HardState, SnapshotAck, SnapshotChunk
+from replkv.proposals import Call, OwnCall, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
 from replkv.snapshotting import Snapshots, load_machine
 from replkv.status import Member, Status
+from replkv.upkeep import Upkeep
+from replkv.watch import Hub
 
 if TYPE_CHECKING:
     import random
@@ -99,6 +103,9 @@ class Node:
     proposals: Proposals = field(init=False)
     reads: Reads = field(init=False)
     snapshots: Snapshots = field(init=False)
+    hub: Hub = field(factory=Hub, init=False)
+    keeper: Keeper = field(init=False)
+    upkeep: Upkeep = field(init=False)
     published: Published = field(init=False)
     failure: ReplkvError | None = field(default=None, init=False)
     stopped: bool = field(default=False, init=False)
@@ -106,7 +113,9 @@ class Node:
     _to_apply: deque[Entry] = field(factory=deque, init=False)
     _applying: Generator[None, None, list[Outcome]] | None = field(default=None, init=False)
     _block: deque[tuple[bytes, bool]] = field(factory=deque, init=False)  # batches for the next blocks of this leader; True: forwarded
+    _matching: bool = field(default=False, init=False)  # the hub has not yet looked at all that is published
     _forwarded_in: int = field(default=0, init=False)  # the newest block that holds a follower's batch
+    _stamped: int = field(default=0, init=False)  # cluster time of the newest entry this leader proposed
     _notices: dict[str, RaftMessage] = field(factory=dict, init=False)  # kept back, by peer
     _notices_due: float = field(default=0.0, init=False)
     _next_tick: float = field(default=0.0, init=False)
@@ -141,9 +150,12 @@ class Node:
     def _recover(self, recovered: Recovered, now: float) -> None:
         self.machine = Machine() if recovered.snapshot is None else load_machine(self.disk, recovered.snapshot)
         self.links = Links(self.transport, recovered.identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
-        self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout)
+        admission = Admission(self.config.max_commands_in_flight, self.config.max_bytes_in_flight)
+        self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout, admission)
+        self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
         self.reads = Reads(self.rng.getrandbits(62))
         self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from)
+        self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
         self.links.dial(self.addresses, now)
         if recovered.founding:
@@ -161,6 +173,8 @@ class Node:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
         self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now, self.links.identity.incarnation)
         self.settings = settings
+        self.keeper.session_ttl = settings.session_ttl
+        self.upkeep.begin(settings)
         self.proposals.retry_after = settings.election_timeout
         self.links.join_cluster(founding.cluster, self.raft.configuration.members)
         if different := sorted({*self.addresses} ^ {*self.raft.configuration.names}):
@@ -195,6 +209,8 @@ class Node:
         unknown = OutcomeUnknown(f"member {self.name} stopped before it learned the outcome: {reason}; the write may have been applied")
         self.proposals.fail_all(reason, unknown)
         self.reads.fail_all(reason)
+        self.keeper.lose_all()
+        self.hub.end()
         self.transport.close()
         self.housekeeper.close()
         self.log.close()
@@ -208,11 +224,30 @@ class Node:
     # -- callers, any thread -------------------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
-        """Queue a command."""
+        """Queue a command that ``proposals.admission`` has let in."""
         self.proposals.submit(call)
         self.transport.wake()
         if self.stopped and self.proposals.give_up(call):
             call.fail(self.failure or Closed(f"member {self.name} is closed"))
+
+    def line_up(self, waiting: Call, size: int) -> None:
+        """Let a caller wait until its command is let in."""
+        admission = self.proposals.admission
+        admission.line_up(waiting, size)
+        if self.stopped and admission.give_up(waiting, size):
+            waiting.fail(self.failure or Closed(f"member {self.name} is closed"))
+
+    def _submit_own(self, command: bytes, then: Callable[[Call], None]) -> None:
+        """Hand over a command of this member's own; on its thread."""
+        self.proposals.admission.enter_anyway(len(command))
+        self.proposals.submit(OwnCall(command, then))
+
+    @property
+    def fresh_at(self) -> float:
+        """This member's own state has everything that was acknowledged before this moment of its clock."""
+        published, now = self.published, self.clock()
+        leads = now < published.lease_until and published.applied >= published.commit
+        return now if leads else self.reads.fresh_at
 
     def read_barrier(self, call: Call) -> None:
         """Let a caller wait until a linearizable read may be served from ``published``."""
@@ -268,9 +303,11 @@ class Node:
     @property
     def deadline(self) -> float:
         """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
-        if self._applying is not None or self._to_apply or self._has_more_to_send():
+        if self._applying is not None or self._to_apply or self._matching or self._has_more_to_send():
             return float("-inf")
-        next_look = self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01)
+        next_look = min(self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01), self.keeper.deadline)
+        if self.raft is not None:
+            next_look = min(next_look, self._expiry_due(self.raft), self.upkeep.scrub_due(self.machine))
         if self._notices:
             next_look = min(next_look, self._notices_due)
         return min(next_look, self.raft.deadline) if self.raft is not None else next_look
@@ -320,9 +357,15 @@ class Node:
                 self.proposals.repeat_all()  # what was on the way to it is lost
         if now >= raft.deadline:
             raft.tick(now)
+        self.keeper.turn(now)
         self._send_waiting(raft, now)
+        if self._expiry_due(raft) <= now:
+            self._propose_block(raft, [])
         self._carry_out(raft)
         self._apply(raft)
+        self._matching = self.hub.publish(self.machine.store, self.published.revision)
+        if self._applying is None:
+            self.upkeep.scrub(self.machine)
         self._give_notice()
         if raft.lease_until != self.published.lease_until:
             self._publish()
@@ -351,6 +394,8 @@ class Node:
         self._keep_house()
         if self.raft is not None:
             self.snapshots.tick(self.raft, now)
+            if self._applying is None:
+                self.upkeep.look_around(self.raft, self.machine)
             for peer in self.raft.configuration.names:
                 if peer != self.name and self.links.is_unfounded(peer):
                     self.links.send(peer, Found(self.log.founding_entry))
@@ -373,6 +418,8 @@ class Node:
             self.snapshots.receive(raft, peer, message, now)
         elif isinstance(message, SnapshotAck):
             self.snapshots.acknowledged(raft, peer, message, now)
+        elif isinstance(message, Digest):
+            self.upkeep.heard(raft, peer, message)
         else:
             raft.receive(peer, message, now)  # type: ignore[arg-type]  # what remains are Raft's own
 
@@ -381,7 +428,7 @@ class Node:
             return  # the sender sends again when it hears of a leader
         for batch in message.batches:
             try:
-                codec.unpack_batch(batch, ops.check_operation)
+                codec.unpack_batch(batch, wire.check_operation)
             except codec.DecodeError as error:
                 logger.warning("%s dropped a batch that %s forwarded: %s", self.name, peer, error)
             else:
@@ -396,7 +443,7 @@ class Node:
             self._notices.clear()
             self._forward(raft, now)
         if self.reads.waiting and raft.leader is not None:
-            raft.read(self.reads.next_round(), now)
+            raft.read(self.reads.next_round(now), now)
 
     def _propose(self, raft: Raft, now: float) -> None:
         if not raft.can_propose:
@@ -409,13 +456,18 @@ class Node:
             batches.append(batch)
             size += len(batch)
             forwarded |= others
-        if not batches:
-            return
-        index = raft.propose(EntryKind.BLOCK, codec.encode_block(batches), now)
+        index = self._propose_block(raft, batches) if batches else 0
         if index is None:
             self.proposals.repeat_all()
         elif forwarded:
             self._forwarded_in = index
+
+    def _propose_block(self, raft: Raft, batches: list[bytes]) -> int | None:
+        payload = codec.encode_block(batches)
+        # Its stamp must not be older than the commands in it: who holds a lease counts from the moment before it asked.
+        index = raft.propose(EntryKind.BLOCK, payload, self.clock())
+        self._stamped = raft.time
+        return index
 
     def _forward(self, raft: Raft, now: float) -> None:
         if raft.leader is None or self.links.incarnation_of(raft.leader) is None:
@@ -423,6 +475,20 @@ class Node:
         batches = self.proposals.batches_to_send((raft.term, raft.leader), now)
         if not all(self.links.send(raft.leader, Forward((batch,))) for batch in batches):  # together they may not fit into one frame
             self.proposals.repeat_all()
+
+    def _expiry_due(self, raft: Raft) -> float:
+        """Return when an entry is needed for the next lease to expire, on this leader's clock; infinite where none is.
+
+        The stamp of any entry does it; an idle cluster writes one only then.
+        """
+        if raft.role is not Role.LEADER or self._applying is not None or not raft.can_propose:
+            return float("inf")
+        lease = self.machine.leases.next
+        if lease is None:
+            return float("inf")
+        deadline = self.machine.leases.deadline(lease)
+        covered = self._stamped >= deadline and raft.last_index > self.machine.applied
+        return float("inf") if covered else raft.moment(deadline)
 
     # -- what Raft asks for --------------------------------------------------------------------------------------------------------
 
@@ -484,9 +550,6 @@ class Node:
 
     def _apply(self, raft: Raft) -> None:
         """Apply what is decided, for at most ``APPLY_SLICE``; the rest waits for the next turn."""
-        if self._applying is None and not self._to_apply:
-            self.reads.applied(self.machine.applied)
-            return
         until = self.clock() + APPLY_SLICE
         while self._applying is not None or self._to_apply:
             if self._applying is None:
@@ -498,11 +561,24 @@ class Node:
             if self.clock() > until:
                 break
         self.reads.applied(self.machine.applied)
+        if self._applying is None:
+            self._show(raft)
+
+    def _show(self, raft: Raft) -> None:
+        """Let callers look at the machine, between two entries."""
+        for call in self.reads.take_looking():
+            try:
+                call.answer = (wire.OK, call.look(self.machine, raft.time)) if call.look is not None else None
+            except Rejected as refused:
+                call.error = refused
+            call.finish()
 
     def _applied(self, raft: Raft, entry: Entry, outcomes: list[Outcome]) -> None:
         self._applying = None
         self._publish()
+        self.keeper.applied(self.machine)  # first: who has revoked a lease finds it lost
         self.proposals.answer(outcomes)
+        self.upkeep.applied(raft, self.machine, entry.index)
         self.snapshots.applied(raft, self.machine, len(entry.encoded))
 
     def _go_on_from(self, machine: Machine) -> None:
@@ -512,6 +588,8 @@ class Node:
         self.machine = machine
         self._publish()
         self.proposals.answer_from(machine)
+        self.keeper.restarted(machine)
+        self.hub.restart(machine.store.revision)
         self.reads.applied(machine.applied)
 
     # -- founding ------------------------------------------------------------------------------------------------------------------

@@ -6,15 +6,20 @@ turns into the caller's result on the caller's own thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
-from replkv import codec, errors
-from replkv.ops import Add, Delete, Get, Put, Scan, Txn, count_operations, request_size, unless_refused
+from replkv import codec, errors, wire
+from replkv.ops import Add, Delete, Get, Put, Scan, Txn
+from replkv.values import LeaseInfo, to_count, to_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replkv.machine import Machine
     from replkv.node import Node
-    from replkv.ops import Operation, Raw
+    from replkv.ops import Packable
     from replkv.proposals import Call
+    from replkv.wire import Raw
 
 R = TypeVar("R")
 
@@ -29,14 +34,22 @@ class Plan(Generic[R]):
 
     __slots__ = ()
 
+    looks: ClassVar[bool] = False
+    """Whether, behind the read barrier, it has to see the machine on the node's thread."""
+
     def command(self, node: Node) -> bytes | None:
         """Return the packed command to replicate; None asks for a read barrier instead.
 
         Raises:
             Rejected: the cluster's settings forbid it.
+            ValueError: a time to live is shorter than they allow.
         """
         del node
         return None
+
+    def look(self, machine: Machine, time: int) -> Any:
+        """Take what is needed of the machine, at a cluster time; between two entries, so be quick."""
+        del machine, time
 
     def at_once(self, node: Node) -> Any:
         """Return the result if no other member need be asked, else ``NOT_YET``."""
@@ -54,7 +67,7 @@ class Plan(Generic[R]):
     def expired(self, node: Node, *, untouched: bool) -> errors.ReplkvError:
         """Return the error for a call whose time ran out; ``untouched``: it surely had no effect."""
         gone = node.links.unreachable()
-        reach = f"; not reachable: {node.links.explain()}" if gone else ""
+        reach = _reach(node)
         if untouched:
             leader = node.raft.leader if node.raft is not None else None
             what = f"the leader {leader} did not answer" if leader else "no leader was found"
@@ -62,51 +75,124 @@ class Plan(Generic[R]):
         return errors.OutcomeUnknown(f"{node.name}: the write was handed over, but no answer came in time{reach}; wait() goes on waiting")
 
 
-class Write(Plan[R]):
+def _reach(node: Node) -> str:
+    return f"; not reachable: {node.links.explain()}" if node.links.unreachable() else ""
+
+
+class OnKeys(Plan[R]):
+    """Something is to be done with keys, perhaps in a namespace.
+
+    Args:
+        operation: what.
+        prefix: of the namespace; the caller's keys and those of the answer are without it.
+    """
+
+    __slots__ = ("operation", "prefix")
+
+    def __init__(self, operation: Packable[R], prefix: bytes = b"") -> None:
+        self.operation = operation
+        self.prefix = prefix
+
+    def packed(self) -> Raw:
+        """Return the operation as the machine takes it."""
+        packed = self.operation.to_wire()
+        return wire.below(packed, self.prefix) if self.prefix else packed
+
+    def meaning(self, raw: Raw) -> R:
+        """Return what the machine's answer means to the caller.
+
+        Raises:
+            ReplkvError: it is a refusal.
+        """
+        if self.prefix:
+            raw = wire.stripped(self.operation.to_wire(), raw, len(self.prefix))
+        return self.operation.result(wire.unless_refused(raw))
+
+
+def pack_command(raw: Raw, node: Node) -> bytes:
+    """Pack an operation, within the cluster's limits.
+
+    Raises:
+        TooLarge, TooManyOps: it is beyond them.
+        ValueError: a time to live is shorter than ``Settings.min_ttl``.
+    """
+    packed, largest = codec.pack(raw), node.settings.max_request_bytes
+    if len(packed) > largest and (size := wire.request_size(raw)) > largest:  # the first is quick, and never smaller
+        raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {largest}")
+    if len(packed) > codec.COMMAND_MAX:
+        raise errors.TooLarge(f"a request of {len(packed)} bytes as it stands in the log; at most {codec.COMMAND_MAX} fit")
+    if raw[0] != wire.PUT:
+        _check_settings(raw, node)
+    return packed
+
+
+def _check_settings(raw: Raw, node: Node) -> None:
+    operations, most = wire.count_operations(raw), node.settings.max_txn_ops
+    if operations > most:
+        raise errors.TooManyOps(f"a transaction of {operations} operations; the cluster allows {most}")
+    ttl, shortest = wire.shortest_ttl(raw), node.settings.min_ttl
+    if 0 < ttl < round(shortest * 1e6):
+        raise ValueError(f"ttl is at least {shortest:g} seconds, two heartbeats of the cluster, not {ttl / 1e6:g}")
+
+
+class Write(OnKeys[R]):
     """Replicate an operation."""
 
-    __slots__ = ("operation",)
-
-    def __init__(self, operation: Operation) -> None:
-        self.operation = operation
+    __slots__ = ()
 
     def command(self, node: Node) -> bytes:
         """Pack the operation, within the cluster's limits."""
-        wire = self.operation.to_wire()
-        packed = codec.pack(wire)
-        largest = node.settings.max_request_bytes
-        if len(packed) > largest and (size := request_size(wire)) > largest:  # the first is quick, and never smaller
-            raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {largest}")
-        if len(packed) > codec.COMMAND_MAX:
-            raise errors.TooLarge(f"a request of {len(packed)} bytes as it stands in the log; at most {codec.COMMAND_MAX} fit")
-        if isinstance(self.operation, Txn) and count_operations(wire) > node.settings.max_txn_ops:
-            raise errors.TooManyOps(f"a transaction of {count_operations(wire)} operations; the cluster allows {node.settings.max_txn_ops}")
-        return packed
+        return pack_command(self.packed(), node)
 
     def result(self, node: Node, call: Call) -> R:
         """Return what the machine answered, in the operation's own form."""
         del node
-        return cast("R", self.operation.result(unless_refused(cast("Raw", call.answer))))
+        return self.meaning(cast("Raw", call.answer))
 
 
-class Read(Plan[R]):
-    """Read this member's state, once it is as new as the caller wants."""
+class Read(OnKeys[R]):
+    """Read this member's state, once it is as new as the caller wants.
 
-    __slots__ = ("consistency", "query")
+    Args:
+        query: what to read.
+        prefix: of the namespace.
+        consistency: how new it must be.
+        max_staleness: seconds by which a local read may be behind; None: any.
+        min_revision: that a local read must have reached; None: any.
+    """
 
-    def __init__(self, query: Get | Scan | Txn, consistency: str) -> None:
+    __slots__ = ("consistency", "max_staleness", "min_revision")
+
+    def __init__(
+        self,
+        query: Packable[R],
+        prefix: bytes,
+        consistency: str,
+        max_staleness: float | None = None,
+        min_revision: int | None = None,
+    ) -> None:
+        super().__init__(query, prefix)
         if consistency not in CONSISTENCIES:
             raise ValueError(f"consistency must be one of {', '.join(CONSISTENCIES)}, not {consistency!r}")
-        self.query = query
+        bounded = max_staleness is not None or min_revision is not None
+        if bounded and consistency != "local":
+            raise ValueError('max_staleness= and min_revision= bound a local read: add consistency="local"')
         self.consistency = consistency
+        self.max_staleness = None if max_staleness is None else to_seconds(max_staleness, "max_staleness")
+        self.min_revision = 0 if min_revision is None else to_count(min_revision, "min_revision")
 
     def at_once(self, node: Node) -> Any:
         """Read at once where the caller takes local state, or where this leader's lease holds (thesis §6.4.1)."""
         if self.consistency == "local":
-            return self._read(node)
+            return self._read(node) if self._is_fresh(node) else NOT_YET
         if self.consistency == "lease":
             return self._read_under_lease(node)
         return NOT_YET
+
+    def _is_fresh(self, node: Node) -> bool:
+        """Tell whether this member's state is as new as the caller wants; it only gets newer."""
+        late = self.max_staleness is not None and node.clock() - node.fresh_at > self.max_staleness
+        return not late and node.published.revision >= self.min_revision
 
     def _read_under_lease(self, node: Node) -> Any:
         before = node.published
@@ -119,14 +205,38 @@ class Read(Plan[R]):
         return result
 
     def result(self, node: Node, call: Call) -> R:
-        """Read, now that the barrier has been passed."""
+        """Read, now that the barrier has been passed.
+
+        Raises:
+            TooStale: the whole cluster has not reached the revision asked for.
+        """
         del call
+        if node.published.revision < self.min_revision:
+            raise errors.TooStale(
+                f"{node.name} is at revision {node.published.revision}, as is its cluster; {self.min_revision} does not exist"
+            )
         return self._read(node)
 
     def _read(self, node: Node) -> R:
-        published = node.published
-        raw = published.machine.read(self.query.to_wire(), published.revision)
-        return cast("R", self.query.result(unless_refused(raw)))
+        packed = self.packed()
+        while True:
+            published = node.published
+            raw = published.machine.read(packed, published.revision)
+            if raw is not None:  # else a compaction outran it, and something newer has been published
+                return self.meaning(raw)
+
+    def expired(self, node: Node, *, untouched: bool) -> errors.ReplkvError:
+        """Say how stale a local read would have been."""
+        if self.consistency != "local":
+            return super().expired(node, untouched=untouched)
+        age, at = node.clock() - node.fresh_at, node.published.revision
+        fresh = f"confirmed {age:.3f} s ago" if age < float("inf") else "not confirmed yet"
+        wanted = [] if self.max_staleness is None else [f"at most {self.max_staleness:g} s"]
+        if self.min_revision:
+            wanted.append(f"revision {self.min_revision}")
+        return errors.TooStale(
+            f"{node.name}: its state is that of revision {at}, {fresh}; the call wants {' and '.join(wanted)}{_reach(node)}"
+        )
 
 
 class Ready(Plan[None]):
@@ -152,14 +262,61 @@ class Ready(Plan[None]):
         return errors.WaitTimeout(f"{node.name} is not ready in time; {reach}")
 
 
-def plan_for(operation: Operation) -> Plan[Any]:
+class LeaseList(Plan[list[LeaseInfo]]):
+    """List the leases; the node's thread only copies the list."""
+
+    __slots__ = ()
+    looks = True
+
+    def look(self, machine: Machine, time: int) -> Callable[[], list[LeaseInfo]]:
+        """Take hold of all leases."""
+        leases = list(machine.leases)
+        return lambda: [machine.describe(lease, time) for lease in leases]
+
+    def result(self, node: Node, call: Call) -> list[LeaseInfo]:
+        """Describe them, in the order of their ids."""
+        del node
+        return sorted(cast("Raw", call.answer)[1]())
+
+
+class LeaseKeys(Plan[tuple[bytes, ...]]):
+    """List the keys that hang on a lease, as far as they begin with a prefix, which is left out."""
+
+    __slots__ = ("lease", "prefix")
+    looks = True
+
+    def __init__(self, lease: int, prefix: bytes) -> None:
+        self.lease = lease
+        self.prefix = prefix
+
+    def look(self, machine: Machine, time: int) -> tuple[bytes, ...]:
+        """Take hold of the keys.
+
+        Raises:
+            LeaseNotFound: there is no such lease.
+        """
+        del time
+        return tuple(machine.leases[self.lease].keys)
+
+    def result(self, node: Node, call: Call) -> tuple[bytes, ...]:
+        """Put them in order."""
+        del node
+        keys: tuple[bytes, ...] = cast("Raw", call.answer)[1]
+        return tuple(sorted(key[len(self.prefix) :] for key in keys if key.startswith(self.prefix)))
+
+
+def plan_for(operation: Any, prefix: bytes) -> Plan[Any]:
     """Return the plan for one operation: what can only read is not replicated.
+
+    Args:
+        operation: Put, Get, Scan, Delete, Add or Txn.
+        prefix: of the namespace.
 
     Raises:
         TypeError: it is none; whatever got into the log unchecked would stop every member that applies it.
     """
     if isinstance(operation, (Get, Scan)) or (isinstance(operation, Txn) and operation.read_only):
-        return Read(operation, "linearizable")
+        return Read(operation, prefix, "linearizable")
     if isinstance(operation, (Put, Delete, Add, Txn)):
-        return Write(operation)
+        return Write(operation, prefix)
     raise TypeError(f"an operation is a Put, Get, Scan, Delete, Add or Txn, not {operation!r}")

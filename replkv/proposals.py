@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import define, field
 
@@ -21,10 +21,14 @@ from replkv.errors import OutcomeUnknown, ReplkvError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from replkv.admission import Admission
     from replkv.machine import Machine, Outcome
-    from replkv.ops import Raw
+    from replkv.wire import Raw
+
+    Look: TypeAlias = Callable[[Machine, int], Any]
+    """Sees a machine at a cluster time in microseconds; may raise ``Rejected``."""
 
 BATCH_COMMANDS = 4096
 IN_FLIGHT = 4
@@ -37,12 +41,14 @@ class Call:
     A kind of caller is a subclass whose ``finish`` wakes it.
     """
 
-    __slots__ = ("answer", "command", "error")
+    __slots__ = ("answer", "command", "error", "look")
 
     def __init__(self, command: bytes | None = None) -> None:
         self.command = command
         self.answer: Raw | None = None
         self.error: ReplkvError | None = None
+        self.look: Look | None = None
+        """What a caller without a command wants to see of the machine on the node's thread, between two entries."""
 
     def finish(self) -> None:
         """Wake the caller; runs on the node's thread and must not block."""
@@ -54,12 +60,27 @@ class Call:
         self.finish()
 
 
+class OwnCall(Call):
+    """A command of the member's own; what is to be done with the answer runs on the node's thread."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, command: bytes, then: Callable[[Call], None]) -> None:
+        super().__init__(command)
+        self._then = then
+
+    def finish(self) -> None:
+        """Do what is to be done with the answer."""
+        self._then(self)
+
+
 @define(eq=False, repr=False)
 class _Batch:
     """A batch under way: its bytes as they stand in a block, and whom to answer in which order."""
 
     data: bytes
     calls: list[Call]
+    size: int  # of the commands
     sent_in: tuple[int, str | None]  # term and leader it was handed to
     sent_at: float
 
@@ -71,6 +92,7 @@ class Proposals:
     rng: random.Random
     block_bytes: int
     retry_after: float
+    admission: Admission
     session: int = field(default=0, init=False)
     _nonce: int = field(default=0, init=False)
     _opening_at: float = field(default=float("-inf"), init=False)
@@ -83,7 +105,7 @@ class Proposals:
     # -- callers' side, any thread -------------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
-        """Queue a command."""
+        """Queue a command that was let in."""
         self._queue.append(call)
 
     def give_up(self, call: Call) -> bool:
@@ -93,7 +115,11 @@ class Proposals:
                 self._queue.remove(call)
             except ValueError:
                 return False
-            return True
+        self._let_out((call,))
+        return True
+
+    def _let_out(self, calls: Sequence[Call]) -> None:
+        self.admission.leave(len(calls), sum(len(call.command or b"") for call in calls))
 
     # -- the node's side -----------------------------------------------------------------------------------------------------------
 
@@ -133,24 +159,25 @@ class Proposals:
         return repeated
 
     def _next_batch(self, to: tuple[int, str | None], now: float) -> bytes:
-        calls = self._take()
+        calls, size = self._take()
         self._sequence += 1
         lowest = min(self._batches, default=self._sequence)
         data = codec.pack_batch(self.session, self._sequence, lowest, [call.command for call in calls if call.command is not None])
-        self._batches[self._sequence] = _Batch(data, calls, to, now)
+        self._batches[self._sequence] = _Batch(data, calls, size, to, now)
         return data
 
-    def _take(self) -> list[Call]:
-        """Take from the queue what fits into one batch."""
+    def _take(self) -> tuple[list[Call], int]:
+        """Take from the queue what fits into one batch; return its size too."""
         calls: list[Call] = []
         size = 0
         with self._gate:
             while self._queue and len(calls) < BATCH_COMMANDS:
-                size += len(self._queue[0].command or b"")
-                if calls and size > self.block_bytes:
+                more = len(self._queue[0].command or b"")
+                if calls and size + more > self.block_bytes:
                     break
+                size += more
                 calls.append(self._queue.popleft())
-        return calls
+        return calls, size
 
     def repeat_all(self) -> None:
         """Send every batch again at the next chance: the leader it went to did not take it."""
@@ -173,6 +200,7 @@ class Proposals:
         batch = self._batches.pop(sequence, None)
         if batch is None:
             return  # a repeat of what was answered before
+        self.admission.leave(len(batch.calls), batch.size)
         if answers is None:
             _fail(batch.calls, OutcomeUnknown("the write may have been applied, its answer is no longer kept"))
             return
@@ -194,6 +222,7 @@ class Proposals:
             return
         if not machine.sessions.knows(self.session):
             for batch in self._batches.values():
+                self.admission.leave(len(batch.calls), batch.size)
                 _fail(
                     batch.calls, OutcomeUnknown("this member was away for longer than its session lasts; the write may have been applied")
                 )
@@ -210,6 +239,7 @@ class Proposals:
             queued = list(self._queue)
             self._queue.clear()
         _fail(queued, not_sent)
+        self.admission.fail_all(not_sent)
         for batch in self._batches.values():
             _fail(batch.calls, sent)
         self._batches.clear()

@@ -137,6 +137,10 @@ class Raft:
         """Cluster time in microseconds: as of the last event where this member leads, the newest stamp it received otherwise."""
         return self._time
 
+    def moment(self, time: int) -> float:
+        """Return when cluster time will be ``time`` on this member's clock, if it leads and works without a stall."""
+        return self._time_at + (time - self._time) / 1e6
+
     @property
     def deadline(self) -> float:
         """When the next ``tick`` is due."""

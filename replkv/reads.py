@@ -24,10 +24,13 @@ class Reads:
     """The reads of this member's callers."""
 
     _last_id: int  # random at first: an answer to a question from before a restart must confirm nothing
+    fresh_at: float = field(default=float("-inf"), init=False)
+    """This member's own state has all that was acknowledged before this moment of its clock."""
     _waiting: list[Call] = field(factory=list, init=False)
     _gate: threading.Lock = field(factory=threading.Lock, init=False)
-    _rounds: dict[int, list[Call]] = field(factory=dict, init=False)
-    _confirmed: list[tuple[int, list[Call]]] = field(factory=list, init=False)
+    _rounds: dict[int, tuple[float, list[Call]]] = field(factory=dict, init=False)  # when each was begun, and for whom
+    _confirmed: list[tuple[int, float, list[Call]]] = field(factory=list, init=False)
+    _looking: list[Call] = field(factory=list, init=False)
 
     def ask(self, call: Call) -> None:
         """Let a caller wait; any thread."""
@@ -37,21 +40,25 @@ class Reads:
     def give_up(self, call: Call) -> None:
         """Forget a caller; any thread.  O(calls waiting)."""
         with self._gate:
-            for calls in (self._waiting, *self._rounds.values(), *(calls for _, calls in self._confirmed)):
+            for calls in self._lists():
                 if call in calls:
                     calls.remove(call)
                     return
+
+    def _lists(self) -> list[list[Call]]:
+        rounds, confirmed = self._rounds.values(), self._confirmed
+        return [self._waiting, self._looking, *(calls for _, calls in rounds), *(calls for *_, calls in confirmed)]
 
     @property
     def waiting(self) -> bool:
         """Whether a caller waits for a round to begin."""
         return bool(self._waiting)
 
-    def next_round(self) -> int:
-        """Put all that wait into a new round and return its id, never used before."""
+    def next_round(self, now: float) -> int:
+        """Put all that wait into a new round, asked for at ``now``, and return its id, never used before."""
         self._last_id += 1
         with self._gate:
-            self._rounds[self._last_id] = self._waiting
+            self._rounds[self._last_id] = (now, self._waiting)
             self._waiting = []
         return self._last_id
 
@@ -59,31 +66,42 @@ class Reads:
         """Take note of a round's read index."""
         if read_id in self._rounds:
             with self._gate:
-                self._confirmed.append((index, self._rounds.pop(read_id)))
+                self._confirmed.append((index, *self._rounds.pop(read_id)))
 
     def lost(self, read_ids: Iterable[int]) -> None:
         """Let the callers of these rounds wait for another one."""
         with self._gate:
             for read_id in read_ids:
                 if read_id in self._rounds:
-                    self._waiting += self._rounds.pop(read_id)
+                    self._waiting += self._rounds.pop(read_id)[1]
 
     def applied(self, index: int) -> None:
         """Finish the callers whose read index has been applied."""
         if not self._confirmed:
             return
         with self._gate:
-            ready = [calls for at, calls in self._confirmed if at <= index]
-            self._confirmed = [(at, calls) for at, calls in self._confirmed if at > index]
-        for calls in ready:
+            ready = [round_ for round_ in self._confirmed if round_[0] <= index]
+            self._confirmed = [round_ for round_ in self._confirmed if round_[0] > index]
+            self._looking += [call for *_, calls in ready for call in calls if call.look is not None]
+        for _, asked_at, calls in ready:
+            self.fresh_at = max(self.fresh_at, asked_at)  # before the callers go on: they may ask how fresh the state is
             for call in calls:
-                call.finish()
+                if call.look is None:
+                    call.finish()
+
+    def take_looking(self) -> list[Call]:
+        """Return the callers who may look at the machine now."""
+        if not self._looking:
+            return []
+        with self._gate:
+            looking, self._looking = self._looking, []
+        return looking
 
     def fail_all(self, error: ReplkvError) -> None:
         """Finish every caller: the member has stopped."""
         with self._gate:
-            lists = [self._waiting, *self._rounds.values(), *(calls for _, calls in self._confirmed)]
-            self._waiting, self._rounds, self._confirmed = [], {}, []
+            lists = self._lists()
+            self._waiting, self._looking, self._rounds, self._confirmed = [], [], {}, []
         for calls in lists:
             for call in calls:
                 call.fail(error)

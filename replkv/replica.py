@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+import sys
 import threading
 import time
 import warnings
@@ -17,35 +18,39 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from replkv import address, fork
+from replkv.blocking import BlockingSurface
 from replkv.config import Config, Settings
 from replkv.disk import MemoryDisk, RealDisk
 from replkv.errors import Closed, ReplkvError
 from replkv.housekeeper import HousekeeperThread
+from replkv.leasing import Lease
 from replkv.node import Node
-from replkv.plans import NOT_YET, Plan, plan_for
-from replkv.surface import DEFAULT, Blocking, Surface, Timeout
+from replkv.plans import NOT_YET, Plan
+from replkv.surface import DEFAULT, Surface, Timeout
 from replkv.transport import NngTransport
-from replkv.waiting import BlockedCall, FutureCall, Notifier, finished, resumable
+from replkv.waiting import BlockedCall, FutureCall, Notifier, finished, overloaded, resumable
+from replkv.watching import Watch
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from replkv.ops import Operation
     from replkv.status import Member, Status
 
 R = TypeVar("R")
+W = TypeVar("W")
+L = TypeVar("L")
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_open: weakref.WeakSet[EmbeddedMember] = weakref.WeakSet()
+_open: weakref.WeakSet[EmbeddedMember[Any, Any]] = weakref.WeakSet()
 
 
 boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 """Monotonic seconds; time in which the machine was suspended counts where the system can tell."""
 
 
-class EmbeddedMember(Surface):
+class EmbeddedMember(Surface[W, L]):
     """What ``Replica`` and ``AsyncReplica`` share: the arguments, documented there, the member and its threads."""
 
     def __init__(
@@ -213,28 +218,24 @@ class EmbeddedMember(Surface):
         """Return the settings the cluster lives by."""
         return self._running().settings
 
-    def submit(self, operation: Operation) -> Future[Any]:
-        """Hand an operation over and return at once; many may be in flight, and those in flight together have no order.
-
-        Args:
-            operation: ``Put``, ``Get``, ``Scan``, ``Delete``, ``Add`` or ``Txn``.
-
-        Returns:
-            A future of what the call of the same name returns; it fails as that does, after ``Config.timeout`` at the latest.  Its
-            callbacks run on a thread of their own, not on the one that decides.
-
-        Raises:
-            TypeError: no operation.
-            TooLarge, TooManyOps: the cluster's settings forbid it.
-            Closed, StorageError, ForkedProcess: this member can't be used.
-        """
+    def _submit(self, plan: Plan[R]) -> Future[R]:
         node = self._running()
         assert self._notifier is not None  # noqa: S101  # a running node has one
-        plan = plan_for(operation)
         call = FutureCall(plan.command(node), self._notifier, node, plan, boottime() + self._config.timeout)
+        if call.command is not None:
+            self._make_room(node, plan, call.command)
         self._notifier.expect(call)
         (node.read_barrier if call.command is None else node.submit)(call)
         return call.future
+
+    def _make_room(self, node: Node, plan: Plan[Any], command: bytes) -> None:
+        """Let a command in for ``submit``, which does not wait.
+
+        Raises:
+            Overloaded: there is no room.
+        """
+        if not node.proposals.admission.enter(len(command)):
+            raise overloaded(node, plan, None)
 
     def __repr__(self) -> str:
         state = self._node.status() if self._node is not None else None
@@ -266,7 +267,7 @@ class EmbeddedMember(Surface):
         return cls(**{**arguments, **overrides})
 
 
-class Replica(EmbeddedMember, Blocking):
+class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
     """One member of a cluster, inside this process; every call blocks until it has its answer.
 
     The constructor opens, recovers and starts; ``with`` and ``close()`` end it.  All calls may be made from any thread.
@@ -312,11 +313,51 @@ class Replica(EmbeddedMember, Blocking):
         result = plan.at_once(node)
         if result is not NOT_YET:
             return cast("R", result)
+        self._refuse_to_block()
+        call = BlockedCall(plan.command(node))
+        if call.command is None:
+            call.look = plan.look if plan.looks else None
+            node.read_barrier(call)
+        else:
+            if not node.proposals.admission.enter(len(call.command)):
+                limit = self._line_up(node, plan, call.command, limit)
+            node.submit(call)
+        return self._wait(node, plan, call, limit)
+
+    def _refuse_to_block(self) -> None:
         if self._thread is threading.current_thread():
             raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")
-        call = BlockedCall(plan.command(node))
-        (node.read_barrier if call.command is None else node.submit)(call)
-        return self._wait(node, plan, call, limit)
+
+    def _make_room(self, node: Node, plan: Plan[Any], command: bytes) -> None:
+        if not node.proposals.admission.enter(len(command)):
+            self._refuse_to_block()
+            self._line_up(node, plan, command, self._config.timeout)
+
+    def _line_up(self, node: Node, plan: Plan[Any], command: bytes, timeout: float | None) -> float | None:
+        """Wait until a command is let in; return what is left of the timeout.
+
+        Raises:
+            Overloaded: the caller does not want to wait, or waited in vain.
+            NoLeader: waited in vain, and that is why.
+        """
+        if self._config.overload == "raise":
+            raise overloaded(node, plan, None)
+        size, begun = len(command), node.clock()
+        waiting = BlockedCall(command)
+        node.line_up(waiting, size)
+        admitted = False
+        try:
+            admitted = waiting.wait(timeout)
+        finally:
+            admitted = admitted or not node.proposals.admission.give_up(waiting, size)
+            if admitted and sys.exc_info()[0] is not None:
+                node.proposals.admission.leave(1, size)  # Ctrl-C came when it had just been let in
+        waited = node.clock() - begun
+        if not admitted:
+            raise overloaded(node, plan, waited)
+        if waiting.error is not None:
+            raise waiting.error.again()
+        return None if timeout is None else max(0.0, timeout - waited)
 
     def _wait(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
         try:

@@ -18,7 +18,7 @@ from replkv import codec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replkv.ops import Raw
+    from replkv.wire import Raw
 
 WINDOW = 4096
 """How many sequences of a session are remembered."""
@@ -115,10 +115,16 @@ class Sessions:
             return Verdict.FORGOTTEN
         return Verdict.REPEAT if sequence in known.answers else Verdict.NEW
 
-    def record(self, session: int, sequence: int, answers: tuple[Raw, ...]) -> None:
-        """Remember what came of a batch; packed, so that its size is known and the collector has nothing to walk through."""
+    def record(self, session: int, sequence: int, answers: tuple[Raw, ...]) -> bytes:
+        """Remember what came of a batch, and return it packed, empty if that is too large to be kept.
+
+        Packed its size is known, and the collector has nothing to walk through.
+        """
         packed = codec.pack(answers) if _fits(answers) else b""
-        self._table[session].keep(sequence, packed if len(packed) <= KEPT_MAX else b"")
+        if len(packed) > KEPT_MAX:
+            packed = b""
+        self._table[session].keep(sequence, packed)
+        return packed
 
     def knows(self, session: int) -> bool:
         """Tell whether a session is open."""

@@ -58,6 +58,7 @@ def load_machine(disk: Disk, file: SnapshotFile) -> Machine:
 class _Sending:
     """A snapshot on its way to one follower."""
 
+    term: int  # of the leadership that sends it: in a later one its file may be gone
     file: SnapshotFile
     offset: int
     sent: float
@@ -92,6 +93,11 @@ class Snapshots:
     _receiver: SnapshotReceiver | None = field(default=None, init=False)
 
     # -- taking --------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def taking(self) -> bool:
+        """Whether the state is being dumped."""
+        return self._taking
 
     def applied(self, raft: Raft, machine: Machine, size: int) -> None:
         """Count an applied entry of ``size`` bytes, and take a snapshot if the log has grown enough; between two entries."""
@@ -129,7 +135,7 @@ class Snapshots:
             raft.snapshot_failed(peer)
             return
         logger.info("%s sends %s the snapshot at %d, %d bytes", self._name, peer, file.meta.index, file.size)
-        self._sending[peer] = _Sending(file, 0, now, now)
+        self._sending[peer] = _Sending(raft.term, file, 0, now, now)
         self._send_chunk(raft, peer, now)
 
     def _send_chunk(self, raft: Raft, peer: str, now: float) -> None:
@@ -155,7 +161,9 @@ class Snapshots:
             self._sending.clear()
             return
         for peer, sending in list(self._sending.items()):
-            if now - sending.progressed > GIVE_UP_AFTER:
+            if sending.term != raft.term:
+                del self._sending[peer]
+            elif now - sending.progressed > GIVE_UP_AFTER:
                 del self._sending[peer]
                 raft.snapshot_failed(peer)
             elif now - sending.sent > RESEND_AFTER:

@@ -12,21 +12,27 @@ import operator
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from replkv import kv, ops
-from replkv.errors import NotACounter
-from replkv.ops import OK
+from replkv import kv, wire
+from replkv.errors import Conflict, KeyNotFound, NotACounter, QuotaExceeded
+from replkv.lease import LEASE_BYTES, NOBODY
+from replkv.values import INT64
+from replkv.wire import OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from replkv.kv import Record, Store
-    from replkv.ops import Raw
+    from replkv.lease import Lease, Leases
+    from replkv.wire import Raw
 
 SLICE = 64
 """How many short operations run between two yields."""
 
-_FIELDS = {ops.VERSION: kv.VERSION, ops.CREATE: kv.CREATE, ops.MOD: kv.MOD, ops.VALUE: kv.VALUE, ops.LEASE: kv.LEASE}
-_RELATIONS = {ops.EQUAL: operator.eq, ops.NOT_EQUAL: operator.ne, ops.GREATER: operator.gt, ops.LESS: operator.lt}
+EXPIRIES, EXPIRED_KEYS = 256, 4096
+"""How many leases expire with one entry at most, and after how many of their keys no further one does; the others wait for the next."""
+
+_FIELDS = {wire.VERSION: kv.VERSION, wire.CREATE: kv.CREATE, wire.MOD: kv.MOD, wire.VALUE: kv.VALUE, wire.LEASE: kv.LEASE}
+_RELATIONS = {wire.EQUAL: operator.eq, wire.NOT_EQUAL: operator.ne, wire.GREATER: operator.gt, wire.LESS: operator.lt}
 _COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
@@ -38,14 +44,17 @@ class Decided(NamedTuple):
 
 
 class Reader:
-    """Carries out operations that only read, at one revision; on any thread."""
+    """Carries out operations that only read, at one revision; on any thread.
+
+    ``oldest`` is the oldest revision that was read.
+    """
 
     quick: ClassVar[dict[int, Callable[[Any, Raw], Raw]]]
     sliced: ClassVar[dict[int, Callable[[Any, Raw], Generator[None, None, Raw]]]]
 
     def __init__(self, store: Store, revision: int) -> None:
         self._store = store
-        self._revision = revision
+        self._revision = self.oldest = revision
 
     @property
     def base(self) -> int:
@@ -57,28 +66,31 @@ class Reader:
         """The revision the next operation sees."""
         return self._revision
 
-    def get(self, wire: Raw) -> Raw:
+    def get(self, packed: Raw) -> Raw:
         """Read one key."""
-        _, key, asked = wire
+        _, key, asked = packed
         return (OK, self._store.get(key, self._at(asked)))
 
-    def scan(self, wire: Raw) -> Generator[None, None, Raw]:
+    def scan(self, packed: Raw) -> Generator[None, None, Raw]:
         """Read a span."""
-        _, start, end, limit, asked, keys_only, count_only = wire
-        records, count, more = yield from self._store.scan((start, end), self._at(asked), limit, keys_only, count_only)
+        _, start, end, limit, asked, *options = packed
+        records, count, more = yield from self._store.scan((start, end), self._at(asked), kv.Selection(limit, *options))
         return (OK, self.now, records, count, more)
 
     def _at(self, asked: int) -> int:
-        at = self._store.check(asked, self.base)
-        return at if asked else self.now
+        if not asked:
+            return self.now
+        self._store.check(asked, self.base)
+        self.oldest = min(self.oldest, asked)
+        return asked
 
-    def txn(self, wire: Raw) -> Generator[None, None, Raw]:
+    def txn(self, packed: Raw) -> Generator[None, None, Raw]:
         """Decide a transaction, then run it."""
-        plan = yield from self._decide(wire)
+        plan = yield from self._decide(packed)
         return (yield from self._run(plan))
 
-    def _decide(self, wire: Raw) -> Generator[None, None, Decided]:
-        _, compares, then, otherwise = wire
+    def _decide(self, packed: Raw) -> Generator[None, None, Decided]:
+        _, compares, then, otherwise = packed
         succeeded = True
         for compare in compares:
             if not (yield from self._holds(compare)):
@@ -86,7 +98,7 @@ class Reader:
                 break
         steps: list[Raw | Decided] = list(then if succeeded else otherwise)
         for place, step in enumerate(steps):
-            if step[0] == ops.TXN:
+            if step[0] == wire.TXN:
                 steps[place] = yield from self._decide(step)
         return Decided(succeeded, tuple(steps))
 
@@ -100,7 +112,7 @@ class Reader:
                 return False
             empty = empty and not records
             yield
-        return not empty or (target != ops.VALUE and holds(0, operand))
+        return not empty or (target != wire.VALUE and holds(0, operand))
 
     def _run(self, plan: Decided) -> Generator[None, None, Raw]:
         answers: list[Raw] = []
@@ -110,7 +122,7 @@ class Reader:
                 yield
         return (OK, self.now, plan.succeeded, tuple(answers))
 
-    def execute(self, wire: Raw) -> Generator[None, None, Raw]:
+    def execute(self, packed: Raw) -> Generator[None, None, Raw]:
         """Carry out one operation.
 
         Returns:
@@ -120,21 +132,36 @@ class Reader:
             Rejected: it is refused; what it wrote before is to be rolled back.
             KeyError: there is no such operation, or it writes and this only reads.
         """
-        quick = self.quick.get(wire[0])
+        quick = self.quick.get(packed[0])
         if quick is not None:
-            return quick(self, wire)
-        return (yield from self.sliced[wire[0]](self, wire))
+            return quick(self, packed)
+        return (yield from self.sliced[packed[0]](self, packed))
 
 
-Reader.quick = {ops.GET: Reader.get}
-Reader.sliced = {ops.SCAN: Reader.scan, ops.TXN: Reader.txn}
+Reader.quick = {wire.GET: Reader.get}
+Reader.sliced = {wire.SCAN: Reader.scan, wire.TXN: Reader.txn}
 
 
 class Writer(Reader):
-    """Carries out all operations, on the store's one writing thread; its reads see what it has written."""
+    """Carries out all operations, on the store's one writing thread; its reads see what it has written.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: the keys.
+        leases: the leases that keys hang on.
+
+    Attributes:
+        time: cluster time in microseconds.
+        max_bytes: what store and leases may take.
+        ended: leases that are no more, for whoever holds them here.
+    """
+
+    def __init__(self, store: Store, leases: Leases) -> None:
         super().__init__(store, 0)
+        self._leases = leases
+        self._promised: list[tuple[int, int]] = []  # id and ttl of the passing leases the command at work makes
+        self.time = 0
+        self.max_bytes = 0
+        self.ended: list[int] = []
 
     @property
     def base(self) -> int:
@@ -146,31 +173,165 @@ class Writer(Reader):
         """The revision the next operation sees: the command's own as soon as it has changed something."""
         return self._store.latest
 
-    def put(self, wire: Raw) -> Raw:
+    # -- the ends of a command -----------------------------------------------------------------------------------------------------
+
+    def commit(self) -> Generator[None, None, None]:
+        """End a command: its writes make a revision, and keys hang on the leases it gave them."""
+        self._store.commit()
+        if self._store.moved:
+            yield from self.settle()
+
+    def settle(self) -> Generator[None, None, None]:
+        """Hang keys on their leases, in slices of 256."""
+        promised, self._promised = self._promised, []
+        for number, ttl in promised:
+            self._leases.grant(number, ttl, NOBODY, self.time, passing=True)
+            self._leases.last_id = number
+        moved, self._store.moved = self._store.moved, []
+        yield from self._hang(moved)  # first: a passing lease that loses a key and is given another goes on
+        for at in range(0, len(moved), kv.SLICE):
+            for key, before, after in moved[at : at + kv.SLICE]:
+                if before and before != after and self._leases.take(key, before):
+                    self.ended.append(before)
+            yield
+
+    def _hang(self, moved: list[tuple[bytes, int, int]]) -> Generator[None, None, None]:
+        for at in range(0, len(moved), kv.SLICE):
+            for key, _, after in moved[at : at + kv.SLICE]:
+                if after:
+                    self._leases.hang(key, after)
+            yield
+
+    def rollback(self) -> Generator[None, None, None]:
+        """Take back all the command has done."""
+        self._promised.clear()
+        yield from self._store.rollback()
+
+    # -- keys ----------------------------------------------------------------------------------------------------------------------
+
+    def put(self, packed: Raw) -> Raw:
         """Store a value."""
-        _, key, value, prev_kv = wire
+        _, key, value, prev_kv = packed
+        return self._put(key, value, 0, prev_kv)
+
+    def put_with(self, packed: Raw) -> Raw:
+        """Store a value, or keep the one there is, with a lease, the one there is, or one of its own."""
+        _, key, value, prev_kv, lease, ttl = packed
+        if value is None or lease is None:
+            present = self._store.get(key, self.now)
+            if present is None:
+                raise KeyNotFound(f"{key[:64]!r} does not exist, so there is no {'value' if value is None else 'lease'} to keep")
+            value = present[kv.VALUE] if value is None else value
+            lease = present[kv.LEASE] if lease is None else lease
+        if lease:
+            self._leases[lease]  # or it is refused
+        return self._put(key, value, self._promise(ttl) if ttl else lease, prev_kv)
+
+    def _promise(self, ttl: int) -> int:
+        """Return the id of a lease that will be made with the command."""
+        number = self._leases.choose(self._promised[-1][0] if self._promised else self._leases.last_id)
+        self._promised.append((number, ttl))
+        return number
+
+    def _put(self, key: bytes, value: bytes, lease: int, prev_kv: bool) -> Raw:
         store = self._store
-        prev = store.put(key, value)
+        self._check_room(len(key) + len(value) + kv.RECORD_BYTES)
+        prev = store.put(key, value, lease)
         return (OK, store.revision + 1, prev if prev_kv else None)
 
-    def add(self, wire: Raw) -> Raw:
+    def _check_room(self, more: int) -> None:
+        size = self._store.size + self._leases.size + LEASE_BYTES * len(self._promised) + more
+        if size > self.max_bytes:
+            raise QuotaExceeded(
+                f"the store would take {size} bytes where Settings.max_bytes allows {self.max_bytes}: delete what is not needed; "
+                "history goes with the next compaction"
+            )
+
+    def expect(self, packed: Raw) -> Generator[None, None, Raw]:
+        """Carry out an operation if its key is at the expected revision."""
+        _, key, expected, operation = packed
+        present = self._store.get(key, self.now)
+        revision = 0 if present is None else present[kv.MOD]
+        if revision != expected:
+            state = f"at revision {revision}" if revision else "not there"
+            raise Conflict(f"{key[:64]!r} is {state}, not {f'at revision {expected}' if expected else 'missing'}", present)  # type: ignore[arg-type]  # raw
+        return (yield from self.execute(operation))
+
+    def add(self, packed: Raw) -> Raw:
         """Add to a counter."""
-        _, key, delta = wire
-        total = _count(key, self._store.get(key, self.now)) + delta
-        if total not in ops.INT64:
+        _, key, delta = packed
+        present = self._store.get(key, self.now)
+        total = _count(key, present) + delta
+        if total not in INT64:
             raise NotACounter(f"the counter {key[:64]!r} would leave the range of 64 bits: {total}")
-        self._store.put(key, b"%d" % total)
+        self._put(key, b"%d" % total, 0 if present is None else present[kv.LEASE], prev_kv=False)
         return (OK, self.now, total)
 
-    def delete(self, wire: Raw) -> Generator[None, None, Raw]:
+    def delete(self, packed: Raw) -> Generator[None, None, Raw]:
         """Delete a span."""
-        _, start, end, prev_kv = wire
+        _, start, end, prev_kv = packed
         deleted = yield from self._store.delete((start, end))
         return (OK, self.now, len(deleted), tuple(deleted) if prev_kv else ())
 
+    def compact(self, packed: Raw) -> Raw:
+        """Forget history."""
+        self._store.compact(packed[1])
+        return (OK, self._store.revision)
 
-Writer.quick = {**Reader.quick, ops.PUT: Writer.put, ops.ADD: Writer.add}
-Writer.sliced = {**Reader.sliced, ops.DELETE: Writer.delete}
+    # -- leases --------------------------------------------------------------------------------------------------------------------
+
+    def grant(self, packed: Raw) -> Raw:
+        """Make a lease."""
+        _, number, ttl, keeper = packed
+        self._check_room(LEASE_BYTES)
+        return (OK, self._leases.grant(number, ttl, keeper, self.time).id, ttl)
+
+    def renew(self, packed: Raw) -> Raw:
+        """Let a lease's time begin anew."""
+        _, number, keeper = packed
+        return (OK, self._leases.renew(number, keeper, self.time).ttl)
+
+    def keep_alive(self, packed: Raw) -> Raw:
+        """Let the time of a keeper's leases begin anew."""
+        return (OK, self._leases.keep_alive(packed[1], self.time))
+
+    def revoke(self, packed: Raw) -> Generator[None, None, Raw]:
+        """End a lease."""
+        deleted = yield from self._end(self._leases[packed[1]], expired=False)
+        return (OK, self.now, deleted)
+
+    def _end(self, lease: Lease, *, expired: bool) -> Generator[None, None, int]:
+        keys = yield from kv.in_order(list(lease.keys))
+        deleted = yield from self._store.delete_keys(keys, lease.id if expired else 0)
+        self._leases.remove(lease)
+        self.ended.append(lease.id)
+        return deleted
+
+    def expire(self) -> Generator[None, None, None]:
+        """End the leases whose time is over, each with all its keys at a revision of its own; those that are left wait for the next entry.
+
+        In the order of their deadlines, on every member alike.
+        """
+        keys = 0
+        for _ in range(EXPIRIES):
+            lease = self._leases.next
+            if lease is None or self._leases.deadline(lease) > self.time or keys >= EXPIRED_KEYS:
+                return
+            keys += yield from self._end(lease, expired=True)
+            yield from self.commit()
+
+
+Writer.quick = {
+    **Reader.quick,
+    wire.PUT: Writer.put,
+    wire.PUT_WITH: Writer.put_with,
+    wire.ADD: Writer.add,
+    wire.COMPACT: Writer.compact,
+    wire.GRANT: Writer.grant,
+    wire.RENEW: Writer.renew,
+    wire.KEEP_ALIVE: Writer.keep_alive,
+}
+Writer.sliced = {**Reader.sliced, wire.DELETE: Writer.delete, wire.EXPECT: Writer.expect, wire.REVOKE: Writer.revoke}
 
 
 def _count(key: bytes, record: Record | None) -> int:
@@ -178,6 +339,6 @@ def _count(key: bytes, record: Record | None) -> int:
     if record is None:
         return 0
     number = int(record[kv.VALUE]) if _COUNTER.fullmatch(record[kv.VALUE]) else None
-    if number is None or number not in ops.INT64:
+    if number is None or number not in INT64:
         raise NotACounter(f"the value of {key[:64]!r} is not a decimal integer of 64 bits")
     return number

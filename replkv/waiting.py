@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from replkv.errors import OutcomeUnknown, ReplkvError
+from replkv.errors import OutcomeUnknown, Overloaded, ReplkvError
 from replkv.proposals import Call
 
 if TYPE_CHECKING:
@@ -76,14 +77,42 @@ class Inbox:
             todo()
 
 
+_inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
+
+
+def loop_inbox(loop: asyncio.AbstractEventLoop) -> Inbox:
+    """Return the queue through which a loop is woken, once per turn of a member; on the loop's thread."""
+    inbox = _inboxes.get(loop)
+    if inbox is None:
+        inbox = _inboxes[loop] = _LoopInbox(loop)
+    return inbox
+
+
+class _LoopInbox(Inbox):
+    """What one loop is to do; a loop that was closed meanwhile has nobody left who waits."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(self._wake_loop)
+        self._loop = weakref.ref(loop)
+
+    def _wake_loop(self) -> None:
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self.deliver)
+        except RuntimeError:
+            if loop is not None and not loop.is_closed():
+                raise
+
+
 class LoopCall(Call):
     """An asyncio task that awaits a future of its loop."""
 
     __slots__ = ("_inbox", "future")
 
-    def __init__(self, command: bytes | None, inbox: Inbox, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, command: bytes | None, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(command)
-        self._inbox = inbox
+        self._inbox = loop_inbox(loop)
         self.future: asyncio.Future[None] = loop.create_future()
 
     def finish(self) -> None:
@@ -236,6 +265,17 @@ class Notifier:
     def _expire(self, now: float) -> None:
         while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
             self._calls.popleft().expire()
+
+
+def overloaded(node: Node, plan: Plan[Any], waited: float | None) -> ReplkvError:
+    """Return the error for a command that was not let in, after waiting so many seconds or, with None, at once."""
+    if waited is not None and (node.raft is None or node.raft.leader is None):
+        return plan.expired(node, untouched=True)  # that is why nothing gets on
+    config = node.config
+    return Overloaded(
+        f"{node.name}: {'no room' if waited is None else f'still no room after {waited:.3g} s'} for another command: Config allows "
+        f"{config.max_commands_in_flight} commands and {config.max_bytes_in_flight} bytes under way; nothing was sent, try again later"
+    )
 
 
 def finished(call: Call, plan: Plan[R], node: Node) -> R:

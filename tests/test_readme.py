@@ -37,6 +37,12 @@ def test_the_example_runs_as_three_members(tmp_path: Path) -> None:
             member.communicate()
 
 
+def test_the_second_example_does_what_it_says(tmp_path: Path) -> None:
+    example = re.findall(r"```python\n(.+?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False, timeout=60, cwd=README.parent)
+    assert (done.stdout, done.stderr) == ("put services/web/1 10.0.0.1:80\n{'on': True} 1\n", "")
+
+
 def _start(directory: Path, name: str) -> subprocess.Popen[str]:
     command, pipe = [sys.executable, "-u", "app.py", name], subprocess.PIPE
     found_here = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)

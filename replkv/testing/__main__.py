@@ -64,6 +64,7 @@ def _run(seed: int, totals: Counter[str], *, verbose: bool) -> bool:
 def _add(totals: Counter[str], report: Report) -> None:
     totals.update({f"fault: {kind}": count for kind, count in report.faults.items()})
     totals.update({f"client: {kind}": count for kind, count in report.outcomes.items()})
+    totals.update({f"saw: {kind}": count for kind, count in report.sights.items()})
     for name in ("virtual_seconds", "events", "looks", "terms", "entries"):
         totals[name.replace("_", " ")] += getattr(report, name)
 

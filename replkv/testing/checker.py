@@ -8,24 +8,50 @@ answer is the model's answer at that place, and places respect real time (Herlih
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrs import define, field
 
-from replkv import codec
+from replkv import codec, wire
+from replkv.errors import OutcomeUnknown
 from replkv.messages import EntryKind
 from replkv.testing.history import Consistency, Operation, Outcome, Violation
 from replkv.testing.model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from replkv.messages import Entry
-    from replkv.ops import Raw
-    from replkv.testing.history import History
+    from replkv.proposals import Call
+    from replkv.testing.history import History, Slot
+    from replkv.testing.model import LeaseTable
+    from replkv.wire import Raw
+
+OUTCOME_UNKNOWN = wire.refusal(OutcomeUnknown, "")[0]
+"""The status of an answer that was too large to be remembered for a repeat, and is as good as none."""
 
 Place = int
 """Twice the revision for an operation that made it; one more for one that saw it and changed nothing."""
+
+REPEATABLE = {wire.COMPACT, wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE}
+"""Commands of which several may be alike: they are told apart by where they stood."""
+
+
+class Moment(NamedTuple):
+    """What the store must be like behind an entry of the log."""
+
+    revision: int
+    compacted: int
+    size: int
+    leases: LeaseTable
+
+
+class Effect(NamedTuple):
+    """What a command did: at which place, with which answer, as the how manieth of all."""
+
+    place: Place
+    answer: Raw
+    order: int
 
 
 @define(eq=False, repr=False)
@@ -46,14 +72,19 @@ class Witness:
 
     Args:
         session_ttl: microseconds of cluster time without a word after which a session is gone; None: never.
+        model: replays the commands.
     """
 
     session_ttl: int | None = None
     model: Model = field(factory=Model)
     index: int = 0
-    executed: dict[Raw, tuple[Place, Raw]] = field(factory=dict)
-    revisions: list[int] = field(factory=lambda: [1])  # at each index
+    executed: dict[Raw, Effect] = field(factory=dict)
+    slots: dict[Slot, tuple[Raw, Effect]] = field(factory=dict)
+    at: list[Moment] = field(factory=list)  # the state behind each entry, and before the first
     _sessions: dict[int, _Session] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._look()
 
     def apply(self, entry: Entry) -> None:
         """Replay the next committed entry.
@@ -63,12 +94,21 @@ class Witness:
         """
         if entry.index != self.index + 1:
             raise Violation("A1", f"entry {entry.index} follows entry {self.index}")
-        self.index = entry.index
+        self.index = self.model.index = entry.index
+        self.model.time = max(self.model.time, entry.time)
         if entry.kind is EntryKind.BLOCK:
             self._expire(entry.time)
             for position, batch in enumerate(codec.decode_block(entry.payload)):
                 self._batch(entry, position, batch)
-        self.revisions.append(self.model.revision)
+        self.model.expire()
+        self._look()
+
+    def _look(self) -> None:
+        model = self.model
+        leases = model.lease_table()
+        if self.at and self.at[-1].leases == leases:
+            leases = self.at[-1].leases  # one copy is enough
+        self.at.append(Moment(model.revision, model.compacted, model.size, leases))
 
     def _expire(self, time: int) -> None:
         if self.session_ttl is not None:
@@ -86,44 +126,73 @@ class Witness:
         session.heard, session.lowest = entry.time, max(session.lowest, batch.lowest)
         if batch.sequence >= session.lowest and batch.sequence not in session.done:
             session.done.add(batch.sequence)
-            for command in batch.commands:
-                self._execute(command, entry.index)
+            for place, command in enumerate(batch.commands):
+                self._execute(command, (batch.session, batch.sequence, place))
 
-    def _execute(self, command: Raw, index: int) -> None:
+    def _execute(self, command: Raw, slot: Slot) -> None:
         if command in self.executed:
-            raise Violation("X2", f"a command takes effect a second time at index {index}: {command!r}")
+            raise Violation("X2", f"a command takes effect a second time at index {self.index}: {command!r}")
         before = self.model.revision
         answer = self.model.execute(command)
         changed = self.model.revision != before
-        self.executed[command] = (2 * self.model.revision + (not changed), answer)
+        effect = Effect(2 * self.model.revision + (not changed), answer, len(self.slots))
+        self.slots[slot] = command, effect
+        if command[0] not in REPEATABLE:
+            self.executed[command] = effect
 
 
-def check(history: History, witness: Witness) -> None:
+def check(history: History, witness: Witness, own: Mapping[Call, list[Slot]] | None = None) -> None:
     """Check a finished history against the log that was committed.
 
     Args:
-        history: what clients saw; no two writes in it are alike.
+        history: what clients saw; no two writes in it are alike, but for those that may be.
         witness: the whole committed log, replayed.
+        own: the commands that members sent of themselves, and where they stood.
 
     Raises:
         Violation: an answer is wrong, lost, doubled, or in the wrong order.
     """
-    _check_origin(history, witness)
+    _check_origin(history, witness, own or {})
     places: list[tuple[Operation, Place]] = []
     for operation in history.operations:
         place = _place(operation, witness)
         if place is not None:
             places.append((operation, place))
     _check_real_time(places)
+    _check_order(history, witness)
     _check_processes(places)
 
 
-def _check_origin(history: History, witness: Witness) -> None:
-    """Every command in the log was asked for by a client."""
-    asked = {operation.wire for operation in history.operations if operation.consistency is Consistency.WRITE}
-    for command in witness.executed:
-        if command not in asked:
+def _check_origin(history: History, witness: Witness, own: Mapping[Call, list[Slot]]) -> None:
+    """Every command in the log was asked for by a client, or by a member, which got the right answer."""
+    writes = [operation for operation in history.operations if operation.consistency is Consistency.WRITE]
+    asked = {operation.wire for operation in writes}
+    known = {slot for operation in writes for slot in operation.slots}
+    for call, slots in own.items():
+        known.update(slots)
+        effect = _effect_at(slots, witness)
+        if call.answer is not None and call.answer[0] != OUTCOME_UNKNOWN and (effect is None or bare(call.answer) != effect.answer):
+            raise Violation("T1", f"a member was answered {call.answer} to its own command, {effect} would be right")
+    for slot, (command, _) in witness.slots.items():
+        if command not in asked and slot not in known:
             raise Violation("X2", f"the log has a command no client sent: {command!r}")
+
+
+def _effect_at(slots: list[Slot], witness: Witness) -> Effect | None:
+    """Return the one effect of a command that stood in these slots."""
+    effects = [witness.slots[slot][1] for slot in slots if slot in witness.slots]
+    if len(effects) > 1:
+        raise Violation("X2", f"a command took effect in several places: {effects}")
+    return effects[0] if effects else None
+
+
+def effect_of(operation: Operation, witness: Witness) -> Effect | None:
+    """Return what a write did, None if it did not take effect.
+
+    Raises:
+        Violation: it took effect several times.
+    """
+    return _effect_at(operation.slots, witness) if operation.wire[0] in REPEATABLE else witness.executed.get(operation.wire)
 
 
 def _place(operation: Operation, witness: Witness) -> Place | None:
@@ -136,25 +205,30 @@ def _place(operation: Operation, witness: Witness) -> Place | None:
         return None
     if operation.revision > witness.model.revision:
         raise Violation("D2", f"a read saw revision {operation.revision}, which was never committed: {operation}")
-    _compare(operation, witness.model.read(operation.wire, operation.revision))
+    _compare(operation, witness.model.read(operation.wire, operation.revision, operation.compacted))
     return 2 * operation.revision + 1
 
 
 def _place_write(operation: Operation, witness: Witness) -> Place | None:
-    place, answer = witness.executed.get(operation.wire, (None, ()))
+    effect = effect_of(operation, witness)
     if operation.outcome is Outcome.ANSWERED:
-        if place is None:
+        if effect is None:
             raise Violation("D1", f"a write was acknowledged, but the committed log does not have it: {operation}")
-        _compare(operation, answer)
-    elif operation.outcome is Outcome.FAILED and place is not None:
-        raise Violation("X1", f"a write that was said to have failed took effect at place {place}: {operation}")
-    return place
+        _compare(operation, effect.answer)
+    elif operation.outcome is Outcome.FAILED and effect is not None:
+        raise Violation("X1", f"a write that was said to have failed took effect at place {effect.place}: {operation}")
+    return effect.place if effect is not None else None
 
 
 def _compare(operation: Operation, expected: Raw) -> None:
-    answer = operation.answer or ()
-    if (answer[:1] if expected[:1] != (0,) else _plain(answer)) != expected:
+    if bare(operation.answer or ()) != expected:
         raise Violation("T1", f"a wrong answer, {expected!r} would be right: {operation}")
+
+
+def bare(answer: Raw) -> Raw:
+    """Return an answer as plain tuples, and a refusal without its text."""
+    plain: Raw = _plain(answer)
+    return (*plain[:1], *plain[2:]) if plain[:1] != (wire.OK,) else plain
 
 
 def _plain(value: Any) -> Any:
@@ -173,6 +247,23 @@ def _check_real_time(places: Iterable[tuple[Operation, Place]]) -> None:
             newest = max(newest, (place, operation), key=lambda pair: pair[0])
         elif place < newest[0]:
             raise Violation("T1", f"{operation} took effect at place {place}, but before its call {newest[1]} had seen {newest[0]}")
+
+
+def _check_order(history: History, witness: Witness) -> None:
+    """Writes stand in the log in the order of real time, those that make no revision too."""
+    newest: tuple[int, Operation | None] = (-1, None)
+    events = []
+    for operation in history.operations:
+        effect = effect_of(operation, witness) if operation.consistency is Consistency.WRITE else None
+        if effect is not None:
+            events.append((operation.called, False, operation, effect.order))
+            if operation.outcome is Outcome.ANSWERED:
+                events.append((operation.returned or 0, True, operation, effect.order))
+    for _, is_end, operation, order in sorted(events, key=lambda event: event[0]):
+        if is_end:
+            newest = max(newest, (order, operation), key=lambda pair: pair[0])
+        elif order < newest[0]:
+            raise Violation("T1", f"{operation} stands in the log before {newest[1]}, which had returned before its call")
 
 
 def _check_processes(places: Iterable[tuple[Operation, Place]]) -> None:

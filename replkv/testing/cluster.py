@@ -13,6 +13,7 @@ from attrs import define, field
 
 from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, ReplkvError, StorageError, WrongCluster
 from replkv.node import Node
+from replkv.proposals import OwnCall, Proposals
 from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
 from replkv.testing.network import SimNetwork, SimTransport
@@ -22,6 +23,8 @@ from replkv.testing.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replkv.proposals import Call
+    from replkv.testing.history import Slot
     from replkv.testing.swarm import Scenario
 
 WORK = 0.00008
@@ -107,6 +110,7 @@ class SimMember:
             return
         try:
             node.start()
+            note_batches(node.proposals, self.cluster.note_slot)
         except StorageError as error:
             self._judge(error)
             self._end(power=False)
@@ -289,6 +293,21 @@ class SimMember:
         raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
 
 
+def note_batches(proposals: Proposals, note: Callable[[Call, Slot], None]) -> None:
+    """Have a member's proposals tell in which slot each command is sent."""
+
+    class Noted(Proposals):
+        __slots__ = ()
+
+        def _next_batch(self, to: tuple[int, str | None], now: float) -> bytes:
+            data = super()._next_batch(to, now)
+            for place, call in enumerate(self._batches[self._sequence].calls):
+                note(call, (self.session, self._sequence, place))
+            return data
+
+    proposals.__class__ = Noted
+
+
 @define(eq=False, repr=False)
 class SimCluster:
     """All members, and the world they live in.
@@ -308,6 +327,7 @@ class SimCluster:
     observers: list[Callable[[SimMember, Node], None]] = field(factory=list)
     mourners: list[Callable[[SimMember, Node], None]] = field(factory=list)
     counts: dict[str, int] = field(factory=dict)
+    slots: dict[Call, list[Slot]] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         scenario = self.scenario
@@ -317,6 +337,15 @@ class SimCluster:
         for name in scenario.names:
             rng = random.Random(f"member {scenario.seed} {name}")
             self.members[name] = SimMember(name, self, SimDisk(random.Random(f"disk {scenario.seed} {name}")), rng)
+
+    def note_slot(self, call: Call, slot: Slot) -> None:
+        """Remember where a command stands, a member's own one too."""
+        self.slots.setdefault(call, []).append(slot)
+
+    @property
+    def own(self) -> dict[Call, list[Slot]]:
+        """Where the members' own commands stood."""
+        return {call: slots for call, slots in self.slots.items() if isinstance(call, OwnCall)}
 
     def count(self, what: str) -> None:
         """Count something worth to be reported."""

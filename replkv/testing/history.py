@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 if TYPE_CHECKING:
-    from replkv.ops import Raw
+    from replkv.wire import Raw
+
+
+Slot = tuple[int, int, int]
+"""Where a command stands: session, sequence, place in the batch."""
 
 
 class Violation(Exception):
@@ -54,6 +58,8 @@ class Operation:
         outcome: how it ended.
         answer: the raw answer, if there was one.
         revision: that of the store a read was answered from.
+        compacted: how far that store had been compacted.
+        slots: where a write's command stood: session, sequence of its batch, place in it; again in another session if the first expired.
     """
 
     number: int
@@ -65,6 +71,8 @@ class Operation:
     outcome: Outcome = Outcome.PENDING
     answer: Raw | None = None
     revision: int = 0
+    compacted: int = 0
+    slots: list[Slot] = field(factory=list)
 
     def __str__(self) -> str:
         wire, answer = (f"{value!r:.200}" for value in (self.wire, self.answer))
@@ -84,9 +92,9 @@ class History:
         self.operations.append(operation)
         return operation
 
-    def answered(self, operation: Operation, answer: Raw, revision: int = 0) -> None:
-        """Note an answer; for a read with the revision of the store it was read from."""
-        operation.answer, operation.revision = answer, revision
+    def answered(self, operation: Operation, answer: Raw, revision: int = 0, compacted: int = 0) -> None:
+        """Note an answer; for a read with the revision of the store it was read from, and how far that was compacted."""
+        operation.answer, operation.revision, operation.compacted = answer, revision, compacted
         self._end(operation, Outcome.ANSWERED)
 
     def failed(self, operation: Operation) -> None:

@@ -1,8 +1,8 @@
 """What must hold at every moment, looked at from outside after every turn of every member.
 
 The names are those of the literature where it has some: E (elections), P (what is persistent), L (logs), C (what is committed), A (what is
-applied), V (the store).  Most are of the form "this was so once, so it must stay so": the observer remembers, the members must not
-contradict.
+applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so it must stay so": the observer
+remembers, the members must not contradict.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from replkv import codec, ops
+from replkv import codec
 from replkv.messages import AppendReply, VoteReply
 from replkv.raft import Raft, Role
 from replkv.testing.checker import Witness
 from replkv.testing.history import Violation
+from replkv.testing.model import Model
+from replkv.testing.state import State
 
 if TYPE_CHECKING:
     import random
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from replkv.messages import Entry
     from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.holders import Holding
+    from replkv.testing.model import Expiry
     from replkv.testing.network import SimTransport
 
 KIND_AT = 7
@@ -53,24 +57,30 @@ class Invariants:
     Args:
         cluster: to be watched.
         rng: decides when to look more closely.
+        holdings: the leases that somebody counts on, or did.
     """
 
     cluster: SimCluster
     rng: random.Random
+    holdings: list[Holding] = field(factory=list)
     witness: Witness = field(init=False)
+    state: State = field(init=False)
     committed: list[Entry] = field(factory=list)
     leaders: dict[int, str] = field(factory=dict)
     looks: int = 0
     _commit_terms: list[int] = field(factory=list)  # no entry was committed in a later term than this
     _entries: dict[tuple[int, int], tuple[bytes, int]] = field(factory=dict)  # (index, term) -> bytes, term before
     _overheard: list[Violation] = field(factory=list)
-    _digests: dict[int, str] = field(factory=dict)
+    _created: dict[tuple[int, int], tuple[float, float]] = field(factory=dict)  # (index, term) -> when, at the earliest and the latest
     _members: dict[str, _Seen] = field(factory=dict)
     _lost: dict[str, _Seen] = field(factory=dict)  # what was seen of a member before its disk was emptied
 
     def __attrs_post_init__(self) -> None:
-        self.witness = Witness(round(self.cluster.scenario.settings.session_ttl * 1e6))
+        settings = self.cluster.scenario.settings
+        self.witness = Witness(round(settings.session_ttl * 1e6), Model(settings.max_bytes))
+        self.state = State(self.witness, self.rng)
         self.cluster.observers.append(self.observe)
+        self.cluster.mourners.append(self._life_ended)
         self.cluster.network.taps.append(self.overhear)
 
     def observe(self, member: SimMember, node: Node) -> None:
@@ -95,6 +105,7 @@ class Invariants:
         if raft.role is Role.LEADER:
             self._check_leader(member, raft, seen)
         self._check_applied(member, node, seen)
+        self._check_holdings(member, node)
         if self.rng.random() < 0.01:
             self.look_closely(member, node)
 
@@ -165,6 +176,7 @@ class Invariants:
             if old[0] != entry.encoded or (index > log.base_index + 1 and old[1] != before):
                 raise Violation("L1", f"{member.where} has another entry {index} of term {entry.term}, or another log before it")
             seen.known[index] = entry.term
+            self._note_creation(index, entry.term, self.cluster.scheduler.now + member.clock.lag)
 
     def _check_leader(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         first = self.leaders.setdefault(raft.term, member.where)
@@ -196,7 +208,7 @@ class Invariants:
 
         Votes that were long on their way may still make a leader of an earlier one: it will commit nothing, and never have a lease.
         """
-        if not self.cluster.scenario.lease_reads:
+        if not self.cluster.scenario.good_clocks:
             return
         for other in self.cluster.running:
             node = other.process
@@ -259,7 +271,10 @@ class Invariants:
                 raise Violation("C3", f"{member.where} committed {entry.index} of term {entry.term}, on the disks of {holders} only")
         self.committed.append(entry)
         self._commit_terms.append(raft.term)
+        known = len(self.witness.model.expiries)
         self.witness.apply(entry)
+        for expiry in self.witness.model.expiries[known:]:
+            self._check_expiry(member, expiry)
 
     # -- what is applied --------------------------------------------------------------------------------------------------------------
 
@@ -270,31 +285,52 @@ class Invariants:
         if not published.applied <= published.commit <= len(self.committed):
             raise Violation("A1", f"{member.where}: applied {published.applied}, commit {published.commit}, decided {len(self.committed)}")
         seen.applied = published.applied
-        # Between two slices of a block the commands done so far may be visible.
-        revisions = self.witness.revisions
-        least, most = revisions[published.applied], revisions[published.applied + (node._applying is not None)]
-        if not least <= published.revision <= most:
-            raise Violation(
-                "V1", f"{member.where} is at revision {published.revision} at index {published.applied}, {least} would be right"
-            )
+        self.state.look(member, node)
+
+    # -- leases -----------------------------------------------------------------------------------------------------------------------
+
+    def _note_creation(self, index: int, term: int, latest: float) -> None:
+        """An entry is seen for the first time: the turn in which it was made began now."""
+        self._created.setdefault((index, term), (self.cluster.scheduler.now, latest))
+
+    def _life_ended(self, _member: SimMember, node: Node) -> None:
+        """Take note of what was made in a turn that a crash cut short."""
+        if node.raft is not None:
+            for entry in node.raft._log.between(node.raft._log.base_index + 1, node.raft.last_index):
+                self._note_creation(entry.index, entry.term, float("inf"))
+
+    def _check_expiry(self, member: SimMember, expiry: Expiry) -> None:
+        """K2: nobody's lease expires before its time is over by any good clock, nor while its holder may count on it."""
+        now = self.cluster.scheduler.now + member.clock.lag
+        begun, ended = (self._created.get((index, self.committed[index - 1].term)) for index in (expiry.since, expiry.index))
+        if begun is not None:
+            latest = now if ended is None else min(now, ended[1])
+            least = expiry.ttl / 1e6 * (1 - self.cluster.scenario.drift) - 1e-5
+            if latest - begun[0] < least:
+                raise Violation("K2", f"{expiry} came {latest - begun[0]:.6f} s after entry {expiry.since}")
+        if not self.cluster.scenario.good_clocks:
+            return
+        for holding in self.holdings:
+            held = holding.held
+            if held.id == expiry.lease and holding.alive and not held.lost and holding.member.clock.local(now) < held.until:
+                left = held.until - holding.member.clock.local(now)
+                raise Violation("K2", f"{expiry} came while {holding.member.where} counted on it for another {left:.6f} s")
+
+    def _check_holdings(self, member: SimMember, node: Node) -> None:
+        """K2: a lease that is lost stays lost, and its holder is told once."""
+        for holding in self.holdings:
+            if holding.node is node:
+                holding.lost |= holding.held.lost
+                if holding.lost and (not holding.held.lost or holding.told != 1):
+                    raise Violation("K2", f"lease {holding.held.id} was lost at {member.where}, told {holding.told} times")
 
     def look_closely(self, member: SimMember, node: Node) -> None:
-        """Compare the whole state: digests among members, today's and an earlier revision with the model.
+        """Compare the whole state with that of others and of the model.
 
         Raises:
             Violation: they differ.
         """
-        published = node.published
-        for revision in (published.revision, self.rng.randint(1, published.revision)):
-            everything = (ops.SCAN, b"\x01", None, 0, revision, False, False)
-            right = self.witness.model.read(everything, published.revision)
-            found = published.machine.read(everything, published.revision)
-            if found != right:
-                raise Violation("V3", f"{member.where} has {found} at revision {revision}, {right} would be right")
-        if published.machine.applied == published.applied and node._applying is None:
-            digest = published.machine.digest()
-            if self._digests.setdefault(published.applied, digest) != digest:
-                raise Violation("A2", f"{member.where} is in another state at index {published.applied} than others")
+        self.state.look_closely(member, node)
 
 
 def _is_durable(raft: Raft, index: int, term: int | None) -> bool:

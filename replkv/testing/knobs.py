@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Mapping
 
-KNOBS: Mapping[str, tuple[int, ...]] = {
+KNOBS: Mapping[str, tuple[float, ...]] = {
     "leadership.APPEND_BYTES": (1, 300),
     "raftlog.RUN_ENTRIES": (1, 3),
     "progress.INFLIGHT": (1, 2),
@@ -22,24 +22,40 @@ KNOBS: Mapping[str, tuple[int, ...]] = {
     "proposals.BATCH_COMMANDS": (1, 3),
     "session.KEPT_MAX": (10, 300),
     "kv.SLICE": (1, 3),
+    "kv.SORT_RUN": (1, 2),
+    "kv.FEW": (0, 1),
     "txn.SLICE": (1,),
+    "txn.EXPIRIES": (1, 2),
+    "txn.EXPIRED_KEYS": (1, 3),
     "machine.SLICE": (1,),
     "machine.CHUNK_MAX": (100, 3000),
     "machine._PART": (1, 500),
     "snapshot._SYNC_EVERY": (1,),
     "snapshotting.CHUNK": (100, 400),
+    "watch.STEP": (1, 3),
+    "watch.PUBLISHED_STEP": (1, 3),
+    "compaction.SAMPLES": (2,),
+    "compaction.SCRUB_SLICE": (0.0,),
+    "compaction.SCRUB_PAUSE": (0.0, 0.3),
+    "verification.EVERY": (1, 7),
+    "verification.FULL_EVERY": (1_000_000,),
 }
-ALIASES = {"progress.INFLIGHT": ("raft.INFLIGHT",)}
-"""Where another module holds the same number under its own name."""
+ALIASES = {
+    "progress.INFLIGHT": ("raft.INFLIGHT",),
+    "verification.EVERY": ("upkeep.EVERY",),
+    "verification.FULL_EVERY": ("upkeep.FULL_EVERY",),
+    "watch.STEP": ("watch.Cursor.read.__defaults__",),
+}
+"""Where another module holds the same number under its own name, or a function as what it takes by default."""
 
 
-def draw_knobs(rng: random.Random) -> dict[str, int]:
+def draw_knobs(rng: random.Random) -> dict[str, float]:
     """Choose some of the knobs, and what to turn them to."""
     return {knob: rng.choice(values) for knob, values in KNOBS.items() if rng.random() < 0.3}
 
 
 @contextmanager
-def turned(knobs: Mapping[str, int]) -> Iterator[None]:
+def turned(knobs: Mapping[str, float]) -> Iterator[None]:
     """Turn knobs, and turn them back at the end.
 
     Raises:
@@ -49,7 +65,7 @@ def turned(knobs: Mapping[str, int]) -> Iterator[None]:
     before = {name: getattr(*_place(name)) for name in everywhere}
     try:
         for name, value in everywhere.items():
-            setattr(*_place(name), value)
+            setattr(*_place(name), (value,) if isinstance(before[name], tuple) else value)
         yield
     finally:
         for name, value in before.items():
@@ -57,5 +73,8 @@ def turned(knobs: Mapping[str, int]) -> Iterator[None]:
 
 
 def _place(name: str) -> tuple[object, str]:
-    module, _, constant = name.partition(".")
-    return import_module(f"replkv.{module}"), constant
+    module, *path, constant = name.split(".")
+    owner: object = import_module(f"replkv.{module}")
+    for part in path:
+        owner = getattr(owner, part)
+    return owner, constant

@@ -1,167 +1,386 @@
-"""What the store should have done: an independent model of the key-value semantics, written for clarity with plain dictionaries.
+"""What the store should have done: an independent model of its semantics, written for clarity with plain dictionaries.
 
-It shares no code with ``kv.py`` and ``machine.py``, only the numbers of ``ops.py`` that name operations.  It never forgets a version, so
-that it can answer any read at any revision.
+It shares no code with the store, the leases and the machine, only the numbers that name operations and how much may expire at once.  It
+never forgets a version, so that it can answer any read at any revision, and tell what a compaction must have left.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from replkv import errors, ops
+from replkv import errors, txn, wire
 
 if TYPE_CHECKING:
-    from replkv.ops import Raw
+    from collections.abc import Callable, Iterable
 
-Version = tuple[int, bytes | None, int, int]
-"""Revision of the change, value (None: deleted), revision of creation, number of puts since."""
+    from replkv.wire import Raw
+
+COUNTED = 64
+"""Bytes that a version counts besides its key and value, and a lease altogether."""
+
+KEY, VALUE, CREATE, MOD, VERSION, LEASE = range(6)
+
+_TARGETS = {wire.VERSION: VERSION, wire.CREATE: CREATE, wire.MOD: MOD, wire.VALUE: VALUE, wire.LEASE: LEASE}
+_SORT_BY = {wire.SORT_KEY: KEY, wire.SORT_VERSION: VERSION, wire.SORT_CREATE: CREATE, wire.SORT_MOD: MOD, wire.SORT_VALUE: VALUE}
+
+
+LeaseTable = tuple[tuple[int, int, int, int, bool, int], ...]
+"""Of each lease its id, ttl, keeper, deadline, whether it ends with its key, and how many keys it has."""
 
 
 class _RefusedError(Exception):
-    """A command that is refused as a whole; carries the kind of error."""
+    """A command that is refused as a whole; carries the kind of error, and what its answer tells besides a text."""
 
-    def __init__(self, kind: type[errors.ReplkvError]) -> None:
+    def __init__(self, kind: type[errors.ReplkvError], *details: int | Raw | None) -> None:
         super().__init__(kind.__name__)
-        self.kind = kind
+        self.answer = (wire.refusal(kind, "")[0], *details)
+
+
+@define
+class ModelLease:
+    """A lease: microseconds of cluster time; ``renewed_in`` is the entry of the log that granted or renewed it by itself."""
+
+    ttl: int
+    keeper: int
+    renewed: int
+    renewed_in: int
+    passing: bool = False
+
+
+@frozen
+class Expiry:
+    """A lease that ended because its time was over: in which entry, and in which one its time had begun."""
+
+    lease: int
+    ttl: int
+    index: int
+    since: int
 
 
 @define(eq=False, repr=False)
 class Model:
-    """The store as history: every version of every key."""
+    """The store as history: every version of every key, a tombstone being one without a value.
 
+    ``index`` and ``time`` are those of the entry at work; whoever replays a log sets them.
+    """
+
+    max_bytes: int = 1 << 62
     revision: int = 1
-    versions: dict[bytes, list[Version]] = field(factory=dict)
-    _changes: dict[bytes, Version] = field(factory=dict)  # of the command being executed
+    compacted: int = 0
+    index: int = 0
+    time: int = 0
+    versions: dict[bytes, list[Raw]] = field(factory=dict)
+    events: list[Raw] = field(factory=list)
+    leases: dict[int, ModelLease] = field(factory=dict)  # the least recently renewed first
+    last_lease: int = 0
+    stored: int = 0  # bytes of versions that are not compacted
+    expiries: list[Expiry] = field(factory=list)
+    _kept_alive: dict[int, tuple[int, int]] = field(factory=dict)  # by keeper: when, and in which entry
+    _changes: dict[bytes, Raw] = field(factory=dict)  # of the command being executed
+    _promised: dict[int, int] = field(factory=dict)  # id and ttl of the leases it makes for single keys
+    _base: int = 1  # the revision before the command
+    _oldest: int = 0  # that may be read
 
-    def execute(self, wire: Raw) -> Raw:
-        """Execute one command and return the answer it must get; of a refusal only the status counts."""
-        self._changes = {}
+    def execute(self, packed: Raw) -> Raw:
+        """Execute one command and return the answer it must get; a refusal's without its text."""
+        self._begin(self.revision, self.compacted)
         try:
-            answer = self._do(wire, self.revision)
+            answer = self._do(packed)
         except _RefusedError as refused:
-            return ops.refusal(refused.kind, "")[:1]
-        if self._changes:
-            self.revision += 1
-            for key, version in self._changes.items():
-                self.versions.setdefault(key, []).append(version)
+            return refused.answer
+        self._commit()
         return answer
 
-    def read(self, wire: Raw, revision: int) -> Raw:
-        """Return the answer a read must get from a store that is at ``revision``."""
-        self._changes = {}
+    def read(self, packed: Raw, revision: int, compacted: int = 0) -> Raw:
+        """Return the answer a read must get from a store that is at ``revision``, compacted up to ``compacted``."""
+        self._begin(revision, compacted)
         try:
-            return self._do(wire, revision)
+            return self._do(packed)
         except _RefusedError as refused:
-            return ops.refusal(refused.kind, "")[:1]
+            return refused.answer
 
-    def pairs(self) -> list[tuple[bytes, bytes, int, int, int]]:
-        """Return all living pairs: key, value, create revision, mod revision, version."""
-        return [record[:5] for record in self._span(b"", None, self.revision)]
+    def pairs(self) -> list[Raw]:
+        """Return all living pairs as records."""
+        self._begin(self.revision, 0)
+        return self._span(b"", None)
+
+    @property
+    def size(self) -> int:
+        """What counts against the quota."""
+        return self.stored + COUNTED * len(self.leases)
+
+    def _begin(self, base: int, oldest: int) -> None:
+        self._changes, self._promised, self._base, self._oldest = {}, {}, base, oldest
+
+    def _commit(self) -> None:
+        if not self._changes:
+            return
+        self.revision += 1
+        for number, ttl in self._promised.items():
+            self.leases[number] = ModelLease(ttl, 0, self.time, self.index, passing=True)
+            self.last_lease = number
+        for key, record in self._changes.items():
+            self.versions.setdefault(key, []).append(record)
+            self.events.append(record)
+            self.stored += _size(record)
+        for number in [number for number, lease in self.leases.items() if lease.passing and not self.keys_of(number)]:
+            del self.leases[number]
 
     # -- operations -------------------------------------------------------------------------------------------------------------------
 
-    def _do(self, wire: Raw, base: int) -> Raw:
-        match wire:
-            case (ops.PUT, key, value, prev_kv):
-                return self._put(key, value, prev_kv, base)
-            case (ops.DELETE, start, end, prev_kv):
-                return self._delete(start, end, prev_kv, base)
-            case (ops.ADD, key, delta):
-                return self._add(key, delta, base)
-            case (ops.TXN, compares, then, otherwise):
-                return self._txn(compares, then, otherwise, base)
-            case (ops.GET, key, revision):
-                self._check_revision(revision, base)
-                return ops.OK, self._get(key, revision or base, pending=not revision)
-            case (ops.SCAN, start, end, limit, revision, keys_only, count_only):
-                self._check_revision(revision, base)
-                return self._scan(start, end, limit, revision, (keys_only, count_only), base)
-        raise AssertionError(f"no such operation: {wire!r}")
+    def _do(self, packed: Raw) -> Raw:
+        tag, *fields = packed
+        operations: dict[int, Callable[..., Raw]] = {
+            wire.GET: self._read,
+            wire.SCAN: self._scan,
+            wire.TXN: self._txn,
+            wire.PUT: self._put,
+            wire.PUT_WITH: self._put_with,
+            wire.DELETE: self._delete,
+            wire.ADD: self._add,
+            wire.EXPECT: self._expect,
+            wire.COMPACT: self._compact,
+            wire.GRANT: self._grant,
+            wire.RENEW: self._renew,
+            wire.KEEP_ALIVE: self._keep_alive,
+            wire.REVOKE: self._revoke,
+        }
+        return operations[tag](*fields)
 
-    def _put(self, key: bytes, value: bytes, prev_kv: bool, base: int) -> Raw:
-        prev = self._get(key, base)
-        created, version = (prev[2], prev[4]) if prev else (base + 1, 0)
-        self._changes[key] = (base + 1, value, created, version + 1)
-        return ops.OK, base + 1, prev if prev_kv else None
+    def _put(self, key: bytes, value: bytes, prev_kv: bool, lease: int = 0) -> Raw:
+        prev = self._get(key)
+        created, version = (prev[CREATE], prev[VERSION]) if prev else (self._base + 1, 0)
+        record = (key, value, created, self._base + 1, version + 1, lease)
+        self._need_room(_size(record))
+        self._changes[key] = record
+        return wire.OK, self._base + 1, prev if prev_kv else None
 
-    def _delete(self, start: bytes, end: bytes | None, prev_kv: bool, base: int) -> Raw:
-        doomed = self._span(start, end, base)
-        for record in doomed:
-            self._changes[record[0]] = (base + 1, None, 0, 0)
-        return ops.OK, base + bool(self._changes), len(doomed), tuple(doomed) if prev_kv else ()
+    def _put_with(self, key: bytes, value: bytes | None, prev_kv: bool, lease: int | None, ttl: int) -> Raw:
+        present = self._get(key)
+        if present is None and (value is None or lease is None):
+            raise _RefusedError(errors.KeyNotFound)
+        if present is not None:
+            value = present[VALUE] if value is None else value
+            lease = present[LEASE] if lease is None else lease
+        assert value is not None
+        assert lease is not None
+        if lease and lease not in self.leases:
+            raise _RefusedError(errors.LeaseNotFound)
+        if ttl:
+            lease = self._free_lease(max(self.last_lease, *self._promised, 0))
+            self._promised[lease] = ttl
+        return self._put(key, value, prev_kv, lease)
 
-    def _add(self, key: bytes, delta: int, base: int) -> Raw:
-        prev = self._get(key, base)
+    def _need_room(self, more: int) -> None:
+        pending = sum(map(_size, self._changes.values())) + COUNTED * len(self._promised)
+        if self.size + pending + more > self.max_bytes:
+            raise _RefusedError(errors.QuotaExceeded)
+
+    def _expect(self, key: bytes, expected: int, inner: Raw) -> Raw:
+        present = self._get(key)
+        if (present[MOD] if present else 0) != expected:
+            raise _RefusedError(errors.Conflict, present)
+        return self._do(inner)
+
+    def _delete(self, start: bytes, end: bytes | None, prev_kv: bool) -> Raw:
+        doomed = self._span(start, end)
+        self._bury([record[KEY] for record in doomed], 0)
+        return wire.OK, self._base + bool(self._changes), len(doomed), tuple(doomed) if prev_kv else ()
+
+    def _bury(self, keys: Iterable[bytes], expired: int) -> None:
+        for key in keys:
+            self._changes[key] = (key, None, 0, self._base + 1, 0, expired)
+
+    def _add(self, key: bytes, delta: int) -> Raw:
+        prev = self._get(key)
         try:
-            number = _number(prev[1]) if prev else 0
+            number = _number(prev[VALUE]) if prev else 0
         except ValueError:
             raise _RefusedError(errors.NotACounter) from None
         if not -(2**63) <= number + delta < 2**63:
             raise _RefusedError(errors.NotACounter)
-        self._put(key, b"%d" % (number + delta), False, base)
-        return ops.OK, base + 1, number + delta
+        self._put(key, b"%d" % (number + delta), False, prev[LEASE] if prev else 0)
+        return wire.OK, self._base + 1, number + delta
 
-    def _txn(self, compares: Raw, then: Raw, otherwise: Raw, base: int) -> Raw:
-        path = self._choose((ops.TXN, compares, then, otherwise), base)
-        answers = self._follow(path, base)
-        return ops.OK, base + bool(self._changes), path[0], answers
+    def _txn(self, *packed: Raw) -> Raw:
+        path = self._choose(packed)
+        answers = self._follow(path)
+        return wire.OK, self._base + bool(self._changes), path[0], answers
 
-    def _choose(self, wire: Raw, base: int) -> tuple[bool, list[object]]:
+    def _choose(self, packed: tuple[Raw, ...]) -> tuple[bool, list[object]]:
         """Decide all branches, nested ones included, on the state before the transaction."""
-        _, compares, then, otherwise = wire
-        holds = all(self._holds(compare, base) for compare in compares)
-        return holds, [self._choose(inner, base) if inner[0] == ops.TXN else inner for inner in (then if holds else otherwise)]
+        compares, then, otherwise = packed
+        holds = all(self._holds(compare) for compare in compares)
+        branch = then if holds else otherwise
+        return holds, [self._choose(inner[1:]) if inner[0] == wire.TXN else inner for inner in branch]
 
-    def _follow(self, path: tuple[bool, list[object]], base: int) -> Raw:
+    def _follow(self, path: tuple[bool, list[object]]) -> Raw:
         answers: list[Raw] = []
         for step in path[1]:
             if isinstance(step, tuple) and isinstance(step[0], bool):
-                inner = self._follow(step, base)
-                answers.append((ops.OK, base + bool(self._changes), step[0], inner))
+                inner = self._follow(step)
+                answers.append((wire.OK, self._base + bool(self._changes), step[0], inner))
             else:
-                answers.append(self._do(step, base))  # type: ignore[arg-type]  # what is no decided branch is an operation
+                answers.append(self._do(step))  # type: ignore[arg-type]  # what is no decided branch is an operation
         return tuple(answers)
+
+    # -- history ----------------------------------------------------------------------------------------------------------------------
+
+    def _compact(self, revision: int) -> Raw:
+        if revision > self._base:
+            raise _RefusedError(errors.FutureRevision)
+        if revision <= self.compacted:
+            raise _RefusedError(errors.Compacted, self.compacted)
+        self.compacted = revision
+        self.stored = sum(_size(record) for versions in self.versions.values() for record in _kept(versions, revision))
+        return wire.OK, self._base
+
+    def history(self, compacted: int, revision: int) -> list[Raw]:
+        """Return the events that a store at ``revision``, compacted up to ``compacted``, must be able to tell of."""
+        return [record for record in self.events if compacted <= record[MOD] <= revision]
+
+    # -- leases -----------------------------------------------------------------------------------------------------------------------
+
+    def _grant(self, number: int, ttl: int, keeper: int) -> Raw:
+        self._need_room(COUNTED)
+        if number in self.leases:
+            raise _RefusedError(errors.LeaseExists)
+        if not number:
+            number = self.last_lease = self._free_lease(self.last_lease)
+        self.leases[number] = ModelLease(ttl, keeper, self.time, self.index)
+        return wire.OK, number, ttl
+
+    def _free_lease(self, after: int) -> int:
+        number = after + 1
+        while number in self.leases:
+            number += 1
+        return number
+
+    def _lease(self, number: int) -> ModelLease:
+        if number not in self.leases:
+            raise _RefusedError(errors.LeaseNotFound)
+        return self.leases[number]
+
+    def _renew(self, number: int, keeper: int) -> Raw:
+        lease = self._lease(number)
+        del self.leases[number]
+        self.leases[number] = ModelLease(lease.ttl, keeper or lease.keeper, self.time, self.index, lease.passing)
+        return wire.OK, lease.ttl
+
+    def _keep_alive(self, keeper: int) -> Raw:
+        self._kept_alive[keeper] = (self.time, self.index)
+        return wire.OK, sum(lease.keeper == keeper != 0 for lease in self.leases.values())
+
+    def _revoke(self, number: int) -> Raw:
+        self._lease(number)
+        keys = self.keys_of(number)
+        self._bury(keys, 0)
+        del self.leases[number]
+        return wire.OK, self._base + bool(keys), len(keys)
+
+    def keys_of(self, lease: int) -> list[bytes]:
+        """Return the keys that hang on a lease, in order."""
+        return sorted(key for key, versions in self.versions.items() if versions[-1][VALUE] is not None and versions[-1][LEASE] == lease)
+
+    def _begun(self, lease: ModelLease) -> tuple[int, int]:
+        """Return when a lease's time began, and in which entry."""
+        kept = self._kept_alive.get(lease.keeper, (0, 0)) if lease.keeper else (0, 0)
+        return max((lease.renewed, lease.renewed_in), kept)
+
+    def deadline(self, lease: ModelLease) -> int:
+        """Return when a lease is over."""
+        return self._begun(lease)[0] + lease.ttl
+
+    def expire(self) -> None:
+        """End the leases whose time is over, each with all its keys in one revision; no more than one entry may.
+
+        Of several that are over at once the one of the least keeper and ttl is first, and of these the least recently renewed.
+        """
+        keys = 0
+        for _ in range(txn.EXPIRIES):
+            order = sorted(self.leases.items(), key=lambda item: (self.deadline(item[1]), item[1].keeper, item[1].ttl))
+            if not order or self.deadline(order[0][1]) > self.time or keys >= txn.EXPIRED_KEYS:
+                return
+            number, lease = order[0]
+            doomed = self.keys_of(number)
+            keys += len(doomed)
+            self._begin(self.revision, 0)
+            self._bury(doomed, number)
+            del self.leases[number]
+            self._commit()
+            self.expiries.append(Expiry(number, lease.ttl, self.index, self._begun(lease)[1]))
+
+    def lease_table(self) -> LeaseTable:
+        """Return all leases, in the order of their ids."""
+        table = (
+            (number, lease.ttl, lease.keeper, self.deadline(lease), lease.passing, len(self.keys_of(number)))
+            for number, lease in self.leases.items()
+        )
+        return tuple(sorted(table))
 
     # -- looking ----------------------------------------------------------------------------------------------------------------------
 
-    def _check_revision(self, revision: int, base: int) -> None:
-        if revision > base:
+    def _check_revision(self, revision: int) -> None:
+        if revision > self._base:
             raise _RefusedError(errors.FutureRevision)
+        if 0 < revision < self._oldest:
+            raise _RefusedError(errors.Compacted, self._oldest)
 
-    def _newest(self, key: bytes, revision: int, *, pending: bool = True) -> Version | None:
-        if pending and key in self._changes:
-            return self._changes[key]
-        return next((version for version in reversed(self.versions.get(key, ())) if version[0] <= revision), None)
+    def _get(self, key: bytes, asked: int = 0) -> Raw | None:
+        """Return a pair as of a revision; 0: as the command at work sees it."""
+        if not asked and key in self._changes:
+            found: Raw | None = self._changes[key]
+        else:
+            revision = asked or self._base
+            found = next((record for record in reversed(self.versions.get(key, ())) if record[MOD] <= revision), None)
+        return found if found is not None and found[VALUE] is not None else None
 
-    def _get(self, key: bytes, revision: int, *, pending: bool = True) -> Raw | None:
-        found = self._newest(key, revision, pending=pending)
-        if found is None or found[1] is None:
-            return None
-        return key, found[1], found[2], found[0], found[3], 0
-
-    def _span(self, start: bytes, end: bytes | None, revision: int, *, pending: bool = True) -> list[Raw]:
+    def _span(self, start: bytes, end: bytes | None, asked: int = 0) -> list[Raw]:
         keys = sorted(key for key in {*self.versions, *self._changes} if start <= key and (end is None or key < end))
-        records = (self._get(key, revision, pending=pending) for key in keys)
+        records = (self._get(key, asked) for key in keys)
         return [record for record in records if record is not None]
 
-    def _scan(self, start: bytes, end: bytes | None, limit: int, revision: int, flags: tuple[bool, bool], base: int) -> Raw:
-        found = self._span(start, end, revision or base, pending=not revision)
-        keys_only, count_only = flags
-        shown = [] if count_only else found[:limit] if limit else found
-        if keys_only:
-            shown = [(record[0], b"", *record[2:]) for record in shown]
-        at = base + bool(self._changes)
-        return ops.OK, at, tuple(shown), len(found), not count_only and len(shown) < len(found)
+    def _read(self, key: bytes, revision: int) -> Raw:
+        self._check_revision(revision)
+        return wire.OK, self._get(key, revision)
 
-    def _holds(self, compare: Raw, base: int) -> bool:
+    def _scan(self, start: bytes, end: bytes | None, limit: int, revision: int, *options: int) -> Raw:
+        self._check_revision(revision)
+        found = self._span(start, end, revision)
+        keys_only, count_only, sort_by, descending, *bounds = options
+        wanted = [] if count_only else [record for record in found if _within(record, *bounds)]
+        wanted.sort(key=lambda record: record[_SORT_BY[sort_by]], reverse=bool(descending))  # stable, also in reverse
+        shown = wanted[:limit] if limit else wanted
+        if keys_only:
+            shown = [(record[KEY], b"", *record[CREATE:]) for record in shown]
+        return wire.OK, self._base + bool(self._changes), tuple(shown), len(found), len(shown) < len(wanted)
+
+    def _holds(self, compare: Raw) -> bool:
         start, end, target, relation, operand = compare
-        records = self._span(start, end, base)
+        records = self._span(start, end)
         if not records:
-            return target != ops.VALUE and _related(0, relation, operand)
-        at = {ops.VERSION: 4, ops.CREATE: 2, ops.MOD: 3, ops.VALUE: 1, ops.LEASE: 5}[target]
-        return all(_related(record[at], relation, operand) for record in records)
+            return target != wire.VALUE and _related(0, relation, operand)
+        return all(_related(record[_TARGETS[target]], relation, operand) for record in records)
+
+
+def _size(record: Raw) -> int:
+    return COUNTED + len(record[KEY]) + len(record[VALUE] or b"")
+
+
+def _kept(versions: list[Raw], compacted: int) -> list[Raw]:
+    """Return the versions of a key that count after a compaction: what is visible at it or later, without tombstones up to it."""
+    old = [record for record in versions if record[MOD] <= compacted]
+    visible = [record for record in old[-1:] if record[VALUE] is not None]
+    return visible + versions[len(old) :]
+
+
+def _within(record: Raw, min_mod: int, max_mod: int, min_create: int, max_create: int) -> bool:
+    def inside(number: int, least: int, most: int) -> bool:
+        return least <= number and (not most or number <= most)
+
+    return inside(record[MOD], min_mod, max_mod) and inside(record[CREATE], min_create, max_create)
 
 
 def _number(text: bytes) -> int:
@@ -173,8 +392,8 @@ def _number(text: bytes) -> int:
 
 
 def _related(value: int | bytes, relation: int, operand: int | bytes) -> bool:
-    if relation == ops.EQUAL:
+    if relation == wire.EQUAL:
         return value == operand
-    if relation == ops.NOT_EQUAL:
+    if relation == wire.NOT_EQUAL:
         return value != operand
-    return value > operand if relation == ops.GREATER else value < operand  # type: ignore[operator]  # both of one type
+    return value > operand if relation == wire.GREATER else value < operand  # type: ignore[operator]  # both of one type

@@ -8,6 +8,7 @@ now all members, but those whose disks were lost, serve as well, come to the sam
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -16,19 +17,26 @@ from replkv.ops import Get, Put
 from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
 from replkv.testing.history import Consistency, Outcome, Violation
+from replkv.testing.holders import Holders
 from replkv.testing.invariants import Invariants
 from replkv.testing.knobs import turned
 from replkv.testing.nemesis import Nemesis
+from replkv.testing.sim import nothing
 from replkv.testing.swarm import Scenario, draw
+from replkv.testing.watchers import Watchers
 from replkv.testing.workload import Workload
+from replkv.values import Progress, to_ttl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replkv.testing.cluster import SimMember
+    from replkv.testing.holders import Holding
 
 PATIENCE = 10
 """Election timeouts a healed cluster has for everything it owes."""
+WATCHED_WITHIN = 2.0
+"""Seconds within which watches have yielded what is published."""
 
 
 @frozen
@@ -44,6 +52,7 @@ class Report:
         entries: committed.
         outcomes: of the clients' operations, by kind.
         faults: injected, by kind.
+        sights: what else was met, by kind: so that nobody is content with runs in which nothing happens.
     """
 
     fingerprint: str
@@ -54,6 +63,7 @@ class Report:
     entries: int
     outcomes: dict[str, int]
     faults: dict[str, int]
+    sights: dict[str, int]
 
 
 @define(eq=False, repr=False)
@@ -70,6 +80,8 @@ class Simulation:
     cluster: SimCluster = field(init=False)
     invariants: Invariants = field(init=False)
     workload: Workload = field(init=False)
+    holders: Holders = field(init=False)
+    watchers: Watchers = field(init=False)
     nemesis: Nemesis = field(init=False)
     probes: int = 0
     unanswered: int = 0
@@ -79,6 +91,9 @@ class Simulation:
         self.cluster = SimCluster(self.scenario, self.verbose)
         self.invariants = Invariants(self.cluster, random.Random(f"invariants {seed}"))
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"))
+        self.holders = Holders(self.workload, random.Random(f"holders {seed}"))
+        self.invariants.holdings = self.holders.holdings
+        self.watchers = Watchers(self.cluster, random.Random(f"watchers {seed}"))
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), self.invariants)
 
     def run(self) -> Report:
@@ -104,7 +119,25 @@ class Simulation:
         cluster, invariants = self.cluster, self.invariants
         faults = {**cluster.counts, **cluster.network.faults}
         numbers = (cluster.scheduler.now, cluster.scheduler.steps, invariants.looks, len(invariants.leaders), len(invariants.committed))
-        return Report(cluster.trace.digest, *numbers, outcomes=outcomes, faults=faults)
+        return Report(cluster.trace.digest, *numbers, outcomes=outcomes, faults=faults, sights=dict(self._sights()))
+
+    def _sights(self) -> Counter[str]:
+        sights: Counter[str] = Counter()
+        model, holdings = self.invariants.witness.model, self.holders.holdings
+        for command, effect in self.invariants.witness.slots.values():
+            refused = f" refused with {effect.answer[0]}" if effect.answer[0] else ""
+            sights[f"command {command[0]}{refused}"] += 1
+        sights["leases expired"] = len(model.expiries)
+        sights["leases held"] = len(holdings)
+        sights["leases lost"] = sum(holding.lost for holding in holdings)
+        for watcher in self.watchers.each:
+            for stream in watcher.streams:
+                sights[f"watches {stream.end.value}"] += 1
+                sights["watches gone on with"] += stream.resumes is not None
+                sights["watches with the present state"] += stream.state is not None
+                sights["watched events"] += len(stream.events)
+                sights["watched marks"] += sum(isinstance(part[0], Progress) for part in stream.parts)
+        return sights
 
     # -- phases -----------------------------------------------------------------------------------------------------------------------
 
@@ -113,8 +146,11 @@ class Simulation:
             self.cluster.scheduler.after(member.rng.uniform(0.0, 0.5), member.start)
         self.nemesis.begin()
         self.workload.begin()
+        self.holders.begin()
+        self.watchers.begin()
         self.cluster.run(self.scenario.duration)
         self.workload.active = False
+        self.watchers.settle()
 
     def _survive(self) -> None:
         """A majority whose members all reach each other goes on, whatever becomes of the others."""
@@ -130,16 +166,56 @@ class Simulation:
         sound = self.cluster.sound
         self._serve(sound)
         self._must(lambda: self._are_equal(sound), "members do not catch up")
+        self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)
         before = self._leader(sound)
-        self.cluster.run(2 * self.scenario.settings.election_timeout)
+        self._leave_alone(sound)
         if before is None or self._leader(sound) != before:
             raise Violation("liveness", f"leadership moved from {before} to {self._leader(sound)} although nothing was wrong")
+
+    def _leave_alone(self, sound: list[SimMember]) -> None:
+        """With nothing to do but upkeep: leases that are kept alive live, the others end, history goes, and what waits is counted right."""
+        settings = self.scenario.settings
+        kept = [holding for holding in self.holders.holdings if holding.alive and self._is_kept(holding)]
+        self.cluster.run(2 * settings.election_timeout)
+        longest = max((lease.ttl for lease in self.invariants.witness.model.leases.values()), default=0) / 1e6
+        self._must(lambda: not self._forsaken(), "leases do not expire", self._until_expiry(longest))
+        lost = [holding.held for holding in kept if holding.held.lost]
+        if lost:
+            raise Violation("K2", f"{lost} were lost although they were kept alive")
+        self._must(lambda: all(self._is_tidy(member) for member in sound), "what is compacted is not removed")
+
+    def _is_kept(self, holding: Holding) -> bool:
+        lease = self.invariants.witness.model.leases.get(holding.held.id)
+        return lease is not None and lease.keeper == holding.node.keeper.number and holding.held.kept and not holding.held.lost
+
+    def _forsaken(self) -> list[int]:
+        """Return the leases that nobody keeps alive: they have to end."""
+        held = {holding.held.id for holding in self.holders.holdings if holding.alive and self._is_kept(holding)}
+        return [number for number in self.invariants.witness.model.leases if number not in held]
+
+    def _is_tidy(self, member: SimMember) -> bool:
+        """Tell whether no more history is kept than was wanted, and nothing that is compacted."""
+        if member.node is None:
+            return False
+        store, kept = member.node.machine.store, self.scenario.settings.compact_revisions
+        return not store.unscrubbed and (not kept or store.revision - store.compacted <= kept + kept // 10)
 
     def _settle_account(self) -> None:
         self.cluster.run(self.scenario.patience)
         for member in self.cluster.running:
             self.invariants.look_closely(member, member.process)
-        check(self.workload.history, self.invariants.witness)
+            self._check_admission(member)
+        check(self.workload.history, self.invariants.witness, self.cluster.own)
+        self.watchers.check(self.invariants.witness.model)
+
+    def _check_admission(self, member: SimMember) -> None:
+        """F1: what counts as being under way is what waits in the queue or in a batch."""
+        proposals = member.process.proposals
+        calls = [*proposals._queue, *(call for batch in proposals._batches.values() for call in batch.calls)]
+        counted = proposals.admission.commands, proposals.admission.bytes
+        right = len(calls), sum(len(call.command or b"") for call in calls)
+        if counted != right:
+            raise Violation("F1", f"{member.where} counts {counted} under way, {right} would be right")
 
     # -- liveness -------------------------------------------------------------------------------------------------------------------------
 
@@ -151,9 +227,30 @@ class Simulation:
             for operation, consistency in ((Put, Consistency.WRITE), (Get, Consistency.LINEARIZABLE)):
                 self._probe(member, operation, consistency)
         self._must(lambda: not self.unanswered, "a member does not answer")
+        self._let_expire(core[0])
 
-    def _must(self, done: Callable[[], bool], otherwise: str) -> None:
-        seconds = PATIENCE * self.scenario.settings.election_timeout
+    def _let_expire(self, member: SimMember) -> None:
+        """A lease that is granted and not kept alive expires in time, whoever leads then."""
+        ttl = max(self.scenario.settings.min_ttl, 0.5)
+        answers: list[Holding | None] = []
+        patience = PATIENCE * self.scenario.settings.election_timeout
+        self.holders.hold(member, 0, to_ttl(ttl), keep_alive=False, then=answers.append, patience=patience)
+        self._must(lambda: bool(answers), "no answer to who wants a lease")
+        holding = answers[0]
+        if holding is None:
+            return  # the store is full, or nobody knows
+        put = Put(b"leased %d" % holding.held.id, "probe", lease=holding.held.id)
+        self.workload.run(member, put, Consistency.WRITE, nothing, patience=patience)
+        leases = self.invariants.witness.model.leases
+        self._must(lambda: holding.held.id not in leases, "a lease does not expire", self._until_expiry(ttl))
+        self.cluster.count("lease expired in time")
+
+    def _until_expiry(self, ttl: float) -> float:
+        """Return for how many seconds a lease may last, counted from its last renewal."""
+        return (ttl + 1.0) * (1 + 2 * self.scenario.drift) + 2 * self.scenario.settings.election_timeout
+
+    def _must(self, done: Callable[[], bool], otherwise: str, seconds: float | None = None) -> None:
+        seconds = PATIENCE * self.scenario.settings.election_timeout if seconds is None else seconds
         if not self.cluster.run_until(done, seconds):
             states = [str(member.node.status()) if member.node else f"{member.name} is down" for member in self.cluster.members.values()]
             raise Violation("liveness", f"{otherwise} within {seconds} s after all was well: {states}")

@@ -58,6 +58,10 @@ class Scenario:
         think: seconds between two calls of a client, on average.
         writes: the share of calls that write; few leave the followers equal to their leader most of the time.
         keys: how many different keys they use.
+        holders: how many of leases work at once.
+        ttls: seconds that leases live.
+        compactions: whether clients ask for some.
+        watchers: how many consumers of watches there are.
         patience: seconds a client waits for an answer at most.
         snapshot_step: seconds a step of a snapshot takes at most.
         knobs: sizes that are not as in the product.
@@ -77,13 +81,17 @@ class Scenario:
     think: float
     writes: float
     keys: int
+    holders: int
+    ttls: tuple[float, ...]
+    compactions: bool
+    watchers: int
     patience: float
     snapshot_step: float
-    knobs: dict[str, int]
+    knobs: dict[str, float]
 
     @property
-    def lease_reads(self) -> bool:
-        """Whether the clocks are good enough for reads under the leader's lease."""
+    def good_clocks(self) -> bool:
+        """Whether the clocks are good enough for reads under the leader's lease, and for holders of leases to give up in time."""
         return self.drift < 0.005
 
 
@@ -92,10 +100,11 @@ def draw(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     size = rng.choice((1, 3, 3, 3, 3, 3, 3, 5))
     share = rng.choice((0.1, 0.3, 0.6))
+    settings = _settings(rng)
     return Scenario(
         seed=seed,
         names=tuple("abcde"[:size]),
-        settings=_settings(rng),
+        settings=settings,
         config=_config(rng),
         duration=rng.uniform(8.0, 20.0),
         faults=tuple(fault for fault in FAULTS if rng.random() < share),
@@ -107,6 +116,10 @@ def draw(seed: int) -> Scenario:
         think=rng.choice((0.02, 0.05, 0.2, 1.0)),
         writes=rng.choice((0.1, 0.6, 0.6)),
         keys=rng.choice((1, 4, 16)),
+        holders=rng.choice((0, 2, 4)),
+        ttls=rng.choice(((settings.min_ttl, 0.7), (0.5, 1.0, 3.0), (2.0,))),
+        compactions=rng.random() < 0.6,
+        watchers=rng.choice((0, 3, 8)),
         patience=rng.choice((0.3, 1.0, 4.0)),
         snapshot_step=rng.choice((0.0005, 0.02, 0.4)),
         knobs=draw_knobs(rng),
@@ -116,7 +129,16 @@ def draw(seed: int) -> Scenario:
 def _settings(rng: random.Random) -> Settings:
     election_timeout, heartbeat, promise = rng.choice(((1.5, 0.1, 0.15), (1.5, 0.1, 0.15), (0.8, 0.05, 0.2), (1.0, 0.1, 0.3)))
     session_ttl = rng.choice((600.0, 600.0, 2.0))
-    return Settings(election_timeout=election_timeout, heartbeat=heartbeat, promise=promise, session_ttl=session_ttl)
+    return Settings(
+        election_timeout=election_timeout,
+        heartbeat=heartbeat,
+        promise=promise,
+        session_ttl=session_ttl,
+        max_bytes=rng.choice((1 << 31, 1 << 31, 20_000, 5_000)),
+        compact_age=rng.choice((3600.0, 0.0, 1.0)),
+        compact_revisions=rng.choice((1_000_000, 0, 30, 5)),
+        compact_bytes=rng.choice((1 << 28, 0, 5_000, 1_000)),
+    )
 
 
 def _config(rng: random.Random) -> Config:
@@ -125,6 +147,8 @@ def _config(rng: random.Random) -> Config:
         snapshot_bytes=rng.choice((300, 1000, 4 << 10, 1 << 20)),
         trailing_entries=rng.choice((1, 1, 10)),
         block_bytes=rng.choice((200, 2000, 512 << 10)),
+        max_commands_in_flight=rng.choice((100_000, 100_000, 3)),
+        max_bytes_in_flight=rng.choice((64 << 20, 64 << 20, 2000)),
     )
 
 

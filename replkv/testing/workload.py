@@ -1,29 +1,32 @@
-"""Clients: threads of the members' processes that write and read, wait only so long, and note what they saw.
-
-No two writes are alike, so that each can be found in the log: puts carry a value of their own, counters a delta, deletes an end that no
-key reaches, transactions a key nobody else asks for.
-"""
+"""Clients: threads of the members' processes that write and read, wait only so long, and note what they saw."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field
 
-from replkv import codec
+from replkv import codec, wire
 from replkv.errors import OutcomeUnknown
-from replkv.ops import Add, Delete, Get, Key, Put, Scan, Txn, refusal
 from replkv.proposals import Call
+from replkv.testing.checker import OUTCOME_UNKNOWN
 from replkv.testing.history import Consistency, History, Operation, Outcome
+from replkv.testing.requests import Requests
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from replkv.node import Node
+    from replkv.node import Node, Published
     from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.wire import Raw
 
-OUTCOME_UNKNOWN = refusal(OutcomeUnknown, "")[0]
+
+class Packable(Protocol):
+    """An operation."""
+
+    def to_wire(self) -> Raw:
+        """Return the tuple that stands for it in the log."""
 
 
 class SimCall(Call):
@@ -57,6 +60,7 @@ class Task:
     patience: float
     then: Callable[[], object]
     call: SimCall | None = None
+    entrance: SimCall | None = None  # finished when there is room for the call
 
     @property
     def pending(self) -> bool:
@@ -77,10 +81,11 @@ class Workload:
     rng: random.Random
     history: History = field(factory=History)
     active: bool = True
+    requests: Requests = field(init=False)
     _tasks: dict[int, Task] = field(factory=dict)
-    _seen: int = 1  # a revision somebody saw
 
     def __attrs_post_init__(self) -> None:
+        self.requests = Requests(self.cluster.scenario, self.rng)
         self.cluster.mourners.append(self._life_ended)
 
     def begin(self) -> None:
@@ -104,17 +109,17 @@ class Workload:
 
     def _ask(self, member: SimMember) -> None:
         write, consistency = self.rng.random() < self.cluster.scenario.writes, self.rng.choice(self._consistencies())
-        operation = self._write() if write else self._read()
+        operation: Packable = self.requests.write() if write else self.requests.read()
         self.run(member, operation, Consistency.WRITE if write else consistency, self._think)
 
     def _consistencies(self) -> tuple[Consistency, ...]:
         usual = (Consistency.LINEARIZABLE, Consistency.LINEARIZABLE, Consistency.LOCAL)
-        return (*usual, Consistency.LEASE) if self.cluster.scenario.lease_reads else usual
+        return (*usual, Consistency.LEASE) if self.cluster.scenario.good_clocks else usual
 
     def run(
         self,
         member: SimMember,
-        operation: Put | Delete | Add | Get | Scan | Txn,
+        operation: Packable,
         consistency: Consistency,
         then: Callable[[], object],
         *,
@@ -145,9 +150,28 @@ class Workload:
     # -- ways of an operation ---------------------------------------------------------------------------------------------------------
 
     def _submit(self, task: Task) -> None:
-        task.call = SimCall(codec.pack(task.operation.wire), lambda: self._soon(task, self._settle))
+        command = codec.pack(task.operation.wire)
+        task.call = SimCall(command, lambda: self._soon(task, self._settle))
         self._limit(task)
-        task.node.submit(task.call)
+        if task.node.proposals.admission.enter(len(command)):
+            self._hand_over(task, task.call)
+        else:
+            task.entrance = SimCall(None, lambda: self._soon(task, self._admitted))
+            task.node.line_up(task.entrance, len(command))
+
+    def _admitted(self, task: Task) -> None:
+        """There is room for the call now, or its member has stopped."""
+        if task.entrance is None or task.call is None:
+            return
+        if task.entrance.error is not None:
+            self._end(task, lambda: self.history.failed(task.operation))
+        else:
+            task.entrance = None
+            self._hand_over(task, task.call)
+
+    def _hand_over(self, task: Task, call: SimCall) -> None:
+        self.cluster.slots[call] = task.operation.slots
+        task.node.submit(call)
 
     def _ask_barrier(self, task: Task) -> None:
         task.call = SimCall(None, lambda: self._soon(task, self._settle))
@@ -165,29 +189,45 @@ class Workload:
     def _read_once(self, task: Task, term: int) -> None:
         published = task.node.published
         answer = published.machine.read(task.operation.wire, published.revision)
-        self._soon(task, lambda task: self._confirm_lease(task, term, published.revision, answer))
+        if answer is None:
+            self._ask_barrier(task)
+            return
+        compacted = published.machine.store.compacted
+        self._soon(task, lambda task: self._confirm_lease(task, term, answer, (published.revision, compacted)))
 
-    def _confirm_lease(self, task: Task, term: int, revision: int, answer: tuple[object, ...]) -> None:
+    def _confirm_lease(self, task: Task, term: int, answer: Raw, store: tuple[int, int]) -> None:
         after = task.node.published
         if after.term != term or task.node.clock() >= after.lease_until:
             self._ask_barrier(task)
         else:
-            self._end(task, lambda: self.history.answered(task.operation, answer, revision))
+            self._end(task, lambda: self.history.answered(task.operation, answer, *store))
 
     def _answer_read(self, task: Task) -> None:
+        """Read; sometimes the thread stands still between its look at what is published and its read of that."""
         published = task.node.published
+        if self.rng.random() < 0.3:
+            self._soon(task, lambda task: self._read_from(task, published), self.rng.choice((0.0002, 0.05, 0.5)))
+        else:
+            self._read_from(task, published)
+
+    def _read_from(self, task: Task, published: Published) -> None:
         answer = published.machine.read(task.operation.wire, published.revision)
-        self._seen = max(self._seen, published.revision)
-        self._end(task, lambda: self.history.answered(task.operation, answer, published.revision))
+        if answer is None:  # what it was to read has been removed meanwhile
+            self.cluster.count("read outrun by a compaction")
+            self._read_from(task, task.node.published)
+            return
+        self.requests.saw(published.revision)
+        compacted = published.machine.store.compacted
+        self._end(task, lambda: self.history.answered(task.operation, answer, published.revision, compacted))
 
     # -- ends of an operation ---------------------------------------------------------------------------------------------------------
 
     def _limit(self, task: Task) -> None:
         self.cluster.scheduler.after(task.patience, lambda: self._soon(task, self._give_up))
 
-    def _soon(self, task: Task, action: Callable[[Task], None]) -> None:
+    def _soon(self, task: Task, action: Callable[[Task], None], within: float = 0.0002) -> None:
         """Do the next step on the caller's thread, a little later, when its process can."""
-        delay = task.member.clock.lag + self.rng.random() * 0.0002
+        delay = task.member.clock.lag + self.rng.random() * within
         resume = lambda _: action(task) if task.pending else None  # noqa: E731  # shorter than a method
         self.cluster.scheduler.after(delay, lambda: task.member.on_caller_thread(resume) if task.pending else None)
 
@@ -211,13 +251,23 @@ class Workload:
             self.history.unknown(operation)
         else:
             self.history.answered(operation, answer)
+            if operation.wire[0] in (wire.PUT, wire.DELETE, wire.TXN) and answer[0] == wire.OK:
+                self.requests.saw(answer[1])
 
     def _give_up(self, task: Task) -> None:
         call = task.call
         if call is None or call.finished:
             return  # its answer is on the way
-        untouched = task.node.give_up(call)
+        waits_outside = task.entrance is not None
+        untouched = self._turn_back(task, len(call.command or b"")) if waits_outside else task.node.give_up(call)
         self._end(task, lambda: (self.history.failed if untouched else self.history.unknown)(task.operation))
+
+    def _turn_back(self, task: Task, size: int) -> bool:
+        """Leave the line; who was just let in goes out again."""
+        admission = task.node.proposals.admission
+        if task.entrance is not None and not admission.give_up(task.entrance, size):
+            admission.leave(1, size)
+        return True
 
     def _end(self, task: Task, note: Callable[[], None]) -> None:
         self._tasks.pop(task.operation.number, None)
@@ -239,55 +289,3 @@ class Workload:
             self._end(task, lambda: self.history.unknown(operation))
         else:
             self._end(task, lambda: self.history.failed(operation))
-
-    # -- what they ask for ------------------------------------------------------------------------------------------------------------
-
-    def _key(self) -> bytes:
-        return b"k%02d" % self.rng.randrange(self.cluster.scenario.keys)
-
-    def _unique(self) -> bytes:
-        return b"%d" % (len(self.history.operations) + 1)
-
-    def _write(self) -> Put | Delete | Add | Txn:
-        kind = self.rng.choices(("put", "delete", "clear", "add", "txn", "big"), (8, 2, 1, 4, 4, 1))[0]
-        key, unique = self._key(), self._unique()
-        match kind:
-            case "put":
-                return Put(key, b"v" + unique, prev_kv=self.rng.random() < 0.5)
-            case "big":
-                return Put(key, b"v" + unique + bytes(self.rng.randrange(3000)))
-            case "delete":
-                return Delete(start=key, end=key + b"\x00" + unique, prev_kv=self.rng.random() < 0.5)
-            case "clear":
-                return Delete(start=b"k", end=b"k~" + unique)
-            case "add":
-                return Add(key if self.rng.random() < 0.1 else b"n" + key, len(self.history.operations) + 1)
-        return self._txn(key, unique, nested=self.rng.random() < 0.3)
-
-    def _txn(self, key: bytes, unique: bytes, *, nested: bool) -> Txn:
-        conditions = [
-            Key(key).version > self.rng.randrange(3),
-            Key(key).mod_revision < self._seen + self.rng.randrange(5),
-            Key(prefix=b"k").create_revision < self._seen,
-            Key(key).missing,
-            Key(key).value > b"v5",
-        ]
-        chosen = [condition for condition in conditions if self.rng.random() < 0.3]
-        then: list[Put | Delete | Add | Get | Scan | Txn] = [Get(key), Put(key, b"v" + unique), Scan(prefix=b"k", limit=3)]
-        other = self._key()
-        if other != key and self.rng.random() < 0.2:
-            then.append(Add(other, 1))  # refused where that holds a text, and then nothing of it may remain
-        if nested:
-            then.append(Txn(compare=[Key(key).exists], then=[Put(b"t" + key, b"w" + unique)], otherwise=[Delete(b"t" + key)]))
-        otherwise = [Delete(key)] if self.rng.random() < 0.3 else [Get(key)]
-        return Txn(compare=[Key(b"u" + unique).missing, *chosen], then=then, otherwise=otherwise)
-
-    def _read(self) -> Get | Scan | Txn:
-        key = self._key()
-        past = self.rng.randint(1, self._seen) if self.rng.random() < 0.2 else None
-        match self.rng.randrange(4):
-            case 0:
-                return Scan(prefix=b"k", limit=self.rng.randrange(4), revision=past, keys_only=self.rng.random() < 0.2)
-            case 1:
-                return Txn(compare=[Key(key).exists], then=[Get(key), Scan(prefix=b"n")], otherwise=[Scan(prefix=b"t", count_only=True)])
-        return Get(key, revision=past)

@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from replkv import Add, Compare, Config, Delete, Get, Key, Put, Replica, Scan, Settings
+from replkv import Add, Compare, Config, Delete, Event, Get, Key, Lease, Put, Replica, Scan, Settings, Watch
 
 OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add}
 
@@ -47,6 +47,8 @@ class Host:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._leases: dict[int, Lease] = {}
+        self._watches: dict[str, Watch] = {}
 
     def transact(self, compares: list[Any], then: list[Any], otherwise: list[Any]) -> Any:
         """Run a transaction."""
@@ -56,6 +58,36 @@ class Host:
     def put_many(self, pairs: list[list[str]]) -> Any:
         """Put many pairs, all in flight at once."""
         return [future.result().revision for future in [self._replica.submit(Put(key, value)) for key, value in pairs]]
+
+    def hold(self, ttl: float, *, keep_alive: bool = True) -> int:
+        """Make a lease and keep its handle; return its id."""
+        lease = self._replica.lease(ttl, keep_alive=keep_alive)
+        self._leases[lease.id] = lease
+        return lease.id
+
+    def lost(self, lease: int) -> bool:
+        """Tell whether a lease that this process holds is lost, as its handle says."""
+        return self._leases[lease].lost.is_set()
+
+    def wait_lost(self, lease: int, timeout: float) -> bool:
+        """Wait until it is lost."""
+        return self._leases[lease].lost.wait(timeout)
+
+    def begin_watch(self, name: str, **arguments: Any) -> None:
+        """Open a watch under a name."""
+        self._watches[name] = self._replica.watch(**arguments)
+
+    def events(self, name: str, count: int, timeout: float) -> list[list[Any]]:
+        """Return the next events of a watch, fewer if they don't come in time: kind, key, value, revision, expired."""
+        found: list[list[Any]] = []
+        while len(found) < count and (event := self._watches[name].next(timeout)) is not None:
+            assert isinstance(event, Event)
+            found.append([event.kind, event.kv.key_text, event.kv.text, event.revision, event.expired])
+        return found
+
+    def next_revision(self, name: str) -> int:
+        """Return where a watch can be resumed."""
+        return self._watches[name].revision
 
     def internals(self) -> dict[str, Any]:
         """Return what no call of the API tells: the digest of the state, frames dropped, memory in KiB."""

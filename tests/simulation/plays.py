@@ -10,14 +10,18 @@ from typing import Any
 import attrs
 
 from replkv.config import Config, Settings
-from replkv.ops import Get, Put
+from replkv.ops import Get, Packable, Put
 from replkv.testing.cluster import SimMember
 from replkv.testing.history import Consistency, Outcome
+from replkv.testing.holders import Holding
 from replkv.testing.knobs import turned
 from replkv.testing.network import Weather
 from replkv.testing.sim import nothing
 from replkv.testing.simulation import Simulation
 from replkv.testing.swarm import draw
+from replkv.testing.watchers import Watcher
+from replkv.values import Span, to_ttl
+from replkv.wire import Raw
 
 CALM = attrs.evolve(
     draw(1),
@@ -29,6 +33,8 @@ CALM = attrs.evolve(
     drift=0.0,
     creep=0.0,
     clients=0,
+    holders=0,
+    watchers=0,
     patience=4.0,
     snapshot_step=0.0005,
     knobs={},
@@ -42,6 +48,31 @@ class Play(Simulation):
         probe = self.workload.run(member, Put("k", value), Consistency.WRITE, nothing, patience=3.0)
         assert self.cluster.run_until(lambda: probe.outcome is not Outcome.PENDING, 5.0)
         assert probe.outcome is Outcome.ANSWERED
+
+    def ask(self, member: SimMember, operation: Packable[Any]) -> Raw:
+        """Have an operation executed, and return its answer."""
+        probe = self.workload.run(member, operation, Consistency.WRITE, nothing, patience=3.0)
+        assert self.cluster.run_until(lambda: probe.outcome is not Outcome.PENDING, 5.0)
+        assert probe.answer is not None
+        return probe.answer
+
+    def hold(self, member: SimMember, ttl: float, *, lease: int = 0, keep_alive: bool = True) -> Holding:
+        """Hold a lease at a member; of an id, take it over."""
+        answers: list[Holding | None] = []
+        self.holders.hold(member, lease, 0 if lease else to_ttl(ttl), keep_alive=keep_alive, then=answers.append, patience=3.0)
+        assert self.cluster.run_until(lambda: bool(answers), 5.0)
+        assert answers[0] is not None
+        return answers[0]
+
+    def lives(self, lease: int) -> bool:
+        """Whether the cluster has a lease."""
+        return lease in self.invariants.witness.model.leases
+
+    def watch(self, member: SimMember, span: Span, *, whole: bool = False, pause: float = 0.0) -> Watcher:
+        """Begin a watch at a member."""
+        watcher = self.watchers.add(Watcher(self.watchers, span, ("put", "delete"), False, whole, 0, None, pause))
+        watcher.open(member)
+        return watcher
 
     def read(self, member: SimMember, consistency: Consistency = Consistency.LINEARIZABLE) -> bytes | None:
         probe = self.workload.run(member, Get("k"), consistency, nothing, patience=3.0)

@@ -12,8 +12,9 @@ from stories import Story
 from replkv import codec
 from replkv.errors import NotACounter
 from replkv.messages import EntryKind
-from replkv.ops import Add, Delete, Get, Key, Put, Scan, Txn, refusal
+from replkv.ops import Add, Compact, Delete, Get, Grant, KeepAlive, Key, Put, Renew, Revoke, Scan, Txn
 from replkv.testing.history import Consistency, Operation, Violation
+from replkv.wire import refusal
 
 
 def rejects(story: Story, rule: str) -> None:
@@ -192,6 +193,64 @@ def test_commands_of_one_batch_take_effect_in_their_order() -> None:
     story.check()
 
 
+def test_leases_are_granted_renewed_and_revoked() -> None:
+    story = Story()
+    story.wrote(Grant(0, 1000, 5))
+    story.wrote(Put("k", "1", lease=1))
+    story.wrote(KeepAlive(5))
+    story.wrote(KeepAlive(5))  # the same once more
+    story.wrote(Renew(1, 0))
+    story.wrote(Renew(2, 0))  # there is none
+    revoked = story.wrote(Revoke(1))
+    assert revoked.answer == (0, 3, 1)
+    story.served(story.reads(Get("k")), 3)
+    story.check()
+
+
+def test_a_lease_expires_with_the_entry_whose_time_is_late_enough() -> None:
+    story = Story()
+    story.wrote(Grant(0, 1000, 5))
+    story.wrote(Put("k", "1", lease=1))
+    story.time = 999
+    story.wrote(KeepAlive(5))
+    story.time = 1998
+    story.wrote(Put("j", "1"))
+    story.served(story.reads(Get("k")), 3)
+    story.time = 1999
+    story.wrote(Put("j", "2"))
+    story.served(story.reads(Get("k")), 5)
+    assert [(expiry.lease, expiry.since) for expiry in story.witness.model.expiries] == [(1, 5)]
+    story.check()
+
+
+def test_a_read_of_what_is_compacted_has_its_answer() -> None:
+    story = Story()
+    story.wrote(Put("k", "1"))
+    story.wrote(Put("k", "2"))
+    early = story.reads(Get("k", revision=2))
+    story.wrote(Compact(3))
+    late = story.reads(Get("k", revision=2))
+    story.returns(early, (0, (b"k", b"1", 2, 2, 1, 0)), 3)
+    story.returns(late, (1, "compacted", 3), 3, compacted=3)
+    story.check()
+
+
+def test_two_commands_that_are_alike_are_two_commands() -> None:
+    story = Story()
+    first, second = story.writes(Compact(1)), story.writes(Compact(1))
+    story.logged(first)
+    story.logged(second)
+    story.returns(second, (1, "compacted already", 1))
+    story.returns(first, (0, 1))
+    story.check()
+
+
+def test_a_member_s_own_commands_are_asked_for_too() -> None:
+    story = Story()
+    story.logs_own(KeepAlive(5))
+    story.check()
+
+
 # -- illegal --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +416,83 @@ def test_a_local_read_must_see_its_own_process_s_acknowledged_write() -> None:
     story.wrote(Put("k", "1"), "a/1")
     story.served(story.peeks(Get("k"), "a/1"), 1)
     rejects(story, "T2")
+
+
+def test_a_read_of_what_is_compacted_must_not_be_answered() -> None:
+    story = Story()
+    story.wrote(Put("k", "1"))
+    story.wrote(Put("k", "2"))
+    story.wrote(Compact(3))
+    story.returns(story.reads(Get("k", revision=2)), (0, (b"k", b"1", 2, 2, 1, 0)), 3, compacted=3)
+    rejects(story, "T1")
+
+
+def test_a_refusal_must_name_the_revision_that_is_kept() -> None:
+    story = Story()
+    story.wrote(Put("k", "1"))
+    story.wrote(Put("k", "2"))
+    story.wrote(Compact(3))
+    story.returns(story.reads(Get("k", revision=1)), (1, "compacted", 2), 3, compacted=3)
+    rejects(story, "T1")
+
+
+def test_a_conflict_must_tell_the_present_state() -> None:
+    story = Story()
+    story.wrote(Put("k", "1"))
+    write = story.writes(Put("k", "2", if_mod_revision=7))
+    story.logged(write)
+    story.returns(write, (7, "conflict", (b"k", b"1", 2, 2, 2, 0)))
+    rejects(story, "T1")
+
+
+def test_a_write_beyond_the_quota_must_be_refused() -> None:
+    story = Story(max_bytes=100)
+    story.wrote(Put("k", "1"))
+    write = story.writes(Put("j", "1"))
+    story.logged(write)
+    story.returns(write, (0, 3, None))
+    rejects(story, "T1")
+
+
+def test_two_acknowledged_commands_that_are_alike_must_both_be_in_the_log() -> None:
+    story = Story()
+    first, second = story.writes(KeepAlive(5)), story.writes(KeepAlive(5))
+    story.logged(first)
+    story.acknowledged(first)
+    story.returns(second, (0, 0))
+    rejects(story, "D1")
+
+
+def test_a_command_that_may_be_repeated_must_still_take_effect_once() -> None:
+    story = Story()
+    write = story.writes(Grant(0, 1000, 0))
+    story.logged(write, sequence=1)
+    story.logged(write, sequence=2)
+    story.history.unknown(write)
+    rejects(story, "X2")
+
+
+def test_the_log_must_not_hold_a_compaction_nobody_asked_for() -> None:
+    story = Story()
+    story.logged(Story().writes(Compact(1)))
+    rejects(story, "X2")
+
+
+def test_writes_that_make_no_revision_must_stand_in_the_order_of_real_time() -> None:
+    story = Story()
+    first = story.writes(Grant(0, 1000, 0))
+    story.returns(first, (0, 2, 1000))
+    second = story.writes(Grant(0, 1000, 0))
+    story.logged(second)
+    story.logged(first)
+    story.returns(second, (0, 1, 1000))
+    rejects(story, "T1")
+
+
+def test_a_member_must_get_the_right_answer_to_its_own_command() -> None:
+    story = Story()
+    story.logs_own(KeepAlive(5), answer=(0, 1))
+    rejects(story, "T1")
 
 
 def test_every_call_must_end() -> None:

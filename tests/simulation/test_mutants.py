@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
-from replkv import leadership, progress, quorum, session
+from replkv import keeper, leadership, progress, quorum, session
 from replkv.errors import ReplkvError
-from replkv.kv import Store
+from replkv.kv import KEY, MOD, RECORD_BYTES, VALUE, Record, Store
+from replkv.lease import Lease, Leases
 from replkv.messages import Configuration, HardState
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Role
@@ -17,6 +18,8 @@ from replkv.ready import Ready
 from replkv.testing.disk import SimDoor
 from replkv.testing.history import Violation
 from replkv.testing.simulation import simulate
+from replkv.txn import Writer
+from replkv.watch import Cursor, Hub, Place
 
 LIMIT = 60
 
@@ -128,6 +131,118 @@ def lost_batches_are_not_sent_again(patch: Patch) -> None:
     patch.setattr(Proposals, "_to_repeat", lambda self, *_: [])
 
 
+def a_new_leader_lets_time_jump(patch: Patch) -> None:
+    take_office = Raft._take_office
+
+    def hasty(self: Raft) -> None:
+        self._time += 3_000_000
+        take_office(self)
+
+    patch.setattr(Raft, "_take_office", hasty)
+
+
+def a_holder_counts_on_its_lease_for_too_long(patch: Patch) -> None:
+    patch.setattr(keeper, "MARGIN", 1.5)
+
+
+def a_keep_alive_revives_a_lost_lease(patch: Patch) -> None:
+    renewed = keeper.Keeper.renewed
+
+    def reviving(self: keeper.Keeper, held: keeper.Held, since: float) -> None:
+        held.lost = False
+        renewed(self, held, since)
+
+    patch.setattr(keeper.Keeper, "renewed", reviving)
+    patch.setattr(keeper.Keeper, "_is_kept", lambda self, held: True)
+
+
+def keep_alives_are_left_out_of_snapshots(patch: Patch) -> None:
+    rows = Leases.rows
+    patch.setattr(Leases, "rows", lambda self: (rows(self)[0], []))
+
+
+def a_lease_expires_in_two_revisions(patch: Patch) -> None:
+    end = Writer._end
+
+    def piecemeal(self: Writer, lease: Lease, *, expired: bool) -> Generator[None, None, int]:
+        keys = sorted(lease.keys)
+        if expired and len(keys) > 1:
+            yield from self._store.delete_keys(keys[:1], lease.id)
+            yield from self.commit()
+        return (yield from end(self, lease, expired=expired))
+
+    patch.setattr(Writer, "_end", piecemeal)
+
+
+def a_compaction_drops_the_tombstone_at_its_revision(patch: Patch) -> None:
+    scrub = Store.scrub
+
+    def forgetful(self: Store) -> Generator[None, None, None]:
+        yield from scrub(self)
+        at = [place for place, record in enumerate(self.events) if record[VALUE] is None and record[MOD] == self.compacted]
+        for place in reversed(at):
+            del self.events[place], self._superseded_at[place]
+        self._committed -= len(at)
+
+    patch.setattr(Store, "scrub", forgetful)
+
+
+def what_is_visible_at_the_compaction_revision_is_removed(patch: Patch) -> None:
+    scrub = Store._scrub
+    patch.setattr(Store, "_scrub", lambda self, key, revision: scrub(self, key, revision + 1))
+
+
+def readers_are_not_told_that_a_compaction_outran_them(patch: Patch) -> None:
+    scrub = Store.scrub
+
+    def silent(self: Store) -> Generator[None, None, None]:
+        for _ in scrub(self):
+            self.removed_below = 0
+            yield
+        self.removed_below = 0
+
+    patch.setattr(Store, "scrub", silent)
+
+
+def tombstones_are_not_counted(patch: Patch) -> None:
+    count = Store._count
+
+    def generous(self: Store, old: Record | None, record: Record) -> None:
+        count(self, old, record)
+        if record[VALUE] is None:
+            self.size -= len(record[KEY]) + RECORD_BYTES
+
+    patch.setattr(Store, "_count", generous)
+
+
+def a_watch_goes_on_behind_an_installed_snapshot(patch: Patch) -> None:
+    restart = Hub.restart
+
+    def skipping(self: Hub, revision: int) -> None:
+        self._place = Place(revision + 1)
+        restart(self, revision)
+
+    patch.setattr(Hub, "restart", skipping)
+
+
+def nobody_is_woken_for_what_is_deleted(patch: Patch) -> None:
+    match = Hub._match
+
+    def deaf(self: Hub, store: Store, revision: int, woken: list[Cursor]) -> None:
+        before = self._place.revision
+        found: list[Cursor] = []
+        armed = set(self._armed)
+        match(self, store, revision, found)
+        puts = [record for record in store.events if before <= record[MOD] <= revision and record[VALUE] is not None]
+        for cursor in found:
+            if any(cursor.span.start <= record[KEY] and (cursor.span.end is None or record[KEY] < cursor.span.end) for record in puts):
+                woken.append(cursor)
+            elif cursor in armed:
+                self._armed.add(cursor)
+
+    patch.setattr(Hub, "_match", deaf)
+
+
 MUTANTS = [
     votes_and_terms_are_not_stored,
     acknowledgements_leave_before_the_disk_is_done,
@@ -142,6 +257,17 @@ MUTANTS = [
     older_versions_are_left_out_of_snapshots,
     giving_up_always_claims_that_nothing_happened,
     lost_batches_are_not_sent_again,
+    a_new_leader_lets_time_jump,
+    a_holder_counts_on_its_lease_for_too_long,
+    a_keep_alive_revives_a_lost_lease,
+    keep_alives_are_left_out_of_snapshots,
+    a_lease_expires_in_two_revisions,
+    a_compaction_drops_the_tombstone_at_its_revision,
+    what_is_visible_at_the_compaction_revision_is_removed,
+    readers_are_not_told_that_a_compaction_outran_them,
+    tombstones_are_not_counted,
+    a_watch_goes_on_behind_an_installed_snapshot,
+    nobody_is_woken_for_what_is_deleted,
 ]
 
 

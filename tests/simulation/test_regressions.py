@@ -56,3 +56,33 @@ def test_a_leader_whose_log_was_trimmed_beyond_a_silent_follower_goes_on() -> No
 def test_votes_that_were_long_on_their_way_make_a_leader_of_a_term_that_is_over() -> None:
     """The invariant on leases took it for a second leader; but it is of an earlier term, and commits nothing."""
     simulate(910597)
+
+
+def test_a_leader_of_a_later_term_does_not_go_on_sending_a_snapshot_that_is_gone() -> None:
+    """It had stood still, installed its successor's snapshot, and led again before it looked around: the file was no more there."""
+    with play(config=Config(snapshot_bytes=500, trailing_entries=1), knobs={"snapshotting.CHUNK": 100}) as simulation:
+        network, old = simulation.cluster.network, simulation.leader()
+        absent, other = simulation.others(old)
+        absent.crash(power=True)
+        for number in range(20):
+            simulation.write(old, f"{number} {'x' * 100}")
+        absent.start()
+        assert simulation.cluster.run_until(lambda: bool(old.process.snapshots._sending), 5.0)
+        old.process._next_tick = float("inf")  # it does not look around for now
+        simulation.part(old, told=True)
+        simulation.leader([absent, other])
+        for number in range(20):
+            simulation.write(other, f"{number} {'y' * 100}")
+        network.heal()
+        file = next(iter(old.process.snapshots._sending.values())).file.name
+        assert simulation.cluster.run_until(lambda: file not in old.disk.seen, 10.0)
+        assert other.process.raft is not None
+        leader = simulation.leader()
+        assert leader.process.raft is not None
+        leader.process.raft.transfer(old.name, leader.clock())
+        leader.wake()
+        assert simulation.cluster.run_until(lambda: simulation.leader() is old, 10.0)
+        assert old.process.snapshots._sending
+        old.process._next_tick = old.clock()
+        simulation.cluster.run(2.0)
+        assert old.process.failure is None

@@ -47,7 +47,7 @@ def test_seeds_draw_all_there_is() -> None:
     scenarios = [draw(seed) for seed in range(200)]
     assert {fault for scenario in scenarios for fault in scenario.faults} == set(FAULTS)
     assert {len(scenario.names) for scenario in scenarios} == {1, 3, 5}
-    assert {scenario.lease_reads for scenario in scenarios} == {False, True}
+    assert {scenario.good_clocks for scenario in scenarios} == {False, True}
 
 
 def test_the_command_counts_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,32 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, assert_type
 
-from replkv import AddResult, AsyncReplica, DeleteResult, Get, Key, KeyValue, Put, PutResult, Replica, ScanResult, TxnResult
+from replkv import (
+    KEEP,
+    AddResult,
+    AsyncLease,
+    AsyncReplica,
+    AsyncView,
+    AsyncWatch,
+    DeleteResult,
+    Event,
+    Get,
+    Key,
+    KeyValue,
+    Lease,
+    LeaseInfo,
+    Progress,
+    Put,
+    PutResult,
+    Replica,
+    ReplicatedMapping,
+    ScanResult,
+    Synced,
+    TxnResult,
+    View,
+    Watch,
+    typed,
+)
 
 
 def blocking(r: Replica) -> None:
@@ -24,6 +49,31 @@ def blocking(r: Replica) -> None:
     assert_type(r.delete("a"), DeleteResult)
     assert_type(r.add("a", -3), AddResult)
     assert_type(r.txn(compare=[Key("a").value == "x"], then=[Put("a", "b")], otherwise=(Get("a"),)), TxnResult)
+    assert_type(r.put("a", KEEP, lease=KEEP, if_mod_revision=3), PutResult)
+    assert_type(r.get("a", consistency="local", max_staleness=0.5, min_revision=3), KeyValue | None)
+    assert_type(r.scan(sort_by="mod", descending=True, min_mod_revision=3), ScanResult)
+    assert_type(r.compact(3), None)
+    assert_type(r.leases(), list[LeaseInfo])
+    with r.lease(10.0) as lease:
+        assert_type(lease, Lease)
+        assert_type(r.put("a", "b", lease=lease), PutResult)
+        assert_type(lease.keys(), tuple[bytes, ...])
+        assert_type(lease.renew(timeout=1), None)
+        assert_type(lease.revoke(), int)
+        assert_type(lease.lost.wait(1.0), bool)
+    with r.watch(prefix="a", initial=True) as watch:
+        assert_type(watch, Watch)
+        assert_type(watch.next(1.0), Event | Synced | Progress | None)
+        for event in watch:
+            assert_type(event, Event | Synced | Progress)
+        for batch in watch.batches():
+            assert_type(batch, tuple[Event | Synced | Progress, ...])
+    assert_type(r.namespace("a/").namespace("b/").get("c"), KeyValue | None)
+    assert_type(r.view("a/"), View[bytes])
+    assert_type(r.view("a/", codec="json")["b"], Any)
+    assert_type(r.namespace("a/").view("b/", typed(int))["c"], int)
+    assert_type(r.mapping("a/", codec="text"), ReplicatedMapping[str])
+    r.mapping("a/", codec="text")["b"] = "c"
     assert_type(r.wait_ready(), None)
     assert_type(r.submit(Put("a", "b")), Future[Any])
     with r as same:
@@ -40,6 +90,23 @@ async def awaiting(r: AsyncReplica) -> None:
     assert_type(await r.delete(prefix="a"), DeleteResult)
     assert_type(await r.add("a"), AddResult)
     assert_type(await r.txn(then=[Put("a", "b")]), TxnResult)
+    assert_type(await r.compact(3), None)
+    assert_type(await r.leases(), list[LeaseInfo])
+    assert_type(await r.lease(10.0), AsyncLease)
+    async with r.lease(10.0) as lease:
+        assert_type(lease, AsyncLease)
+        assert_type(await lease.keys(), tuple[bytes, ...])
+        assert_type(await lease.revoke(), int)
+        assert_type(await lease.lost, bool)
+        assert_type(await lease.lost.wait(1.0), bool)
+    async with r.watch("a") as watch:
+        assert_type(watch, AsyncWatch)
+        assert_type(await watch.next(1.0), Event | Synced | Progress | None)
+        async for event in watch:
+            assert_type(event, Event | Synced | Progress)
+    assert_type(await r.namespace("a/").namespace("b/").get("c"), KeyValue | None)
+    assert_type(await r.view("a/", codec="text"), AsyncView[str])
+    assert_type(await r.mapping("a/", typed(float))["b"], float)
     assert_type(await r.wait_ready(1.0), None)
     async with r as same:
         assert_type(same, AsyncReplica)
@@ -59,6 +126,12 @@ def wrong(r: Replica) -> None:
     r.txn(then=["put"])  # type: ignore[list-item]
     r.txn(compare=[True])  # type: ignore[list-item]
     r.submit("put")  # type: ignore[arg-type]
+    r.put("a", "b", lease="7")  # type: ignore[arg-type]
+    r.scan(sort_by="size")  # type: ignore[arg-type]
+    r.watch(kinds=["puts"])  # type: ignore[list-item]
+    r.lease("10")  # type: ignore[arg-type]
+    r.view("a/", codec="yaml")  # type: ignore[call-overload]
+    r.mapping("a/", codec="text")["b"] = 1  # type: ignore[assignment]
     r.wait_ready("1")  # type: ignore[arg-type]
     Replica(5)  # type: ignore[arg-type]
     Replica("a", "data")  # type: ignore[call-arg]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kv import commands
 
-from replkv import codec, ops
+from replkv import codec, ops, wire
 from replkv import messages as m
 from replkv.codec import BLOCK_MAX, COMPRESS_FROM, FRAME_MAX, HEAD_MAX, Batch, DecodeError
 
@@ -50,6 +50,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Forward: st.builds(m.Forward, st.lists(batches, max_size=3).map(tuple)),
     m.SnapshotChunk: st.builds(m.SnapshotChunk, numbers, metas, numbers, numbers, st.binary(max_size=50)),
     m.SnapshotAck: st.builds(m.SnapshotAck, numbers, numbers, numbers),
+    m.Digest: st.builds(m.Digest, numbers, st.booleans(), st.binary(max_size=64)),
     m.Hello: st.builds(m.Hello, st.tuples(numbers, numbers), clusters, names, incarnations, names, name_lists),
     m.Welcome: st.builds(m.Welcome, numbers, clusters, names, incarnations, name_lists),
     m.Refuse: st.builds(m.Refuse, st.text(max_size=300), clusters),
@@ -79,7 +80,7 @@ def compressed(plain: bytes, **options: Any) -> bytes:
 
 
 def checked_batch(data: bytes) -> Batch:
-    return codec.unpack_batch(data, ops.check_operation)
+    return codec.unpack_batch(data, wire.check_operation)
 
 
 READERS: list[Callable[[bytes], object]] = [
@@ -155,7 +156,8 @@ def test_metas_survive(meta: m.SnapshotMeta) -> None:
 def test_blocks_survive(parts: list[tuple[int, int, int, list[ops.Operation]]]) -> None:
     wires = [(session, sequence, lowest, tuple(operation.to_wire() for operation in listed)) for session, sequence, lowest, listed in parts]
     packed = [
-        codec.pack_batch(session, sequence, lowest, [codec.pack(wire) for wire in listed]) for session, sequence, lowest, listed in wires
+        codec.pack_batch(session, sequence, lowest, [codec.pack(packed) for packed in listed])
+        for session, sequence, lowest, listed in wires
     ]
     assert codec.decode_block(codec.encode_block(packed)) == wires
     assert [checked_batch(data) for data in packed] == wires
@@ -167,7 +169,7 @@ def test_large_blocks_are_compressed_and_small_ones_are_not() -> None:
     large = codec.encode_block([codec.pack_batch(1, 1, 1, [codec.pack(ops.Put("k", value).to_wire())])])
     assert (small[:1], large[:1]) == (b"\x00", b"\x01")
     assert len(large) < 200
-    assert codec.decode_block(large)[0].commands == ((ops.PUT, b"k", value, False),)
+    assert codec.decode_block(large)[0].commands == ((wire.PUT, b"k", value, False),)
 
 
 def test_the_bytes_on_the_wire_and_in_the_log_never_change() -> None:
@@ -306,12 +308,12 @@ def test_hostile_bytes_are_no_value(name: str) -> None:
 
 
 def test_a_hostile_transaction_costs_little() -> None:
-    puts = [(ops.PUT, b"%04d" % number, b"", False) for number in range(2200)]
-    deletes = [(ops.DELETE, b"%04d!" % number, b"%04d~" % number, False) for number in range(2200)]
-    wide = codec.pack((ops.TXN, (), tuple(puts + deletes), ()))
-    deep: Any = (ops.TXN, (), (), ())
+    puts = [(wire.PUT, b"%04d" % number, b"", False) for number in range(2200)]
+    deletes = [(wire.DELETE, b"%04d!" % number, b"%04d~" % number, False) for number in range(2200)]
+    wide = codec.pack((wire.TXN, (), tuple(puts + deletes), ()))
+    deep: Any = (wire.TXN, (), (), ())
     for _ in range(150):
-        deep = (ops.TXN, (), (deep,), (ops.Delete(start=b"a").to_wire(),) * 20)
+        deep = (wire.TXN, (), (deep,), (ops.Delete(start=b"a").to_wire(),) * 20)
     for command in (wide, codec.pack(deep)):
         data = codec.pack_batch(1, 1, 1, [command])
         assert len(data) < HEAD_MAX * 2

@@ -5,16 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import fields
 
-from replkv.config import Config, Settings
+from replkv.config import MAY_BE_OFF, Config, Settings
 from replkv.errors import Incompatible
 
+NUMBERS = [field.name for field in fields(Config) if field.name != "overload"]
 
-@pytest.mark.parametrize("name", ["timeout", "segment_bytes", "snapshot_bytes", "trailing_entries", "block_bytes"])
+
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "1", None])
 def test_config_takes_positive_finite_numbers_only(name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"Config.{name}"):
         Config(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["", "wait", True, None, 1])
+def test_what_becomes_of_too_many_calls_is_one_of_two_things(value: Any) -> None:
+    assert {Config(overload="block").overload, Config(overload="raise").overload} == {"block", "raise"}
+    with pytest.raises(ValueError, match='Config.overload must be "block" or "raise"'):
+        Config(overload=value)
 
 
 def test_bytes_are_whole_numbers() -> None:
@@ -34,13 +44,30 @@ def test_times_that_leave_gaps_in_the_lease_are_refused(times: dict[str, float])
         Settings(**times)  # type: ignore[arg-type]  # all of these are floats
 
 
+@pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
+def test_settings_are_numbers_above_0_and_only_automatic_compaction_can_be_off(field: Any) -> None:
+    strange: list[Any] = [-1, float("nan"), float("inf"), True, "1", None]
+    for value in strange:
+        with pytest.raises((TypeError, ValueError), match=f"Settings.{field.name}"):
+            Settings(**{field.name: value})
+    if field.name in MAY_BE_OFF:
+        assert getattr(Settings(**{field.name: 0}), field.name) == 0
+    else:
+        with pytest.raises(ValueError, match=f"Settings.{field.name}"):
+            Settings(**{field.name: 0})
+
+
+def test_the_shortest_lease_lives_for_two_heartbeats() -> None:
+    assert Settings(heartbeat=0.05).min_ttl == 0.1
+
+
 def test_a_request_must_fit_a_frame() -> None:
     with pytest.raises(ValueError, match="max_request_bytes"):
         Settings(max_request_bytes=5 << 20)
 
 
 def test_settings_survive_the_wire() -> None:
-    settings = Settings(heartbeat=0.05, max_txn_ops=7)
+    settings = Settings(heartbeat=0.05, max_txn_ops=7, max_bytes=12345, compact_age=0, compact_revisions=0, compact_bytes=99)
     assert Settings.from_wire(settings.to_wire()) == settings
 
 
@@ -53,4 +80,4 @@ def test_settings_of_a_newer_version_are_not_guessed() -> None:
 def test_blocks_and_segments_that_could_not_be_read_back_are_refused(name: str, value: int) -> None:
     """One member with blocks of 16 MiB made its whole cluster stop: nobody could decode what all had committed."""
     with pytest.raises(ValueError, match=f"Config.{name} is at most"):
-        Config(**{name: value})
+        Config(**{name: value})  # type: ignore[arg-type]  # both are numbers

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+import struct
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kv import Model, commands, same
 
-from replkv import codec, errors, ops
+import replkv
+from replkv import codec, errors, ops, values, wire
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.errors import InvariantBroken
 from replkv.kv import run
 from replkv.machine import CHUNK_MAX, Machine, Outcome
 from replkv.messages import Configuration, Entry, EntryKind, Founding
-from replkv.ops import OK
+from replkv.wire import OK
 
+END = ()
+"""Stands in a dump behind the rows of the base."""
 FOUNDERS = Configuration(voters=("a", "b", "c"), members={"a": 1, "b": 2, "c": 3})
 
 
@@ -47,18 +55,24 @@ class Log:
         (outcome,) = self.block(codec.pack_batch(0, nonce, 0, []))
         return outcome.opened
 
-    def execute(self, session: int, sequence: int, *operations: ops.Operation, lowest: int = 0) -> Outcome:
+    def execute(self, session: int, sequence: int, *operations: ops.Packable[Any], lowest: int = 0) -> Outcome:
         (outcome,) = self.block(batch(session, sequence, operations, lowest))
         return outcome
 
-    def once(self, *operations: ops.Operation) -> tuple[ops.Raw, ...]:
+    def once(self, *operations: ops.Packable[Any]) -> tuple[wire.Raw, ...]:
         """Execute operations in a session of their own; return their answers."""
         answers = self.execute(self.open(), 1, *operations).answers
         assert answers is not None
         return answers
 
 
-def batch(session: int, sequence: int, operations: Iterable[ops.Operation], lowest: int = 0) -> bytes:
+def read(machine: Machine, operation: ops.Operation, revision: int) -> wire.Raw:
+    answer = machine.read(operation.to_wire(), revision)
+    assert answer is not None
+    return answer
+
+
+def batch(session: int, sequence: int, operations: Iterable[ops.Packable[Any]], lowest: int = 0) -> bytes:
     return codec.pack_batch(session, sequence, lowest, [codec.pack(operation.to_wire()) for operation in operations])
 
 
@@ -213,7 +227,7 @@ def test_the_repeat_of_a_batch_with_too_large_answers_says_so_for_each_command()
     assert len(again) == 2
     for answer in again:
         with pytest.raises(errors.OutcomeUnknown, match="too large"):
-            ops.unless_refused(answer)
+            wire.unless_refused(answer)
     assert log.machine.store.revision == 4
 
 
@@ -243,10 +257,10 @@ def test_a_refusal_in_the_middle_takes_the_whole_transaction_back() -> None:
     inner = ops.Txn(then=[ops.Delete("x"), ops.Put("b", "1")])
     (answer,) = log.once(ops.Txn(then=[ops.Put("a", "1"), inner, ops.Get("a", revision=before + 1)]))
     with pytest.raises(errors.FutureRevision):
-        ops.unless_refused(answer)
+        wire.unless_refused(answer)
     (answer,) = log.once(ops.Txn(then=[ops.Put("a", "1"), ops.Add("x")]))
     with pytest.raises(errors.NotACounter):
-        ops.unless_refused(answer)
+        wire.unless_refused(answer)
     store = log.machine.store
     assert (store.revision, list(store.keys), len(store.events)) == (before, [b"x"], 1)
 
@@ -257,16 +271,16 @@ def test_add_takes_only_decimal_integers_of_64_bits(value: bytes) -> None:
     log.once(ops.Put("n", value))
     (answer,) = log.once(ops.Add("n", 0))
     with pytest.raises(errors.NotACounter):
-        ops.unless_refused(answer)
+        wire.unless_refused(answer)
 
 
 def test_add_stays_within_64_bits() -> None:
     log = Log()
-    highest, lowest = ops.INT64[-1], ops.INT64[0]
+    highest, lowest = values.INT64[-1], values.INT64[0]
     assert [raw[2] for raw in log.once(ops.Add("n", highest), ops.Add("m", lowest), ops.Add("m", 1))] == [highest, lowest, lowest + 1]
     for key, delta in (("n", 1), ("m", -2)):
         with pytest.raises(errors.NotACounter, match="64 bits"):
-            ops.unless_refused(log.once(ops.Add(key, delta))[0])
+            wire.unless_refused(log.once(ops.Add(key, delta))[0])
 
 
 def test_the_clusters_limits_are_kept_whoever_sent_the_command() -> None:
@@ -279,10 +293,10 @@ def test_the_clusters_limits_are_kept_whoever_sent_the_command() -> None:
     )
     for operation in large:
         with pytest.raises(errors.TooLarge):
-            ops.unless_refused(log.once(operation)[0])
+            wire.unless_refused(log.once(operation)[0])
     for txn in (ops.Txn(then=[ops.Get("k")] * 3), ops.Txn(then=[ops.Txn(then=[ops.Get("k")] * 2)])):
         with pytest.raises(errors.TooManyOps):
-            ops.unless_refused(log.once(txn)[0])
+            wire.unless_refused(log.once(txn)[0])
     assert log.once(ops.Put("k", bytes(99)), ops.Txn(then=[ops.Get("k")] * 2))[0] == (OK, 2, None)
 
 
@@ -295,6 +309,10 @@ def test_every_refusal_message_is_short() -> None:
 
 
 # -- slices -------------------------------------------------------------------------------------------------------------------------------
+
+
+def count_at(machine: Machine) -> int:
+    return read(machine, ops.Scan(count_only=True), machine.store.revision)[3]  # type: ignore[no-any-return]  # raw
 
 
 class Interrupted:
@@ -334,8 +352,7 @@ def test_apply_does_the_same_however_it_is_interrupted(operations: list[ops.Oper
 def test_long_commands_are_interrupted_and_readers_see_them_whole_or_not_at_all() -> None:
     log = filled()
     session, machine = log.open(), log.machine
-    wire = ops.Scan(count_only=True).to_wire()
-    before = machine.read(wire, machine.store.revision)[3]
+    before = count_at(machine)
     assert before > 300
     long = ops.Txn(
         compare=[ops.Key(start=b"\x01").version > 0],
@@ -343,10 +360,10 @@ def test_long_commands_are_interrupted_and_readers_see_them_whole_or_not_at_all(
     )
     entry = codec.make_entry(machine.applied + 1, 1, EntryKind.BLOCK, 0, codec.encode_block([batch(session, 1, [long])]))
     steps = machine.apply(entry)
-    counts = [machine.read(wire, machine.store.revision)[3] for _ in steps]
+    counts = [count_at(machine) for _ in steps]
     assert len(counts) > 6
     assert set(counts) == {before}
-    assert machine.read(wire, machine.store.revision)[3] == 1
+    assert count_at(machine) == 1
 
 
 def test_transactions_of_many_short_operations_are_interrupted_too() -> None:
@@ -377,33 +394,46 @@ def test_reads_are_answered_at_the_revision_that_was_published() -> None:
     log = Log()
     log.once(ops.Put("a", "1"), ops.Put("a", "2"), ops.Put("b", "2"))
     machine = log.machine
-    assert machine.read(ops.Get("a").to_wire(), 2) == (OK, (b"a", b"1", 2, 2, 1, 0))
-    assert machine.read(ops.Get("b").to_wire(), 3) == (OK, None)
-    assert machine.read(ops.Get("a", revision=2).to_wire(), 4) == (OK, (b"a", b"1", 2, 2, 1, 0))
-    scan = machine.read(ops.Scan(revision=2).to_wire(), 3)
+    assert read(machine, ops.Get("a"), 2) == (OK, (b"a", b"1", 2, 2, 1, 0))
+    assert read(machine, ops.Get("b"), 3) == (OK, None)
+    assert read(machine, ops.Get("a", revision=2), 4) == (OK, (b"a", b"1", 2, 2, 1, 0))
+    scan = read(machine, ops.Scan(revision=2), 3)
     assert scan == (OK, 3, ((b"a", b"1", 2, 2, 1, 0),), 1, False)
     txn = ops.Txn(compare=[ops.Key("a").value == "1"], then=[ops.Get("a")], otherwise=[ops.Scan(limit=1)])
-    assert machine.read(txn.to_wire(), 2) == (OK, 2, True, ((OK, (b"a", b"1", 2, 2, 1, 0)),))
-    assert machine.read(txn.to_wire(), 4)[1:3] == (4, False)
+    assert read(machine, txn, 2) == (OK, 2, True, ((OK, (b"a", b"1", 2, 2, 1, 0)),))
+    assert read(machine, txn, 4)[1:3] == (4, False)
 
 
 def test_reads_of_what_is_not_there_yet_are_refused() -> None:
     machine = Log().machine
     for operation in (ops.Get("a", revision=2), ops.Scan(revision=2), ops.Txn(then=[ops.Get("a", revision=2)])):
         with pytest.raises(errors.FutureRevision):
-            ops.unless_refused(machine.read(operation.to_wire(), 1))
+            wire.unless_refused(read(machine, operation, 1))
 
 
 def test_reads_of_what_is_compacted_are_refused_with_the_oldest_revision() -> None:
-    machine = Machine()
-    machine.store.revision, machine.store.compacted = 9, 5
+    log = Log()
+    log.once(*(ops.Put("k", str(revision)) for revision in range(2, 10)), ops.Compact(5))
+    machine = log.machine
     for operation in (ops.Get("a", revision=4), ops.Scan(revision=4), ops.Txn(then=[ops.Get("a", revision=4)])):
         with pytest.raises(errors.Compacted) as compacted:
-            ops.unless_refused(machine.read(operation.to_wire(), 9))
+            wire.unless_refused(read(machine, operation, 9))
         assert compacted.value.revision == 5
-    with pytest.raises(errors.Compacted):
-        ops.unless_refused(machine.read(ops.Get("a").to_wire(), 4))
-    assert machine.read(ops.Get("a", revision=5).to_wire(), 9) == (OK, None)
+    assert read(machine, ops.Get("k", revision=5), 9)[1][1] == b"5"
+
+
+def test_the_newest_state_a_reader_knows_is_read_or_asked_for_again_but_never_refused() -> None:
+    log = Log()
+    log.once(*(ops.Put("k", str(revision)) for revision in range(2, 10)), ops.Compact(8))
+    operations = (ops.Get("k"), ops.Scan(), ops.Txn(then=[ops.Get("k")]))
+    assert [log.machine.read(operation.to_wire(), 4) for operation in operations] == [
+        (OK, (b"k", b"4", 2, 4, 3, 0)),
+        (OK, 4, ((b"k", b"4", 2, 4, 3, 0),), 1, False),
+        (OK, 4, True, ((OK, (b"k", b"4", 2, 4, 3, 0)),)),
+    ], "it is compacted, but all is still there"
+    run(log.machine.store.scrub())
+    assert [log.machine.read(operation.to_wire(), 4) for operation in operations] == [None, None, None]
+    assert [log.machine.read(operation.to_wire(), 8) for operation in operations] != [None, None, None]
 
 
 @pytest.mark.parametrize("operation", [ops.Put("a", "1"), ops.Add("a"), ops.Delete("a"), ops.Txn(then=[ops.Txn(then=[ops.Put("a", "")])])])
@@ -504,18 +534,166 @@ def test_a_dump_that_is_cut_short_or_goes_on_is_refused() -> None:
             Machine.load([damaged])
 
 
-def test_no_damage_to_a_dump_raises_anything_but_decode_error() -> None:
+def with_everything() -> Machine:
+    """A small machine that holds something of every kind: sessions, leases, a keeper, a base and history, also of a deletion."""
     log = Log()
-    log.once(ops.Put("a", "1"), ops.Delete("a"), ops.Put("b", "22"))
-    whole = b"".join(log.machine.dump())
+    log.once(ops.Grant(0, 10_000_000, 7), ops.Grant(5, 20_000_000, 0), ops.Put("a", "1", lease=1), ops.Put("b", "22"))
+    log.once(ops.Put("c", "3"), ops.Delete("c"), ops.Compact(5), ops.Put("a", "2", lease=5), ops.Put("d", "4", ttl=3600))
+    log.time = 1_000_000
+    log.once(ops.KeepAlive(7))
+    return log.machine
+
+
+def parts_of(machine: Machine) -> list[Any]:
+    whole = b"".join(machine.dump())
+    parts: list[Any] = []
+    while whole:
+        end = 4 + int.from_bytes(whole[:4], "little")
+        parts.append(codec.unpack(whole[4:end]))
+        whole = whole[end:]
+    return parts
+
+
+def test_a_dump_has_sessions_leases_keepers_base_and_history_in_this_order() -> None:
+    machine = with_everything()
+    head, *sections = parts_of(machine)
+    founding = codec.encode_founding(machine.founding) if machine.founding is not None else b""
+    place = (machine.applied, 1, 1_000_000, machine.chain, founding, codec.configuration_to_wire(FOUNDERS))
+    assert head == (2, *place[:5], codec.unpack(codec.pack(place[5])), 3, 2, 3, 1, 7, 5, 3)
+    sessions, leases, kept_alive, base, end, history = sections
+    assert [row[0] >> 16 for row in sessions if len(row) == 4] == [2, 4, 6]
+    assert leases == ((1, 10_000_000, 7, 0, False), (5, 20_000_000, 0, 0, False), (2, 3_600_000_000, 0, 0, True))
+    assert kept_alive == ((7, 1_000_000),)
+    assert base == ((b"a", b"1", 2, 2, 1, 1), (b"b", b"22", 3, 3, 1, 0))
+    assert end == (END,)
+    assert history == ((b"c", None, 0, 5, 0, 0), (b"a", b"2", 2, 6, 2, 5), (b"d", b"4", 7, 7, 1, 2))
+
+
+FORMATS = (Path(replkv.__file__).parent.parent / "docs" / "FORMATS.md").read_text()
+
+
+def test_the_example_of_a_dump_in_the_documentation_is_one() -> None:
+    log = Log(Machine())
+    assert log.execute(log.open(), 1, ops.Grant(0, 10_000_000, 7), ops.Put("k", "v", lease=1)).answers is not None
+    (example,) = re.findall(r"knows of no founding:\n\n```\n(.*?)```", FORMATS, re.DOTALL)
+    assert bytes.fromhex("".join(line.split("   ")[0] for line in example.splitlines())) == b"".join(log.machine.dump())
+
+
+def test_the_examples_of_commands_in_the_documentation_are_some_and_none_is_missing() -> None:
+    rows = re.findall(r"^\| [a-z ]+ \| \[(\d+), ([^|]*)\] \| `([0-9a-f ]+)`", FORMATS, re.MULTILINE)
+    tags = set[int]()
+    for tag, fields, packed in rows:
+        command = codec.unpack(bytes.fromhex(packed))
+        wire.check_operation(command)
+        assert (command[0], len(command)) == (int(tag), 1 + len(fields.split(", ")))
+        tags.add(command[0])
+    assert tags == {*range(1, 14)} - {wire.TXN}
+
+
+def test_the_chained_hash_is_what_the_documentation_says() -> None:
+    log = Log()
+    session = log.open()
+    before = log.machine.chain
+    outcome = log.execute(session, 1, ops.Grant(0, 10_000_000, 7), ops.Put("k", "v", lease=1))
+    answered = zlib.crc32(codec.pack(outcome.answers), before)
+    state = struct.pack("<QQQQI", 3, 2, 1 + 1 + 64 + 64, 1, answered)
+    assert log.machine.chain == zlib.crc32(log.entries[-1].encoded, zlib.crc32(state))
+
+
+def load_or_refuse(damaged: bytes) -> Machine | None:
+    try:
+        return Machine.load([damaged])
+    except (DecodeError, errors.Incompatible):
+        return None
+
+
+def test_no_damage_to_a_dump_raises_anything_but_decode_error() -> None:
+    whole = b"".join(with_everything().dump())
     for at in range(len(whole)):
         for bit in range(8):
             damaged = bytearray(whole)
             damaged[at] ^= 1 << bit
-            try:
-                Machine.load([bytes(damaged)])  # damage within a value goes unnoticed: the file's checksum finds it
-            except (DecodeError, errors.Incompatible):
-                continue
+            load_or_refuse(bytes(damaged))  # damage within a value goes unnoticed: the file's checksum finds it
+
+
+STRANGE: list[object] = [None, True, 0, 1, -1, 6, 2**62, 2**63, b"", b"x", "x", (), (1,), (1, 2), 0.5, ((), (), (), ())]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data())
+def test_no_strange_field_in_a_dump_raises_anything_but_decode_error(data: st.DataObject) -> None:
+    """And what is loaded all the same can be dumped and applied to."""
+    parts = parts_of(with_everything())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(parts) - 1))
+        where = data.draw(st.integers(0, len(parts[at]) - 1))
+        strange: object = data.draw(st.sampled_from(STRANGE))
+        row = parts[at][where]
+        if type(row) is tuple and row and data.draw(st.booleans()):
+            place = data.draw(st.integers(0, len(row) - 1))
+            strange = (*row[:place], strange, *row[place + 1 :])
+        parts[at] = (*parts[at][:where], strange, *parts[at][where + 1 :])
+    try:
+        damaged = dump_of(*parts)
+    except OverflowError:
+        return  # no such number can be packed
+    loaded = load_or_refuse(damaged)
+    if loaded is not None:
+        copy = Machine.load(loaded.dump())
+        assert copy.digest() == loaded.digest()
+
+
+def test_a_dump_that_is_compacted_beyond_its_revision_is_refused() -> None:
+    """It was loaded, and read as an empty store of which nothing can be read."""
+    with pytest.raises(DecodeError, match="compacted up to 5"):
+        Machine.load([dump_of(head(revision=1, compacted=5), [END])])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (0, 1, 0, 0, False),
+        (1, 0, 0, 0, False),
+        (1, 1, 0, 0, 0),
+        (1, 1, 0, 0),
+        (1, 1, 0, -1, False),
+        (1, True, 0, 0, False),
+        (1, 1, b"", 0, True),
+    ],
+)
+def test_a_dump_with_an_impossible_lease_is_refused(row: object) -> None:
+    assert len(Machine.load([dump_of(head(leases=1), [(1, 1, 0, 0, False)], [END])]).leases) == 1
+    with pytest.raises(DecodeError):
+        Machine.load([dump_of(head(leases=1), [row], [END])])
+
+
+@pytest.mark.parametrize("row", [(8, 0), (7, -1), (7,), (7, 0, 0), 7])
+def test_a_dump_with_an_impossible_keeper_is_refused(row: object) -> None:
+    lease = (1, 1, 7, 0, False)
+    assert len(Machine.load([dump_of(head(leases=1, kept_alive=1), [lease], [(7, 5)], [END])]).leases) == 1
+    with pytest.raises(DecodeError):
+        Machine.load([dump_of(head(leases=1, kept_alive=1), [lease], [row], [END])])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (b"k", b"v", 2, 5, 1, 0),  # at the compaction revision: that is history
+        (b"k", b"v", 2, 6, 1, 0),
+        (b"k", b"v", 1, 2, 1, 0),
+        (b"k", b"v", 3, 2, 1, 0),
+        (b"k", None, 2, 2, 1, 0),
+        (b"k", b"v", 2, 3, 3, 0),
+        (b"k", b"v", 2, 2, 0, 0),
+        (b"k", b"v", 2, 2, 1, 1),
+        (b"a", b"v", 2, 2, 1, 0),
+    ],
+)
+def test_a_dump_with_an_impossible_base_is_refused(row: object) -> None:
+    start, history = head(revision=5, compacted=5, history=1), [(b"z", b"v", 5, 5, 1, 0)]
+    assert Machine.load([dump_of(start, [(b"b", b"", 2, 2, 1, 0), (b"k", b"v", 2, 3, 2, 0), END], history)]).store.compacted == 5
+    with pytest.raises(DecodeError):
+        Machine.load([dump_of(start, [(b"b", b"", 2, 2, 1, 0), row, END], history)])
 
 
 def test_a_dump_of_a_later_version_is_refused() -> None:
@@ -528,6 +706,13 @@ def test_a_dump_of_a_later_version_is_refused() -> None:
 def dump_of(*parts: object) -> bytes:
     packed = [codec.pack(part) for part in parts]
     return b"".join(len(part).to_bytes(4, "little") + part for part in packed)
+
+
+def head(
+    sessions: int = 0, leases: int = 0, kept_alive: int = 0, revision: int = 1, compacted: int = 0, history: int = 0
+) -> tuple[object, ...]:
+    """The first part of a dump, at the index, term, time and chain 0, without a founding."""
+    return (2, 0, 0, 0, 0, b"", ((), (), (), ()), sessions, 0, leases, kept_alive, revision, compacted, history)
 
 
 @pytest.mark.parametrize(
@@ -543,21 +728,29 @@ def dump_of(*parts: object) -> bytes:
     ],
 )
 def test_a_dump_with_an_impossible_session_is_refused(rows: list[object]) -> None:
-    head = (1, 0, 0, 0, b"", ((), (), (), ()), 1, 1, 0, 0)
-    assert len(Machine.load([dump_of(head, [(1, 0, 0, 1), (1, b"x")])]).sessions) == 1
+    assert len(Machine.load([dump_of(head(sessions=1), [(1, 0, 0, 1), (1, b"x")], [END])]).sessions) == 1
     with pytest.raises(DecodeError):
-        Machine.load([dump_of(head, rows)])
+        Machine.load([dump_of(head(sessions=1), [*rows, END])])
 
 
 @pytest.mark.parametrize(
     "row",
-    [(b"", b"v", 2, 2, 1, 0), (b"k", "v", 2, 2, 1, 0), (b"k", b"v", 2, 2, 1), (b"k", b"v", 2, 2, True, 0), ("k", b"v", 2, 2, 1, 0), 5],
+    [
+        (b"", b"v", 2, 2, 1, 0),
+        (b"k", "v", 2, 2, 1, 0),
+        (b"k", b"v", 2, 2, 1),
+        (b"k", b"v", 2, 2, True, 0),
+        ("k", b"v", 2, 2, 1, 0),
+        (b"k", b"v", 2, 2, 1, 7),
+        (b"k", None, 0, 2, 0, 0),
+        END,
+        5,
+    ],
 )
 def test_a_dump_with_an_impossible_record_is_refused(row: object) -> None:
-    head = (1, 0, 0, 0, b"", ((), (), (), ()), 0, 2, 0, 1)
-    assert Machine.load([dump_of(head, [(b"k", b"v", 2, 2, 1, 0)])]).store.revision == 2
+    assert Machine.load([dump_of(head(revision=2, history=1), [END], [(b"k", b"v", 2, 2, 1, 0)])]).store.revision == 2
     with pytest.raises(DecodeError):
-        Machine.load([dump_of(head, [row])])
+        Machine.load([dump_of(head(revision=2, history=1), [END], [row])])
 
 
 def test_hostile_lengths_in_a_dump_cost_nothing() -> None:

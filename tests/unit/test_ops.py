@@ -1,24 +1,21 @@
-"""Operations: arguments are checked when they are built, and once more when they come from another member."""
+"""Operations: their arguments are checked when they are built, and their answers become results."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from model_kv import commands, keys, reads, simple, spans, txns
 
-from replkv import codec, errors, ops
-from replkv.codec import DecodeError
-from replkv.ops import OK, TXN_DEPTH, Key, Raw, Span
+from replkv import errors, ops, values, wire
+from replkv.ops import KEEP, Key
+from replkv.values import MAX_TTL, Span
+from replkv.wire import OK, TXN_DEPTH
 
 ANY: Any = ops
 """The operations without their types, for arguments that are wrong on purpose."""
-
-operations = st.one_of(commands, reads, txns(simple))
 
 
 def nested(depth: int, innermost: ops.Operation | None = None) -> ops.Txn:
@@ -32,7 +29,7 @@ def nested(depth: int, innermost: ops.Operation | None = None) -> ops.Txn:
 
 
 def test_text_is_encoded_as_utf_8() -> None:
-    assert ops.Put("ключ", "значение").to_wire() == (ops.PUT, "ключ".encode(), "значение".encode(), False)
+    assert ops.Put("ключ", "значение").to_wire() == (wire.PUT, "ключ".encode(), "значение".encode(), False)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +47,19 @@ def test_text_is_encoded_as_utf_8() -> None:
         (lambda: ops.Scan(end="b"), ValueError),
         (lambda: ops.Scan("a", end="b"), ValueError),
         (lambda: ops.Scan(limit=-1), ValueError),
+        (lambda: ANY.Scan(sort_by="lease"), ValueError),
+        (lambda: ops.Scan(min_mod_revision=-1), ValueError),
+        (lambda: ops.Scan(max_create_revision=True), TypeError),
+        (lambda: ANY.Put("k", "v", lease="1"), TypeError),
+        (lambda: ops.Put("k", "v", lease=0), ValueError),
+        (lambda: ops.Put("k", "v", lease=True), TypeError),
+        (lambda: ops.Put("k", "v", lease=1, ttl=1), ValueError),
+        (lambda: ops.Put("k", "v", lease=KEEP, ttl=1), ValueError),
+        (lambda: ops.Put("k", "v", ttl=0), ValueError),
+        (lambda: ops.Put("k", "v", ttl=MAX_TTL + 1), ValueError),
+        (lambda: ops.Put("k", "v", ttl=float("nan")), ValueError),
+        (lambda: ops.Put("k", "v", if_mod_revision=-1), ValueError),
+        (lambda: ops.Delete(prefix="k", if_mod_revision=1), ValueError),
         (ops.Delete, ValueError),
         (lambda: ops.Delete(prefix=""), ValueError),
         (lambda: ops.Delete(end="z"), ValueError),
@@ -60,6 +70,8 @@ def test_text_is_encoded_as_utf_8() -> None:
         (lambda: Key("k").version == -1, ValueError),
         (lambda: Key("k").version == "1", TypeError),
         (lambda: Key("k").value == 1, TypeError),
+        (lambda: Key("k").lease == "1", TypeError),
+        (lambda: hash(Key("k").version), TypeError),
         (lambda: bool(Key("k").version == 1), TypeError),
         (lambda: 1 < Key("k").version < 3, TypeError),
         (lambda: ANY.Txn(compare=[True]), TypeError),
@@ -82,7 +94,7 @@ def test_spans_follow_etcds_rules() -> None:
 
 def test_spans_reach_replkvs_own_keys_only_if_they_begin_there() -> None:
     assert Span.of() == Span.of(prefix="") == Span.of(start="") == (b"\x01", None)
-    assert Span.of(prefix=b"\x00lock/").start.startswith(ops.RESERVED)
+    assert Span.of(prefix=b"\x00lock/").start.startswith(b"\x00")
 
 
 @given(st.binary(min_size=1, max_size=4), st.binary(max_size=6))
@@ -97,109 +109,13 @@ def test_a_prefix_spans_exactly_the_keys_that_begin_with_it(prefix: bytes, key: 
 def test_transactions_may_be_nested_16_deep_and_no_deeper() -> None:
     deepest = nested(TXN_DEPTH, ops.Put("k", "v"))
     assert deepest.depth == TXN_DEPTH == 16
-    ops.check_operation(deepest.to_wire())
     with pytest.raises(ValueError, match="16 deep"):
         ops.Txn(otherwise=[ops.Get("k"), deepest])
-    with pytest.raises(DecodeError):
-        ops.check_operation((ops.TXN, (), (), (deepest.to_wire(),)))
 
 
-def test_the_longest_list_of_a_transaction_counts_with_what_is_nested_in_it() -> None:
-    inner = ops.Txn(then=[ops.Get("a")] * 3, otherwise=[ops.Get("a")] * 2)
-    assert ops.count_operations(ops.Get("a").to_wire()) == 0
-    assert ops.count_operations(ops.Txn(compare=[Key("a").exists] * 4, then=[ops.Get("a")]).to_wire()) == 4
-    assert ops.count_operations(ops.Txn(then=[ops.Get("a"), inner, inner], otherwise=[inner]).to_wire()) == 9
-
-
-def test_the_size_of_a_request_is_that_of_its_keys_values_and_bounds() -> None:
-    txn = ops.Txn(compare=[Key("abc").value == "de"], then=[ops.Put("k", "12345")], otherwise=[nested(2, ops.Delete(start="x", end="yy"))])
-    assert ops.request_size(txn.to_wire()) == len(b"abcabc\x00de") + len(b"k12345") + len(b"xyy")
-
-
-PUT_A, PUT_B, DEL_A, DEL_ALL = ops.Put("a", "1"), ops.Put("b", "1"), ops.Delete("a"), ops.Delete(prefix="a")
-
-
-@pytest.mark.parametrize(
-    "then",
-    [
-        [PUT_A, PUT_A],
-        [PUT_A, ops.Add("a")],
-        [PUT_A, DEL_A],
-        [DEL_A, PUT_A],
-        [DEL_ALL, PUT_A],
-        [ops.Delete(start="Z"), PUT_A],
-        [PUT_A, ops.Txn(then=[PUT_A])],
-        [ops.Txn(otherwise=[DEL_ALL]), PUT_A],
-        [ops.Txn(then=[PUT_A]), ops.Txn(otherwise=[DEL_A])],
-        [ops.Txn(then=[ops.Txn(then=[PUT_A])]), PUT_B, DEL_A],
-        [ops.Txn(then=[PUT_A], otherwise=[ops.Delete(start="A")]), ops.Delete("a", prev_kv=True)],
-    ],
-)
-def test_no_path_may_write_a_key_twice(then: list[ops.Operation]) -> None:
-    for branch in ({"then": then}, {"otherwise": then}):
-        with pytest.raises(errors.DuplicateKey, match="b'a' is written twice"):
-            ops.Txn(**branch)  # type: ignore[arg-type]
-        wire = (ops.TXN, (), tuple(operation.to_wire() for operation in then), ())
-        with pytest.raises(DecodeError, match="written twice"):
-            ops.check_operation(wire)
-
-
-@pytest.mark.parametrize(
-    "then",
-    [
-        [DEL_A, DEL_ALL, DEL_A],
-        [PUT_A, PUT_B, ops.Get("a"), ops.Scan()],
-        [ops.Txn(then=[PUT_A], otherwise=[DEL_ALL])],
-        [ops.Txn(then=[PUT_A], otherwise=[PUT_A]), ops.Txn(then=[PUT_B], otherwise=[ops.Delete("b")])],
-        [PUT_A, ops.Delete(start="b", end="a"), ops.Delete(start="aa"), ops.Delete(start="A", end="a")],
-    ],
-)
-def test_paths_that_write_each_key_once_are_welcome(then: list[ops.Operation]) -> None:
-    ops.check_operation(ops.Txn(then=then).to_wire())
-
-
-def paths(wire: Raw) -> list[list[Raw]]:
-    """Return the simple writes on each path through an operation."""
-    if wire[0] != ops.TXN:
-        return [[wire]]
-    return [
-        list(itertools.chain.from_iterable(parts)) for branch in wire[2:] for parts in itertools.product(*(paths(step) for step in branch))
-    ]
-
-
-def collides(one: Raw, other: Raw) -> bool:
-    if one[0] == ops.DELETE:
-        one, other = other, one
-    if one[0] not in (ops.PUT, ops.ADD):
-        return False
-    if other[0] == ops.DELETE:
-        return bool(other[1] <= one[1] and (other[2] is None or one[1] < other[2]))
-    return other[0] in (ops.PUT, ops.ADD) and bool(one[1] == other[1])
-
-
-leaves = st.one_of(st.builds(ops.Put, keys, st.just("")), st.builds(lambda span: ops.Delete(**span), spans)).map(lambda op: op.to_wire())
-trees = st.recursive(
-    leaves, lambda inner: st.tuples(st.just(ops.TXN), st.just(()), *[st.lists(inner, max_size=3).map(tuple)] * 2), max_leaves=7
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(trees)
-def test_writes_are_refused_as_duplicate_just_when_two_on_one_path_collide(tree: Raw) -> None:
-    # Also where the two stand in different branches of two transactions that can't both be chosen: like etcd, nobody decides that.
-    expected = any(collides(*pair) for path in paths(tree) for pair in itertools.combinations(path, 2))
-    try:
-        ops.check_distinct(tree)
-    except errors.DuplicateKey:
-        assert expected
-    else:
-        assert not expected
-
-
-def test_checking_many_writes_against_many_deletes_takes_no_square() -> None:
-    puts = [ops.Put(b"k%05d" % number, "").to_wire() for number in range(20_000)]
-    deletes = [ops.Delete(start=b"k%05d!" % number, end=b"k%05d~" % number).to_wire() for number in range(20_000)]
-    ops.check_operation((ops.TXN, (), (*puts, *deletes), ()))
+def test_a_transaction_that_writes_a_key_twice_is_refused_when_it_is_built() -> None:
+    with pytest.raises(errors.DuplicateKey, match="b'a' is written twice"):
+        ops.Txn(then=[ops.Put("a", "1"), ops.Txn(otherwise=[ops.Delete(prefix="a")])])
 
 
 def test_only_transactions_that_write_nowhere_are_read_only() -> None:
@@ -207,86 +123,34 @@ def test_only_transactions_that_write_nowhere_are_read_only() -> None:
     assert not ops.Txn(then=[ops.Get("a")], otherwise=[nested(3, ops.Add("a"))]).read_only
 
 
-# -- the wire -----------------------------------------------------------------------------------------------------------------------------
+# -- leases -------------------------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
-@given(operations)
-def test_an_operation_survives_the_wire_and_its_check(operation: ops.Operation) -> None:
-    wire = operation.to_wire()
-    assert codec.unpack(codec.pack(wire)) == wire
-    ops.check_operation(wire)
+class Handle:
+    """Something with a lease's id."""
+
+    id = 7
 
 
-@pytest.mark.parametrize(
-    "wire",
-    [
-        None,
-        (),
-        (0, b"k"),
-        (99, b"k"),
-        (True, b"k", b"v", False),
-        (b"k",),
-        ((1,), b"k"),
-        (1.0, b"k", b"v", False),
-        (ops.PUT, b"k", b"v"),
-        (ops.PUT, b"", b"v", False),
-        (ops.PUT, "k", b"v", False),
-        (ops.PUT, b"k", None, False),
-        (ops.PUT, b"k", b"v", 0),
-        (ops.DELETE, b"", None, False),
-        (ops.DELETE, b"a", "b", False),
-        (ops.ADD, b"k", 1 << 63),
-        (ops.ADD, b"k", True),
-        (ops.GET, b"k", -1),
-        (ops.GET, b"k", 1 << 63),
-        (ops.SCAN, b"a", None, 0, 0, False),
-        (ops.SCAN, b"a", None, 0, 0, False, 1),
-        (ops.SCAN, b"a", None, -1, 0, False, False),
-        (ops.TXN, (), ()),
-        (ops.TXN, (), (), None),
-        (ops.TXN, ((b"a", None, 9, 1, 0),), (), ()),
-        (ops.TXN, ((b"a", None, 1, 9, 0),), (), ()),
-        (ops.TXN, ((b"a", None, 1, 1, b"0"),), (), ()),
-        (ops.TXN, ((b"a", None, ops.VALUE, 1, 0),), (), ()),
-        (ops.TXN, ((b"a", None, True, 1, 0),), (), ()),
-        (ops.TXN, ((b"a", 1, 1, 0),), (), ()),
-        (ops.TXN, (), ((99,),), ()),
-    ],
-)
-def test_a_command_nobody_would_have_packed_is_refused(wire: object) -> None:
-    with pytest.raises(DecodeError):
-        ops.check_operation(wire)
+def test_a_put_says_what_becomes_of_the_lease_in_the_shortest_way() -> None:
+    assert ops.Put("k", "v").to_wire() == (wire.PUT, b"k", b"v", False)
+    assert ops.Put("k", KEEP).to_wire() == (wire.PUT_WITH, b"k", None, False, 0, 0)
+    assert ops.Put("k", "v", lease=KEEP).to_wire() == (wire.PUT_WITH, b"k", b"v", False, None, 0)
+    assert ops.Put("k", "v", lease=7) == ops.Put("k", "v", lease=Handle())
+    assert ops.Put("k", "v", lease=7).to_wire() == (wire.PUT_WITH, b"k", b"v", False, 7, 0)
+    assert ops.Put("k", "v", ttl=1.5, prev_kv=True).to_wire() == (wire.PUT_WITH, b"k", b"v", True, 0, 1_500_000)
+    assert ops.Put("k", "v", ttl=1e-9).ttl == 1
+    assert repr(KEEP) == "KEEP"
 
 
-plain: st.SearchStrategy[Any] = st.recursive(
-    st.sampled_from([None, True, False, -1, 0, 1, 2, 3, 4, 5, 6, 7, 1 << 63, 1.5, b"", b"a", b"ab", "a", ()]),
-    lambda inner: st.lists(inner, max_size=7).map(tuple),
-    max_leaves=12,
-)
+def test_an_expected_revision_is_put_around_the_operation() -> None:
+    assert ops.Put("k", "v", if_mod_revision=0).to_wire() == (wire.EXPECT, b"k", 0, (wire.PUT, b"k", b"v", False))
+    assert ops.Delete("k", if_mod_revision=5).to_wire() == (wire.EXPECT, b"k", 5, (wire.DELETE, b"k", b"k\x00", False))
 
 
-@settings(max_examples=200, deadline=None)
-@given(plain)
-def test_checking_anything_at_all_raises_nothing_but_decode_error(wire: object) -> None:
-    try:
-        ops.check_operation(wire)
-    except DecodeError:
-        return
-
-
-def test_the_numbers_in_the_log_never_change() -> None:
-    assert [op.to_wire() for op in (ops.Put("k", "v"), ops.Delete("k"), ops.Add("k"), ops.Txn(), ops.Get("k"), ops.Scan("k"))] == [
-        (1, b"k", b"v", False),
-        (2, b"k", b"k\x00", False),
-        (3, b"k", 1),
-        (4, (), (), ()),
-        (5, b"k", 0),
-        (6, b"k", b"k\x00", 0, 0, False, False),
-    ]
-    key = Key("k")
-    conditions = (key.version == 1, key.create_revision != 1, key.mod_revision > 1, key.value < "1", key.lease == 1)
-    assert [condition.to_wire()[2:] for condition in conditions] == [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, b"1"), (5, 1, 1)]
+def test_a_lease_can_be_compared_with_a_number_or_a_handle() -> None:
+    assert (Key("k").lease == Handle()).to_wire() == (Key("k").lease == 7).to_wire() == (b"k", b"k\x00", wire.LEASE, wire.EQUAL, 7)
+    assert (Key("k").lease == 0).to_wire()[-1] == 0
 
 
 # -- answers ------------------------------------------------------------------------------------------------------------------------------
@@ -294,7 +158,7 @@ def test_the_numbers_in_the_log_never_change() -> None:
 
 def test_answers_become_results() -> None:
     record = (b"k", b"v", 2, 3, 2, 0)
-    pair = ops.KeyValue(*record)
+    pair = values.KeyValue(*record)
     assert (pair.key_text, pair.text, pair.mod_revision) == ("k", "v", 3)
     assert ops.Put("k", "v").result((OK, 4, record)) == (4, pair)
     assert ops.Delete("k").result((OK, 4, 1, (record,))) == (1, 4, (pair,))
@@ -309,13 +173,9 @@ def test_answers_become_results() -> None:
     assert (failed.responses[0], bool(failed.responses[1])) == ((1, 4), True)
 
 
-def test_refusals_become_their_errors_again_and_survive_the_log() -> None:
-    for status, kind in ops._REFUSALS.items():
-        raw = codec.unpack(codec.pack(ops.refusal(kind, "why")))
-        assert raw[0] == status
-        with pytest.raises(kind, match="why"):
-            ops.unless_refused(raw)
-    with pytest.raises(errors.Compacted) as compacted:
-        ops.unless_refused(ops.refusal(errors.Compacted, "why", 5))
-    assert compacted.value.revision == 5
-    assert ops.unless_refused((OK, 1)) == (OK, 1)
+def test_answers_of_leases_and_compactions_become_results() -> None:
+    assert ops.Compact(5).result((OK, 9)) is None  # type: ignore[func-returns-value]  # that is the point
+    assert ops.Grant(0, 1_000_000, 3).result((OK, 7, 1_000_000)) == (7, 1_000_000)
+    assert ops.Renew(7, 0).result((OK, 1_000_000)) == (7, 1_000_000)
+    assert ops.KeepAlive(3).result((OK, 2)) == 2
+    assert ops.Revoke(7).result((OK, 9, 2)) == 2

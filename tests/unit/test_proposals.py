@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from fake_network import FakeCluster
 
-from replkv import codec, ops
+from replkv import codec, ops, wire
+from replkv.admission import Admission
 from replkv.codec import Batch
 from replkv.config import Settings
 from replkv.errors import Closed, InvariantBroken, OutcomeUnknown
 from replkv.machine import Machine, Outcome
-from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, Call, Proposals
+from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, Call, OwnCall, Proposals
 
 A, B = (1, "a"), (2, "b")
 RETRY = 1.5
@@ -41,16 +42,22 @@ def sent(proposals: Proposals, to: tuple[int, str | None] = A, now: float = 0.0)
     return [read(batch) for batch in proposals.batches_to_send(to, now)]
 
 
+def submit(proposals: Proposals, call: Caller) -> None:
+    """Hand a call over as the surface does: what is in the queue was let in."""
+    assert proposals.admission.enter(len(call.command or b""))
+    proposals.submit(call)
+
+
 @pytest.fixture
 def proposals() -> Proposals:
-    return Proposals(random.Random(1), 1000, RETRY)
+    return Proposals(random.Random(1), 1000, RETRY, Admission(1 << 30, 1 << 40))
 
 
 @pytest.fixture
 def ready(proposals: Proposals) -> Proposals:
     """With a session."""
     call = Caller()
-    proposals.submit(call)
+    submit(proposals, call)
     (opening,) = sent(proposals)
     proposals.answer([Outcome(0, opening.sequence, (), opened=7)])
     assert proposals.give_up(call)
@@ -60,7 +67,7 @@ def ready(proposals: Proposals) -> Proposals:
 def put(proposals: Proposals, count: int = 1, size: int = 1) -> list[Caller]:
     calls = [Caller(codec.pack(bytes(size))) for _ in range(count)]
     for call in calls:
-        proposals.submit(call)
+        submit(proposals, call)
     return calls
 
 
@@ -117,8 +124,8 @@ def test_what_waits_becomes_one_batch_and_is_answered_in_order(ready: Proposals)
     calls = put(ready, 5)
     (batch,) = sent(ready)
     assert len(batch.commands) == 5
-    ready.answer([Outcome(7, batch.sequence, tuple((ops.OK, i) for i in range(5)))])
-    assert [call.answer for call in calls] == [(ops.OK, i) for i in range(5)]
+    ready.answer([Outcome(7, batch.sequence, tuple((wire.OK, i) for i in range(5)))])
+    assert [call.answer for call in calls] == [(wire.OK, i) for i in range(5)]
     assert not ready.under_way
 
 
@@ -147,7 +154,7 @@ def test_only_a_few_batches_are_under_way(ready: Proposals) -> None:
         assert sent(ready)
     put(ready)
     assert sent(ready) == []
-    ready.answer([Outcome(7, 1, ((ops.OK,),))])
+    ready.answer([Outcome(7, 1, ((wire.OK,),))])
     (batch,) = sent(ready)
     assert (batch.sequence, batch.lowest) == (IN_FLIGHT + 1, 2)
 
@@ -156,10 +163,10 @@ def test_a_batch_tells_the_lowest_sequence_somebody_still_waits_for(ready: Propo
     for _ in range(3):
         put(ready)
         sent(ready)
-    ready.answer([Outcome(7, 2, ((ops.OK,),))])
+    ready.answer([Outcome(7, 2, ((wire.OK,),))])
     put(ready)
     assert sent(ready)[0].lowest == 1
-    ready.answer([Outcome(7, 1, ((ops.OK,),)), Outcome(7, 3, ((ops.OK,),)), Outcome(7, 4, ((ops.OK,),))])
+    ready.answer([Outcome(7, 1, ((wire.OK,),)), Outcome(7, 3, ((wire.OK,),)), Outcome(7, 4, ((wire.OK,),))])
     put(ready)
     assert sent(ready)[0].lowest == 5
 
@@ -187,14 +194,14 @@ def test_a_repeat_that_is_applied_as_well_answers_nobody_twice(ready: Proposals)
     (call,) = put(ready)
     sent(ready)
     for _ in range(3):
-        ready.answer([Outcome(7, 1, ((ops.OK, 5),))])
-    assert (call.finished, call.answer) == (1, (ops.OK, 5))
+        ready.answer([Outcome(7, 1, ((wire.OK, 5),))])
+    assert (call.finished, call.answer) == (1, (wire.OK, 5))
 
 
 def test_outcomes_of_others_answer_nobody(ready: Proposals) -> None:
     (call,) = put(ready)
     sent(ready)
-    ready.answer([Outcome(8, 1, ((ops.OK,),)), Outcome(7, 2, ((ops.OK,),)), Outcome(0, 1, (), opened=9)])
+    ready.answer([Outcome(8, 1, ((wire.OK,),)), Outcome(7, 2, ((wire.OK,),)), Outcome(0, 1, (), opened=9)])
     assert call.finished == 0
     assert ready.session == 7
 
@@ -211,7 +218,7 @@ def test_an_answer_of_the_wrong_length_stops_the_member_rather_than_answer_the_w
     put(ready, 2)
     sent(ready)
     with pytest.raises((ValueError, InvariantBroken)):
-        ready.answer([Outcome(7, 1, ((ops.OK,),))])
+        ready.answer([Outcome(7, 1, ((wire.OK,),))])
 
 
 # -- a session that is no more --------------------------------------------------------------------------------------------------------
@@ -227,8 +234,8 @@ def test_batches_of_an_expired_session_go_into_a_new_one_in_their_order(ready: P
     ready.answer([Outcome(0, opening.sequence, (), opened=70)])
     (batch,) = sent(ready)
     assert (batch.session, batch.sequence, len(batch.commands)) == (70, 1, 7)
-    ready.answer([Outcome(70, 1, tuple((ops.OK, i) for i in range(7)))])
-    assert [call.answer for call in (*calls, *last)] == [(ops.OK, i) for i in range(7)]
+    ready.answer([Outcome(70, 1, tuple((wire.OK, i) for i in range(7)))])
+    assert [call.answer for call in (*calls, *last)] == [(wire.OK, i) for i in range(7)]
 
 
 def test_a_late_word_of_the_old_session_disturbs_the_new_one_not(ready: Proposals) -> None:
@@ -248,14 +255,14 @@ def machine(*sequences: int, session: int = 7) -> Machine:
     loaded = Machine()
     loaded.sessions.open(session, 0)
     for sequence in sequences:
-        loaded.sessions.record(session, sequence, ((ops.OK, sequence),))
+        loaded.sessions.record(session, sequence, ((wire.OK, sequence),))
     return loaded
 
 
 def test_after_a_snapshot_the_session_table_answers(ready: Proposals) -> None:
     calls = three_batches(ready)
     ready.answer_from(machine(1, 3))
-    assert [call.answer for call in calls] == [(ops.OK, 1), None, (ops.OK, 3)]
+    assert [call.answer for call in calls] == [(wire.OK, 1), None, (wire.OK, 3)]
     assert [batch.sequence for batch in sent(ready, B)] == [2]
 
 
@@ -291,7 +298,7 @@ def test_a_call_that_gives_up_while_batches_are_made_is_either_sent_or_given_up(
         while thread.is_alive() or ready._queue:
             for batch in sent(ready):
                 commands += len(batch.commands)
-                ready.answer([Outcome(7, batch.sequence, ((ops.OK,),) * len(batch.commands))])
+                ready.answer([Outcome(7, batch.sequence, ((wire.OK,),) * len(batch.commands))])
         thread.join()
         assert commands + len(given_up) == 30
         assert [call.finished for call in calls] == [int(call not in given_up) for call in calls]
@@ -306,6 +313,99 @@ def test_at_the_end_those_in_the_queue_are_told_otherwise_than_those_under_way(r
     ready.fail_all(closed, unknown)
     assert (under_way.error, under_way.finished) == (unknown, 1)
     assert (waiting.error, waiting.finished) == (closed, 1)
+
+
+# -- what counts as under way ---------------------------------------------------------------------------------------------------------
+
+
+def counted(proposals: Proposals) -> tuple[int, int]:
+    return proposals.admission.commands, proposals.admission.bytes
+
+
+def test_calls_count_until_they_are_answered(ready: Proposals) -> None:
+    put(ready, 3, size=10)
+    assert counted(ready) == (3, 36)
+    sent(ready)
+    assert counted(ready) == (3, 36)
+    ready.answer([Outcome(7, 1, ((wire.OK,),) * 3)] * 2)
+    assert counted(ready) == (0, 0)
+
+
+def test_a_call_that_is_given_up_in_the_queue_makes_room(ready: Proposals) -> None:
+    first, second = put(ready, 2, size=10)
+    assert ready.give_up(first)
+    assert counted(ready) == (1, 12)
+    sent(ready)
+    assert not ready.give_up(second)
+    assert counted(ready) == (1, 12), "it may still take effect"
+
+
+def test_an_answer_that_is_forgotten_makes_room_too(ready: Proposals) -> None:
+    put(ready, 2)
+    sent(ready)
+    ready.answer([Outcome(7, 1, None)])
+    assert counted(ready) == (0, 0)
+
+
+def test_batches_of_an_expired_session_count_once_however_often_they_are_sent(ready: Proposals) -> None:
+    three_batches(ready, 2)
+    before = counted(ready)
+    ready.answer([Outcome(7, sequence, None, expired=True) for sequence in (1, 2, 3)])
+    assert counted(ready) == before
+    (opening,) = sent(ready)
+    ready.answer([Outcome(0, opening.sequence, (), opened=70)])
+    sent(ready)
+    ready.answer([Outcome(70, 1, ((wire.OK,),) * 6)])
+    assert counted(ready) == (0, 0)
+
+
+@pytest.mark.parametrize("session", [7, 8])
+def test_what_a_snapshot_answers_makes_room(ready: Proposals, session: int) -> None:
+    three_batches(ready, 2)
+    loaded = Machine()
+    loaded.sessions.open(session, 0)
+    for sequence in (1, 2, 3):
+        loaded.sessions.record(session, sequence, ((wire.OK,),) * 2)
+    ready.answer_from(loaded)
+    assert counted(ready) == (0, 0)
+
+
+def test_an_answer_lets_in_who_waits_in_line() -> None:
+    proposals = Proposals(random.Random(1), 1000, RETRY, Admission(1, 1000))
+    (first,) = put(proposals)
+    assert not proposals.admission.enter(3)
+    waiting = Caller()
+    proposals.admission.line_up(waiting, 3)
+    assert proposals.give_up(first)
+    assert waiting.finished == 1
+
+
+def test_at_the_end_those_in_line_are_told_as_those_in_the_queue() -> None:
+    proposals = Proposals(random.Random(1), 1000, RETRY, Admission(1, 1000))
+    put(proposals)
+    waiting = Caller()
+    proposals.admission.line_up(waiting, 3)
+    closed = Closed("closed")
+    proposals.fail_all(closed, OutcomeUnknown("unknown"))
+    assert (waiting.error, waiting.finished) == (closed, 1)
+
+
+def test_a_command_of_the_members_own_is_answered_to_whom_it_says(ready: Proposals) -> None:
+    answered: list[Call] = []
+    own = OwnCall(b"\x01", answered.append)
+    ready.admission.enter_anyway(1)
+    ready.submit(own)
+    (call,) = put(ready)
+    assert len(sent(ready)[0].commands) == 2
+    ready.answer([Outcome(7, 1, ((wire.OK, 1), (wire.OK, 2)))])
+    assert answered == [own]
+    assert (own.answer, call.answer) == ((wire.OK, 1), (wire.OK, 2))
+    lost = OwnCall(b"\x01", answered.append)
+    ready.submit(lost)
+    closed = Closed("closed")
+    ready.fail_all(closed, closed)
+    assert answered == [own, lost]
+    assert lost.error is closed
 
 
 # -- whole members --------------------------------------------------------------------------------------------------------------------
@@ -338,7 +438,7 @@ def test_large_batches_repeated_to_a_new_leader_go_in_frames_that_hold_them() ->
             cluster.turn()
     assert all(len(cluster.nodes[name].proposals._batches) == IN_FLIGHT for name in followers)
     cluster.run(lambda: all(call.finished for call in calls))
-    assert [call.answer and call.answer[0] for call in calls] == [ops.OK] * 2 * IN_FLIGHT
+    assert [call.answer and call.answer[0] for call in calls] == [wire.OK] * 2 * IN_FLIGHT
     revisions = sorted(call.answer[1] for call in calls if call.answer)
     assert revisions == list(range(revisions[0], revisions[0] + 2 * IN_FLIGHT))
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replkv import codec, errors, ops
-from replkv.ops import OK, Raw
+from replkv import codec, errors, wire
 from replkv.session import KEPT_MAX, WINDOW, WINDOW_BYTES, Session, Sessions, Verdict, rows
+from replkv.wire import OK, Raw
 
 SECOND = 1_000_000
 ID = 7 << 16
@@ -202,6 +202,28 @@ def test_no_batch_is_executed_twice_whatever_arrives(arrivals: list[tuple[int, i
 
 def test_refusals_are_kept_like_other_answers() -> None:
     sessions = opened()
-    refused = (ops.refusal(errors.Compacted, "gone", 5),)
+    refused = (wire.refusal(errors.Compacted, "gone", 5),)
     executed(sessions, 1, refused)
     assert sessions.answers(ID, 1) == refused
+
+
+def test_recording_returns_what_is_kept_of_the_answers() -> None:
+    sessions = opened()
+    assert sessions.lookup(ID, 1, 0, 0) is Verdict.NEW
+    assert sessions.record(ID, 1, answer(1)) == codec.pack(answer(1))
+    assert sessions.lookup(ID, 2, 0, 0) is Verdict.NEW
+    assert sessions.record(ID, 2, ((OK, 2, (b"k", bytes(KEPT_MAX), 2, 2, 1, 0)),)) == b""
+
+
+def test_a_conflict_with_a_large_record_is_not_kept_but_counts_as_executed() -> None:
+    sessions = opened()
+    executed(sessions, 1, (wire.refusal(errors.Conflict, "not so", (b"k", bytes(KEPT_MAX), 2, 2, 1, 0)),))
+    assert sessions.lookup(ID, 1, 0, 0) is Verdict.REPEAT
+    assert sessions.answers(ID, 1) is None
+
+
+def test_a_conflict_is_kept_with_its_record() -> None:
+    sessions = opened()
+    answers = (wire.refusal(errors.Conflict, "not so", (b"k", b"v", 2, 2, 1, 0)), wire.refusal(errors.Conflict, "not so", None))
+    executed(sessions, 1, answers)
+    assert sessions.answers(ID, 1) == answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fake_network import FakeCluster
@@ -29,10 +30,16 @@ class Caller(Call):
         self.finished += 1
 
 
-def write(cluster: FakeCluster, name: str, operation: ops.Operation) -> Caller:
+def write(cluster: FakeCluster, name: str, operation: ops.Packable[Any]) -> Caller:
     call = Caller(codec.pack(operation.to_wire()))
     cluster.nodes[name].submit(call)
     return call
+
+
+def read(node: Node, operation: ops.Operation) -> Any:
+    answer = node.machine.read(operation.to_wire(), node.published.revision)
+    assert answer is not None
+    return answer
 
 
 def grow(cluster: FakeCluster) -> None:
@@ -107,7 +114,7 @@ def test_a_member_restarts_from_its_snapshot_and_the_log_behind_it(cluster: Fake
     call = write(cluster, "a", ops.Put("after", "x"))
     cluster.run(lambda: call.finished)
     assert cluster.nodes["a"].machine.digest() != digest
-    assert cluster.nodes["a"].machine.read(ops.Scan(count_only=True).to_wire(), cluster.nodes["a"].published.revision)[3] == 21
+    assert read(cluster.nodes["a"], ops.Scan(count_only=True))[3] == 21
 
 
 def test_a_follower_that_fell_behind_is_sent_a_snapshot_and_goes_on_from_it(cluster: FakeCluster) -> None:
@@ -208,7 +215,7 @@ def test_a_callers_answer_that_went_by_in_a_snapshot_still_comes(cluster: FakeCl
     call = write(cluster, late, ops.Add("n", 1))
     cluster.nodes[late].turn(0.0)  # hands it over
     cluster.paused.add(late)
-    cluster.run(lambda: cluster.nodes[leader].machine.read(ops.Get("n").to_wire(), cluster.nodes[leader].published.revision)[1][1] == b"2")
+    cluster.run(lambda: read(cluster.nodes[leader], ops.Get("n"))[1][1] == b"2")
     grow(cluster)
     cluster.run(lambda: base(cluster.nodes[leader]) > 8)
     cluster.network.ends[late].events.clear()  # what came for it in the meantime was lost
@@ -241,7 +248,7 @@ def test_members_that_crash_again_and_again_stay_equal(seed: int) -> None:
     cluster.run(cluster.leader)
     cluster.run(lambda: equal(cluster), 120.0)
     node = cluster.nodes["a"]
-    assert node.machine.read(ops.Get("n").to_wire(), node.published.revision)[1][1] == str(added).encode()
+    assert read(node, ops.Get("n"))[1][1] == str(added).encode()
 
 
 def test_a_follower_that_pauses_while_the_log_is_trimmed_stops_nobody(cluster: FakeCluster) -> None:
@@ -252,3 +259,58 @@ def test_a_follower_that_pauses_while_the_log_is_trimmed_stops_nobody(cluster: F
     cluster.run(lambda: all(base(node) > 8 for name, node in cluster.nodes.items() if name != late))
     cluster.paused.clear()
     cluster.run(lambda: equal(cluster), 120.0)
+
+
+def execute(cluster: FakeCluster, name: str, *operations: ops.Packable[Any]) -> None:
+    for operation in operations:
+        call = write(cluster, name, operation)
+        cluster.run(lambda: call.finished)  # noqa: B023
+        assert call.answer is not None
+        assert call.answer[0] == 0
+
+
+def test_a_snapshot_brings_leases_and_compacted_history_to_a_member_that_fell_behind(cluster: FakeCluster) -> None:
+    leader = cluster.leader() or ""
+    execute(
+        cluster,
+        leader,
+        ops.Grant(9, 3_600_000_000, 5),
+        ops.Grant(10, 15_000_000, 5),
+        ops.Put("kept", "1", lease=9),
+        ops.Put("passing", "1", ttl=20.0),
+        ops.Put("short", "1", lease=10),
+        ops.Put("kept", "2", lease=9),
+        ops.Put("gone", "1"),
+        ops.Delete("gone"),
+        ops.Compact(4),
+        ops.KeepAlive(5),
+    )
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster))
+    assert base(node) > 8
+    assert node.machine.store.compacted == 4
+    cluster.run(lambda: [lease.id for lease in node.machine.leases] == [9], 60.0)
+    cluster.run(lambda: equal(cluster))
+    assert read(node, ops.Scan(prefix="s"))[2] == ()
+    assert read(node, ops.Get("kept"))[1][1:] == (b"2", 2, 5, 2, 9)
+    assert read(node, ops.Get("passing"))[1] is None
+    assert [record[0] for record in node.machine.store.events if record[1] is None and record[5]] == [b"short", b"passing"]
+
+
+def test_members_that_scrubbed_differently_take_equal_snapshots(cluster: FakeCluster) -> None:
+    leader = cluster.leader() or ""
+    slow = next(name for name in "abc" if name != leader)
+    cluster.nodes[slow].upkeep._scrubbing.next_at = float("inf")  # it never comes to it
+    sums: dict[int, set[bytes]] = {}
+    for number in range(60):
+        execute(cluster, leader, ops.Put(f"k{number % 4}", RNG.randbytes(1500)), ops.Delete(f"k{number % 3}"))
+        if number % 10 == 9:
+            execute(cluster, leader, ops.Compact(cluster.nodes[leader].published.revision - 7))
+        for node in cluster.nodes.values():
+            if (file := node.log.snapshot) is not None:
+                sums.setdefault(file.meta.index, set()).add(file.sha256)
+    cluster.run(lambda: not cluster.nodes[leader].machine.store.unscrubbed and equal(cluster))
+    assert cluster.nodes[slow].machine.store.unscrubbed
+    assert len(sums) >= 3
+    assert {len(each) for each in sums.values()} == {1}

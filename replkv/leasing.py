@@ -1,0 +1,313 @@
+"""``Lease`` and ``AsyncLease``: a lease as its holder sees it, for threads and for asyncio.
+
+The member's keeper (``keeper.py``) keeps leases alive and knows by this member's clock until when they can be counted on; a handle asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from replkv import errors, fork
+from replkv.ops import Grant, Renew, Revoke, to_lease_id
+from replkv.plans import LeaseKeys, Plan, Write, pack_command
+from replkv.surface import DEFAULT, Awaiting, Blocking, Surface, Timeout, operation
+from replkv.values import to_ttl
+from replkv.waiting import loop_inbox
+from replkv.wire import unless_refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from types import TracebackType
+
+    from replkv.keeper import Held, Keeper
+    from replkv.node import Node
+    from replkv.proposals import Call
+    from replkv.wire import Raw
+
+H = TypeVar("H")
+
+
+class _Hold(Plan[H]):
+    """Grant or take over a lease, and count on it from before it was asked for."""
+
+    __slots__ = ("_asked_at", "_handle", "_keep_alive", "_lease", "_ttl")
+
+    def __init__(self, lease: int, ttl: int, *, keep_alive: bool, handle: Callable[[Node, Held], H]) -> None:
+        self._lease = lease
+        self._ttl = ttl  # 0: take over
+        self._keep_alive = keep_alive
+        self._handle = handle
+        self._asked_at = 0.0
+
+    def _operation(self, keeper: int) -> Grant | Renew:
+        return Grant(self._lease, self._ttl, keeper) if self._ttl else Renew(self._lease, keeper)
+
+    def command(self, node: Node) -> bytes:
+        """Pack it; the lease belongs to this process's keeper if it is to be kept alive here."""
+        self._asked_at = node.clock()
+        return pack_command(self._operation(node.keeper.number if self._keep_alive else 0).to_wire(), node)
+
+    def result(self, node: Node, call: Call) -> H:
+        """Hold the lease, which may be over by now."""
+        number, ttl = self._operation(0).result(unless_refused(cast("Raw", call.answer)))
+        held = node.keeper.hold(number, ttl / 1e6, self._asked_at, kept=self._keep_alive)
+        if number not in node.machine.leases:  # it ended before the keeper knew of it
+            node.keeper.lose(held)
+        node.transport.wake()
+        return self._handle(node, held)
+
+
+class _Renewal(Plan[None]):
+    """Let the time of a lease begin anew."""
+
+    __slots__ = ("_asked_at", "_held")
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._asked_at = 0.0
+
+    def command(self, node: Node) -> bytes:
+        """Pack it; whoever keeps the lease alive goes on doing so."""
+        self._asked_at = node.clock()
+        return pack_command(Renew(self._held.id, 0).to_wire(), node)
+
+    def result(self, node: Node, call: Call) -> None:
+        """Count on the lease for its whole time again."""
+        unless_refused(cast("Raw", call.answer))
+        node.keeper.renewed(self._held, self._asked_at)
+        node.transport.wake()
+
+
+@contextmanager
+def _granting(keeper: Keeper) -> Iterator[None]:
+    """Have the keeper know that a lease which it does not hold may be about to be held."""
+    keeper.granting(+1)
+    try:
+        yield
+    finally:
+        keeper.granting(-1)
+
+
+class _Signal:
+    """What tells that a lease is lost."""
+
+    def __init__(self, node: Node, held: Held) -> None:
+        self._node = node
+        self._held = held
+
+    def is_set(self) -> bool:
+        """Tell whether the lease can't be counted on any more, by this member's own clock; never waits."""
+        return self._held.lost or self._node.clock() >= self._held.until
+
+    def _left(self, until: float | None) -> float:
+        """Return for how many seconds to wait before it is worth to look again."""
+        return max(0.0, min(self._held.until, float("inf") if until is None else until) - self._node.clock())
+
+    def _over(self, until: float | None) -> bool:
+        return until is not None and self._node.clock() >= until
+
+    def _until(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self._node.clock() + timeout
+
+    def __repr__(self) -> str:
+        return f"<lease {self._held.id} {'is lost' if self.is_set() else 'is held'}>"
+
+
+class Lost(_Signal):
+    """Tells threads that a lease is lost; it comes before the cluster deletes the lease's keys because their time is over."""
+
+    def __init__(self, node: Node, held: Held) -> None:
+        super().__init__(node, held)
+        self._told = threading.Event()
+        held.on_lost.append(self._told.set)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the lease is lost.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Returns:
+            Whether it is lost; False: not in time.
+        """
+        until = self._until(timeout)
+        while not self.is_set():
+            if self._over(until):
+                return False
+            self._told.wait(min(self._left(until), threading.TIMEOUT_MAX))
+        return True
+
+
+class AsyncLost(_Signal):
+    """Tells tasks that a lease is lost, as ``Lost`` does threads; it can be awaited."""
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self.wait().__await__()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the lease is lost; as ``Lost.wait``."""
+        until = self._until(timeout)
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        inbox = loop_inbox(loop)
+
+        def tell() -> None:
+            inbox.put(told.set)
+
+        self._held.on_lost.append(tell)
+        try:
+            while not self.is_set():
+                if self._over(until):
+                    return False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), self._left(until))
+            return True
+        finally:
+            self._held.on_lost.remove(tell)
+
+
+class _Leasing:
+    """What both kinds of handles are."""
+
+    def __init__(self, surface: Surface[Any, Any], ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> None:
+        if ttl is None and number is None:
+            raise ValueError("lease() needs ttl=, or id= of a lease to take over")
+        if not isinstance(keep_alive, bool):
+            raise TypeError(f"keep_alive must be a bool, not {type(keep_alive).__name__}")
+        fork.ensure_not_forked()
+        self._surface = surface
+        self._timeout = timeout
+        self._wanted = (0 if number is None else to_lease_id(number), 0 if ttl is None else to_ttl(ttl), keep_alive)
+        self._node: Node | None = None
+        self._held_lease: Held | None = None
+
+    def _plan(self) -> Plan[Self]:
+        lease, ttl, keep_alive = self._wanted
+        return _Hold(lease, ttl, keep_alive=keep_alive, handle=self._now_held)
+
+    def _now_held(self, node: Node, held: Held) -> Self:
+        self._node, self._held_lease = node, held
+        return self
+
+    @property
+    def _held(self) -> Held:
+        if self._held_lease is None:
+            raise errors.Closed("this lease is not granted yet: await it, or enter it with 'async with'")
+        return self._held_lease
+
+    @property
+    def id(self) -> int:
+        """The lease's number in the cluster."""
+        return self._held.id
+
+    @property
+    def ttl(self) -> float:
+        """Seconds it lives without being kept alive."""
+        return self._held.ttl
+
+    def remaining(self) -> float:
+        """Return for how many seconds this process can count on it, as of now and by this member's clock; 0.0 once it is lost."""
+        held = self._held
+        assert self._node is not None  # noqa: S101  # who holds a lease knows where
+        return 0.0 if held.lost else max(0.0, held.until - self._node.clock())
+
+    @operation
+    def keys(self, *, timeout: Timeout = DEFAULT) -> Plan[tuple[bytes, ...]]:
+        """List the keys that hang on it, in order; in a namespace those of the namespace.  Linearizable.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            LeaseNotFound: it is over.
+        """
+        return self._surface._run(LeaseKeys(self.id, self._surface._prefix), timeout)  # noqa: SLF001  # a part of the surface
+
+    @operation
+    def renew(self, *, timeout: Timeout = DEFAULT) -> Plan[None]:
+        """Let its time begin anew; not needed where it is kept alive.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            LeaseNotFound: it is over.
+            OutcomeUnknown: handed over, and no answer in time.
+        """
+        return self._surface._run(_Renewal(self._held), timeout)  # noqa: SLF001  # a part of the surface
+
+    @operation
+    def revoke(self, *, timeout: Timeout = DEFAULT) -> Plan[int]:
+        """End it, and delete the keys that hang on it at one revision.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            How many keys were deleted.
+
+        Raises:
+            LeaseNotFound: it is over already.
+            OutcomeUnknown: handed over, and no answer in time.
+        """
+        return self._surface._run(Write(Revoke(self.id)), timeout)  # noqa: SLF001  # a part of the surface
+
+    def __repr__(self) -> str:
+        held = self._held_lease
+        what = "not granted yet" if held is None else f"{held.id} of {held.ttl:g} s, {self.remaining():.1f} s left"
+        return f"<{type(self).__name__} {what}>"
+
+
+class Lease(_Leasing, Blocking):
+    """A lease that this process holds; made with ``lease()`` of a ``Replica``.
+
+    It is kept alive by the member as long as that runs, with or without this handle, unless ``keep_alive=False`` was said.  The block of
+    a ``with`` statement revokes it at its end, and does not mind if that is not possible: then it ends by itself.
+    """
+
+    def __init__(self, surface: Surface[Any, Any], ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> None:
+        super().__init__(surface, ttl, number, keep_alive=keep_alive, timeout=timeout)
+        with _granting(surface._running().keeper):  # noqa: SLF001  # a part of the surface
+            surface._run(self._plan(), timeout)  # noqa: SLF001
+        assert self._node is not None  # noqa: S101  # that is what the plan does
+        self.lost = Lost(self._node, self._held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with suppress(errors.ReplkvError):
+            self.revoke()
+
+
+class AsyncLease(_Leasing, Awaiting):
+    """A lease that this process holds; made with ``lease()`` of an ``AsyncReplica``, and granted when it is awaited or entered.
+
+    As ``Lease``, with ``async with``.
+    """
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._grant().__await__()
+
+    async def _grant(self) -> Self:
+        if self._held_lease is None:
+            with _granting(self._surface._running().keeper):  # noqa: SLF001  # a part of the surface
+                await cast("Any", self._surface._run(self._plan(), self._timeout))  # noqa: SLF001  # a facade's _run is a coroutine
+        return self
+
+    @property
+    def lost(self) -> AsyncLost:
+        """Tells when it is lost."""
+        held = self._held
+        assert self._node is not None  # noqa: S101  # who holds a lease knows where
+        return AsyncLost(self._node, held)
+
+    async def __aenter__(self) -> Self:
+        return await self._grant()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with suppress(errors.ReplkvError):
+            await asyncio.shield(self.revoke())

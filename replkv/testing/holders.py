@@ -1,0 +1,206 @@
+"""Holders of leases: each is granted one or takes one over, hangs keys on it, renews it, lets it go, and notices when it is lost.
+
+They use the plans behind ``Replica.lease``, so that a member's keeper is driven as it is by an application.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+
+from replkv import codec
+from replkv.errors import Rejected
+from replkv.leasing import _Hold, _Renewal
+from replkv.ops import Put, Revoke
+from replkv.proposals import Call
+from replkv.testing.history import Consistency, Outcome
+from replkv.values import to_ttl
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from replkv.keeper import Held
+    from replkv.node import Node
+    from replkv.plans import Plan
+    from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.history import Operation
+    from replkv.testing.workload import Workload
+
+
+class _Answered(Call):
+    """A call that is finished."""
+
+    __slots__ = ()
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__()
+        self.answer = operation.answer
+
+
+@define(eq=False)
+class _Packed:
+    """An operation as a plan packed it."""
+
+    packed: bytes
+
+    def to_wire(self) -> Any:
+        return codec.unpack(self.packed)
+
+
+@define(eq=False, repr=False)
+class Holding:
+    """A lease that somebody counts on, in one life of a member."""
+
+    held: Held
+    member: SimMember
+    node: Node
+    told: int = 0  # how often it was said to be lost
+    lost: bool = False  # it was seen to be
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is running."""
+        return self.member.node is self.node
+
+
+@define(eq=False, repr=False)
+class Holders:
+    """All holders of leases of a run.
+
+    Args:
+        workload: makes their calls.
+        rng: draws what they do.
+    """
+
+    workload: Workload
+    rng: random.Random
+    holdings: list[Holding] = field(factory=list)
+
+    @property
+    def cluster(self) -> SimCluster:
+        """Where they are."""
+        return self.workload.cluster
+
+    def begin(self) -> None:
+        """Set all to work."""
+        for _ in range(self.cluster.scenario.holders):
+            self._think(self._seek)
+
+    def _think(self, action: Callable[[], None]) -> None:
+        pause = max(0.2, 5 * self.cluster.scenario.think)
+        self.cluster.scheduler.after(self.rng.expovariate(1.0) * pause, action)
+
+    def _seek(self) -> None:
+        """Find a member."""
+        running = self.cluster.running
+        if not self.workload.active:
+            return
+        if running:
+            self.rng.choice(running).on_caller_thread(self._ask, otherwise=lambda: self._think(self._seek))
+        else:
+            self._think(self._seek)
+
+    def _ask(self, member: SimMember) -> None:
+        """Ask for a lease, or take one over."""
+        requests, take_over = self.workload.requests, self.rng.random() < 0.2
+        lease = self.rng.choice(requests.leases) if take_over and requests.leases else 0
+        ttl = 0 if lease else to_ttl(requests.ttl())
+        self.hold(member, lease, ttl, keep_alive=self.rng.random() < 0.75, then=self._held)
+
+    def hold(
+        self,
+        member: SimMember,
+        lease: int,
+        ttl: int,
+        *,
+        keep_alive: bool,
+        then: Callable[[Holding | None], None],
+        patience: float | None = None,
+    ) -> None:
+        """Hold a lease from now on, on a thread of a member's process.
+
+        Args:
+            member: where.
+            lease: which; 0: one of the store's choice.
+            ttl: microseconds; 0: there is one already.
+            keep_alive: whether the member does so.
+            then: called with it; with None if that was not possible, or nobody knows.
+            patience: seconds to wait for it; by default drawn.
+        """
+        node = member.process
+        plan = _Hold(lease, ttl, keep_alive=keep_alive, handle=lambda node, held: Holding(held, member, node))
+        node.keeper.granting(+1)
+
+        def answered(operation: Operation) -> None:
+            holding = _result(plan, node, operation) if member.node is node else None
+            node.keeper.granting(-1)
+            if holding is not None:
+                self._count_on(holding)
+            then(holding)
+
+        self._run(member, plan, answered, patience)
+
+    def _count_on(self, holding: Holding) -> None:
+        def told() -> None:
+            holding.told += 1
+
+        holding.held.on_lost.append(told)
+        holding.told += holding.held.lost  # nobody is told of what was over before
+        self.holdings.append(holding)
+        self.workload.requests.granted(holding.held.id)
+
+    def _run(self, member: SimMember, plan: Plan[Any], then: Callable[[Operation], None], patience: float | None = None) -> None:
+        command = plan.command(member.process)
+        assert command is not None
+        # The operation is noted before it can be answered.
+        noted: list[Operation] = []
+        noted.append(self.workload.run(member, _Packed(command), Consistency.WRITE, lambda: then(noted[0]), patience=patience))
+
+    # -- with a lease -----------------------------------------------------------------------------------------------------------------
+
+    def _held(self, holding: Holding | None) -> None:
+        if holding is None:
+            self._think(self._seek)
+        else:
+            self._think(lambda: self._go_on(holding))
+
+    def _go_on(self, holding: Holding) -> None:
+        if not self.workload.active:
+            return
+        if holding.held.lost or not holding.alive:
+            self._think(self._seek)
+        else:
+            holding.member.on_caller_thread(lambda _: self._act(holding), otherwise=lambda: self._think(self._seek))
+
+    def _act(self, holding: Holding) -> None:
+        member, held = holding.member, holding.held
+        match self.rng.choice(("put", "put", "put", "renew", "revoke", "wait", "forget")):
+            case "put":
+                put = Put(self.workload.requests.key(), b"l" + self.workload.requests.unique(), lease=held.id)
+                self.workload.run(member, put, Consistency.WRITE, lambda: self._held(holding))
+            case "renew":
+                plan = _Renewal(held)
+                self._run(member, plan, lambda operation: self._renewed(holding, plan, operation))
+            case "revoke":
+                self.workload.run(member, Revoke(held.id), Consistency.WRITE, lambda: self._think(self._seek))
+            case "forget":  # the member goes on keeping it alive
+                self._think(self._seek)
+            case _:
+                self._held(holding)
+
+    def _renewed(self, holding: Holding, plan: _Renewal, operation: Operation) -> None:
+        if holding.alive:
+            _result(plan, holding.node, operation)
+        self._held(holding)
+
+
+def _result(plan: Plan[Any], node: Node, operation: Operation) -> Any:
+    """Return what a plan makes of an answer; None if there is none, or it is a refusal."""
+    if operation.outcome is not Outcome.ANSWERED:
+        return None
+    try:
+        return plan.result(node, _Answered(operation))
+    except Rejected:
+        return None

@@ -1,0 +1,337 @@
+"""Consumers of watches: each takes step after step on its own thread, at its own pace, and moves on when it loses its member.
+
+What a step does is the product's own ``watching._Watching._look``; here the steps are events of virtual time, and what wakes a consumer
+that waits is looked at after every turn of its member, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from replkv.errors import Compacted, ReplkvError
+from replkv.testing.history import Violation
+from replkv.testing.streams import End, Stream, validate
+from replkv.values import Span
+from replkv.watching import _MORE, _Watching
+
+if TYPE_CHECKING:
+    import random
+
+    from replkv.node import Node
+    from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.model import Model
+    from replkv.testing.streams import Part
+    from replkv.values import EventKind
+
+KINDS: tuple[tuple[EventKind, ...], ...] = (("put", "delete"), ("put", "delete"), ("put",), ("delete",))
+"""What consumers want."""
+STUCK = 100_000
+"""More steps than any watch needs to read what a closed member had."""
+
+
+class SimBell:
+    """Remembers that it rang; ``Watchers`` looks after each turn."""
+
+    def __init__(self) -> None:
+        self.rung = False
+
+    def ring(self) -> None:
+        """Have the consumer look once more."""
+        self.rung = True
+
+
+class SimWatch(_Watching):
+    """A watch in virtual time."""
+
+    _bell: SimBell
+
+    def _make_bell(self) -> SimBell:
+        return SimBell()
+
+    def step(self, *, whole: bool) -> Part | None:
+        """Take one step; what it yielded, () if there is more to read first, None if it has to wait."""
+        found = self._look(whole=whole)
+        return () if found is _MORE else found
+
+    def take_ring(self) -> bool:
+        """Tell whether the bell rang since the last time."""
+        rung, self._bell.rung = self._bell.rung, False
+        return rung
+
+    @property
+    def patience(self) -> float | None:
+        """For how many seconds to wait."""
+        return self._patience(None)
+
+    def ask(self) -> None:
+        """Ask for a mark."""
+        self._ask()
+
+    def close(self) -> None:
+        """End it."""
+        self._close()
+
+
+@define(eq=False, repr=False)
+class Watcher:
+    """A consumer, and the streams it has read one after the other."""
+
+    watchers: Watchers
+    span: Span
+    kinds: tuple[EventKind, ...]
+    prev_kv: bool
+    whole: bool
+    cut: int
+    interval: float | None  # between marks
+    pause: float  # seconds between two steps, on average
+    streams: list[Stream] = field(factory=list)
+    watch: SimWatch | None = None
+    member: SimMember | None = None
+    node: Node | None = None
+    _waiting: bool = False
+    _steps: int = 0  # a step that was planned counts only if none was planned since
+
+    @property
+    def cluster(self) -> SimCluster:
+        """Where it watches."""
+        return self.watchers.cluster
+
+    @property
+    def stream(self) -> Stream:
+        """The newest one."""
+        return self.streams[-1]
+
+    # -- beginning ----------------------------------------------------------------------------------------------------------------------
+
+    def begin_soon(self, delay: float) -> None:
+        """Find a member before long."""
+        self.cluster.scheduler.after(self.watchers.rng.expovariate(1.0) * delay, self._begin)
+
+    def _begin(self) -> None:
+        running = self.cluster.running
+        if running:
+            self.watchers.rng.choice(running).on_caller_thread(self.open, otherwise=lambda: self.begin_soon(0.2))
+        else:
+            self.begin_soon(0.2)
+
+    def open(self, member: SimMember, start: int = 0) -> None:
+        """Begin at a member: where the stream before ended, or at a revision, or anew."""
+        rng, node = self.watchers.rng, member.process
+        before = self.streams[-1] if self.streams and self.stream.end is not End.COMPACTED else None
+        start = before.place if before is not None else start
+        published = node.published.revision
+        initial = not start and "put" in self.kinds and (before is not None or rng.random() < 0.6)
+        if not start and not initial and rng.random() < 0.5:
+            start = rng.randint(1, published + 3)
+        self.watch = SimWatch(
+            node,
+            self.span,
+            start_revision=start or None,
+            initial=initial,
+            prev_kv=self.prev_kv,
+            kinds=self.kinds,
+            progress=self.interval is not None,
+            progress_interval=self.interval or 1.0,
+            prefix=self.span.start[: self.cut],
+        )
+        self.member, self.node, self._waiting = member, node, False
+        first = 0 if initial else start or published + 1
+        marks = self.interval is not None or self.watchers.asking
+        stream = Stream(member.where, self.span, first, self.kinds, self.prev_kv, self.whole, marks, self.cut, place=first, resumes=before)
+        self.streams.append(stream)
+        self.cluster.trace.note("watch", member.where, self.span, stream.start)
+        self._plan(0.0)
+
+    # -- steps --------------------------------------------------------------------------------------------------------------------------
+
+    def _plan(self, delay: float) -> None:
+        """Take the next step after a while; a step that was planned before is none any more."""
+        self._steps += 1
+        number, watch, member = self._steps, self.watch, self.member
+        if watch is None or member is None:
+            return
+
+        def step(_member: SimMember) -> None:
+            if number == self._steps and watch is self.watch:
+                self._step(watch)
+
+        self.cluster.scheduler.after(delay, lambda: member.on_caller_thread(step) if number == self._steps else None)
+
+    def stall(self, seconds: float) -> None:
+        """Take no step for a while."""
+        self._waiting = False
+        self._plan(seconds)
+
+    def hurry(self) -> None:
+        """Take the next step now, if this does not wait."""
+        if not self._waiting:
+            self._plan(0.0)
+
+    def rung(self) -> None:
+        """Go on if the bell rang while this waited."""
+        if self._waiting and self.watch is not None and self.watch.take_ring():
+            self._waiting = False
+            self._plan(self.watchers.rng.random() * 0.0002)
+
+    def _step(self, watch: SimWatch) -> None:
+        rng = self.watchers.rng
+        self._waiting = False
+        try:
+            part = watch.step(whole=self.whole)
+        except Compacted as error:
+            self._compacted(watch, error)
+            return
+        if part is None:
+            self._wait(watch)
+        elif part:
+            self._note(watch, part)
+            slow = self.watchers.patient and rng.random() < 0.1
+            self._plan(rng.expovariate(1.0) * self.pause if slow else rng.random() * 0.001)
+        else:
+            self._plan(rng.random() * 0.0002)
+
+    def _note(self, watch: SimWatch, part: Part) -> None:
+        self.stream.parts.append(part)
+        self.stream.place = watch.revision
+        self.cluster.trace.note("event", self.stream.where, *part)
+
+    def _wait(self, watch: SimWatch) -> None:
+        rng, patience = self.watchers.rng, watch.patience
+        self.stream.place = watch.revision
+        self._waiting = True
+        if patience is not None:
+            self._plan(patience)
+        if rng.random() < self.watchers.restlessness:
+            self._leave(watch)
+        elif self.watchers.asking and rng.random() < 0.2:
+            watch.ask()
+            self.rung()
+
+    # -- ends ---------------------------------------------------------------------------------------------------------------------------
+
+    def _leave(self, watch: SimWatch) -> None:
+        """Go on at another member, or at the same."""
+        self.stream.place = watch.revision
+        watch.close()
+        self._over(End.LEFT, 0.05)
+
+    def _compacted(self, watch: SimWatch, error: Compacted) -> None:
+        node = self.node
+        assert node is not None
+        self.stream.place = watch.revision
+        self.stream.compacted = error.revision, node.published.machine.store.compacted
+        watch.close()
+        self._over(End.COMPACTED, 0.05)
+
+    def life_ended(self, node: Node) -> None:
+        """Its process is gone; one that was closed has its watches yield what there is."""
+        if self.node is not node or self.watch is None:
+            return
+        if not node.stopped:
+            self._over(End.LOST, 0.2)
+            return
+        self.stream.published = node.published.revision
+        try:
+            for _ in range(STUCK):
+                part = self.watch.step(whole=self.whole)
+                if part is None:
+                    raise Violation("watch", f"waits at a member that was closed: {self.stream}")
+                if part:
+                    self._note(self.watch, part)
+        except Compacted as error:
+            self._compacted(self.watch, error)
+        except ReplkvError:
+            self._over(End.CLOSED, 0.2)
+        else:
+            raise Violation("watch", f"does not end with its member: {self.stream}")
+
+    def _over(self, end: End, delay: float) -> None:
+        self.stream.end = end
+        self.cluster.trace.note("watch over", self.stream.where, end.value, self.stream.place)
+        self.watch = self.member = self.node = None
+        self._waiting = False
+        self.begin_soon(delay)
+
+    @property
+    def current(self) -> bool:
+        """Whether it has yielded everything that its member has published, and waits."""
+        return self._waiting and self.watch is not None and self.node is not None and self.watch.revision > self.node.published.revision
+
+
+@define(eq=False, repr=False)
+class Watchers:
+    """All consumers of a run.
+
+    Args:
+        cluster: where they watch.
+        rng: draws what they want.
+    """
+
+    cluster: SimCluster
+    rng: random.Random
+    patient: bool = True  # some steps take their time
+    restlessness: float = 0.02  # how often one that waits goes elsewhere
+    asking: bool = field(init=False)
+    each: list[Watcher] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.asking = self.rng.random() < 0.5
+        self.cluster.observers.append(lambda _member, node: self._look(node))
+        self.cluster.mourners.append(lambda _member, node: self._mourn(node))
+
+    def begin(self) -> None:
+        """Set all consumers to work."""
+        for _ in range(self.cluster.scenario.watchers):
+            self.add(self._drawn()).begin_soon(1.0)
+
+    def add(self, watcher: Watcher) -> Watcher:
+        """Have one more."""
+        self.each.append(watcher)
+        return watcher
+
+    def _drawn(self) -> Watcher:
+        rng = self.rng
+        key = b"k%02d" % rng.randrange(self.cluster.scenario.keys)
+        spans = (Span.of(), Span.of(), Span.of(key), Span.of(prefix=b"k"), Span.of(start=b"k01", end=b"nk02"))
+        span = rng.choice(spans)
+        cut = 1 if span.start[:1] == b"k" and span.end in (b"l", key + b"\x00") and rng.random() < 0.3 else 0
+        interval = rng.choice((None, None, 0.3, 2.0))
+        pause = rng.choice((0.01, 0.3, 2.0))
+        return Watcher(self, span, rng.choice(KINDS), rng.random() < 0.5, rng.random() < 0.5, cut, interval, pause)
+
+    def settle(self) -> None:
+        """Let nobody dawdle or move any more."""
+        self.patient, self.restlessness = False, 0.0
+        for watcher in self.each:
+            watcher.hurry()
+
+    @property
+    def behind(self) -> list[Stream]:
+        """The newest streams of those that are not current."""
+        return [watcher.stream for watcher in self.each if not watcher.current and watcher.streams]
+
+    @property
+    def current(self) -> bool:
+        """Whether all have yielded everything."""
+        return all(watcher.current for watcher in self.each)
+
+    def check(self, truth: Model) -> None:
+        """Validate everything that was seen.
+
+        Raises:
+            Violation: a watch broke a promise.
+        """
+        for watcher in self.each:
+            for stream in watcher.streams:
+                validate(stream, truth)
+
+    def _look(self, node: Node) -> None:
+        for watcher in self.each:
+            if watcher.node is node:
+                watcher.rung()
+
+    def _mourn(self, node: Node) -> None:
+        for watcher in self.each:
+            watcher.life_ended(node)

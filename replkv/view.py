@@ -1,0 +1,350 @@
+"""Views: the keys below a prefix as a dictionary in this process's memory, kept current by a watch.
+
+A view has no thread.  It takes what its watch has for it whenever it is read, which is no I/O: the watch reads this member's own history.
+When that is not kept any more, the view reads the present state into a new dictionary, and puts it in the place of the old one when it is
+whole.  ``View`` and ``AsyncView`` are read in the same way, and differ in how they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from attrs import define, field, frozen
+
+from replkv import fork
+from replkv.errors import Closed, Compacted, WaitTimeout
+from replkv.mapping import Items, Values
+from replkv.valuecodec import Codec, decode_stored, key_to_text, text_to_key
+from replkv.values import Data, Event, EventKind, KeyValue, Span, Synced, to_bytes, to_count
+from replkv.watching import AsyncWatch, Watch
+
+if TYPE_CHECKING:
+    from replkv.node import Node
+
+T = TypeVar("T")
+W = TypeVar("W", Watch, AsyncWatch)
+
+_SLICE: Final = 256
+_UNREAD: Final[Any] = object()
+
+
+@frozen
+class Source:
+    """Where a view comes from: one member, and the namespace in it.
+
+    Args:
+        node: the member.
+        namespace: stands before every key.
+    """
+
+    node: Node
+    namespace: bytes = b""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the member's state was known to be the newest; infinite if it never was."""
+        return max(0.0, self.node.clock() - self.node.fresh_at)
+
+    def has_news(self, revision: int) -> bool:
+        """Tell whether there may be more than this revision, or no more to come."""
+        return self.node.published.revision != revision or self.node.hub.ended or fork.forked()
+
+    def follow(self, prefix: bytes, start_revision: int | None = None) -> Watch:
+        """Open a watch that is looked at and never waited for: of changes from a revision on, or of the present state and all changes."""
+        span = Span.of(prefix=prefix).below(self.namespace)
+        return Watch(self.node, span, start_revision=start_revision, initial=start_revision is None, prefix=self.namespace)
+
+    def alarm(self, kind: type[W], prefix: bytes | None, start_revision: int) -> W:
+        """Open a watch that is only waited for; without a prefix any key counts, also outside of the namespace."""
+        span = Span(b"", None) if prefix is None else Span.of(prefix=prefix).below(self.namespace)
+        return kind(self.node, span, start_revision=start_revision)
+
+
+class _Entry(Generic[T]):
+    """A pair whose value is decoded when it is asked for, and then kept."""
+
+    __slots__ = ("_codec", "_value", "kv")
+
+    def __init__(self, kv: KeyValue, codec: Codec[T]) -> None:
+        self.kv = kv
+        self._codec = codec
+        self._value: T = _UNREAD
+
+    @property
+    def value(self) -> T:
+        if self._value is _UNREAD:
+            self._value = decode_stored(self._codec, self.kv.key, self.kv.value)
+        return self._value
+
+
+@frozen(eq=False)
+class Change(Generic[T]):
+    """A key of a view was put or deleted; its values are decoded when they are asked for, and may raise ``Undecodable`` then."""
+
+    key: str
+    revision: int
+    _before: _Entry[T] | None
+    _after: _Entry[T] | None
+
+    @property
+    def kind(self) -> EventKind:
+        """Whether it was put or deleted."""
+        return "delete" if self._after is None else "put"
+
+    @property
+    def value(self) -> T | None:
+        """The new value; None if the key was deleted."""
+        return None if self._after is None else self._after.value
+
+    @property
+    def previous(self) -> T | None:
+        """The value before; None if there was no such key."""
+        return None if self._before is None else self._before.value
+
+
+@define(eq=False)
+class _State(Generic[T]):
+    """The keys below a prefix as of some revision, and the watch that leads on from there; one user at a time."""
+
+    source: Source
+    prefix: bytes
+    codec: Codec[T]
+    entries: dict[str, _Entry[T]]
+    watch: Watch
+    coming: dict[str, _Entry[T]] | None = field(default=None)  # the present state while it is read; takes the place of ``entries`` then
+
+    @property
+    def revision(self) -> int:
+        return self.watch.revision - 1
+
+    def step(self) -> Iterable[Change[T]] | None:
+        """Take the next thing from the watch and return what it changes; None: there is none.
+
+        Raises:
+            ReplkvError: the member has ended.
+        """
+        try:
+            found = self.watch.next(0)
+        except Compacted:
+            self.watch, self.coming = self.source.follow(self.prefix), {}
+            return ()
+        if found is None:
+            return None
+        if isinstance(found, Event):
+            return self._apply(found)
+        return self._complete(found.revision) if isinstance(found, Synced) else ()
+
+    def _apply(self, event: Event) -> Iterable[Change[T]]:
+        key = key_to_text(event.key[len(self.prefix) :])
+        before = self.entries.get(key)
+        if self.coming is not None:
+            unchanged = before is not None and before.kv.mod_revision == event.revision
+            self.coming[key] = before if before is not None and unchanged else _Entry(event.kv, self.codec)
+            return ()
+        if event.kind == "put":
+            after = self.entries[key] = _Entry(event.kv, self.codec)
+            return (Change(key, event.revision, before, after),)
+        return (Change(key, event.revision, self.entries.pop(key), None),) if before is not None else ()
+
+    def _complete(self, revision: int) -> Iterable[Change[T]]:
+        assert self.coming is not None  # noqa: S101  # the present state was asked for
+        before, self.entries, self.coming = self.entries, self.coming, None
+        return _differences(before, self.entries, revision)
+
+    def branch(self) -> _State[T]:
+        """Return a state that goes on from here by itself."""
+        return _State(self.source, self.prefix, self.codec, self.entries.copy(), self.source.follow(self.prefix, self.revision + 1))
+
+
+def _differences(before: dict[str, _Entry[T]], after: dict[str, _Entry[T]], revision: int) -> Iterator[Change[T]]:
+    """Yield what became different, in the order of revisions as far as they are known: a deletion may have been any time."""
+    new = [Change(key, entry.kv.mod_revision, before.get(key), entry) for key, entry in after.items() if before.get(key) is not entry]
+    yield from sorted(new, key=lambda change: change.revision)
+    yield from (Change(key, revision, entry, None) for key, entry in before.items() if key not in after)
+
+
+class _View(Mapping[str, T]):
+    """What both kinds of view are.
+
+    Args:
+        source: the member.
+        prefix: of all keys, text or bytes.
+        codec: what values are stored as.
+    """
+
+    def __init__(self, source: Source, prefix: Data, codec: Codec[T]) -> None:
+        self._source = source
+        self._prefix = to_bytes(prefix, "prefix")
+        self._revision = -1  # of the last look
+        self._state = _State(source, self._prefix, codec, {}, source.follow(self._prefix), {})
+        self._lock = threading.Lock()  # guards the state; held while news are taken in
+
+    @property
+    def prefix(self) -> bytes:
+        """What all keys begin with."""
+        return self._prefix
+
+    @property
+    def revision(self) -> int:
+        """The store's revision that this view shows now."""
+        self._current()
+        return self._revision
+
+    @property
+    def age(self) -> float:
+        """Seconds since this member's state, which the view shows, was known to be the newest: infinite if it never was."""
+        return self._source.age
+
+    def __getitem__(self, key: str) -> T:
+        return self._current()[key].value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._current()
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self._entries())
+
+    def items(self) -> Items[T]:
+        """Return a view of the keys with their values; iterating it shows one revision, in the order of the keys' bytes."""
+        return Items(self, self._pairs)
+
+    def values(self) -> Values[T]:
+        """Return a view of the values; iterating it shows one revision, in the order of the keys' bytes."""
+        return Values(self, self._pairs)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._prefix!r} {self._state.codec!r} at revision {self._revision}>"
+
+    def _pairs(self) -> Iterator[tuple[str, T]]:
+        return ((key, entry.value) for key, entry in self._entries())
+
+    def _entries(self) -> list[tuple[str, _Entry[T]]]:
+        """Return all entries, as of one revision."""
+        self._current()
+        with self._lock:
+            entries = self._state.entries.copy()
+        return sorted(entries.items(), key=lambda item: text_to_key(item[0]))
+
+    def _current(self) -> dict[str, _Entry[T]]:
+        """Take in all news."""
+        state = self._state
+        if self._source.has_news(self._revision):
+            fork.ensure_not_forked()  # there the lock could be held for ever
+            with self._lock:
+                while state.step() is not None:
+                    pass
+                self._revision = state.revision
+        return state.entries
+
+    def _branch(self) -> _State[T]:
+        self._current()
+        with self._lock:
+            return self._state.branch()
+
+    def _has_reached(self, revision: int) -> bool:
+        return self.revision >= to_count(revision, "revision")
+
+    def _late(self, revision: int) -> WaitTimeout:
+        return WaitTimeout(f"{self!r} did not come to revision {revision} in time: this member has not heard of it, or it does not exist")
+
+
+class View(_View[T]):
+    """The keys below a prefix as a dictionary that follows the cluster: each read shows this member's state, without any I/O.
+
+    It costs memory for each key, works without a quorum, and may be behind the cluster as this member may; ``age`` and ``wait`` say how
+    much.  Keys are text, relative to the prefix, as in a mapping.  Values are decoded once, when they are first read, and all readers get
+    the same object: don't change it.  A value that the codec can't read raises ``Undecodable``, which names its key; the others stay
+    readable.  ``dict(view.items())`` is the state as of one revision.  Any thread may use it.
+
+    Every access raises ``Closed`` once the member is closed, what stopped it once it has stopped by itself, and ``ForkedProcess`` in a
+    forked child.
+    """
+
+    def wait(self, revision: int, timeout: float | None = None) -> None:
+        """Wait until the view shows a revision, such as a write returned, or a later one.
+
+        Args:
+            revision: any of the store, also one that is yet to come.
+            timeout: seconds; None waits without limit, 0 does not wait.
+
+        Raises:
+            WaitTimeout: not in time.
+            Closed, StorageError: the member has ended.
+        """
+        if self._has_reached(revision):
+            return
+        with self._source.alarm(Watch, None, revision) as alarm, suppress(Compacted):  # what is compacted has been reached
+            if alarm.next(timeout) is None:
+                raise self._late(revision)
+
+    def changes(self, timeout: float | None = None) -> Iterator[Change[T]]:
+        """Return an iterator of all changes from now on, each with the value before and after it.
+
+        It goes on at its consumer's pace, whoever else reads the view.  Where the history it needs is not kept any more, it tells the
+        differences between the state then and the state now.
+
+        Args:
+            timeout: it ends when nothing has come for so many seconds; None: when the member is closed.
+        """
+        return self._changes(self._branch(), timeout)
+
+    def _changes(self, state: _State[T], timeout: float | None) -> Iterator[Change[T]]:
+        with suppress(Closed):
+            while True:
+                while (changes := state.step()) is not None:
+                    yield from changes
+                with self._source.alarm(Watch, self._prefix, state.revision + 1) as alarm, suppress(Compacted):
+                    if alarm.next(timeout) is None:
+                        return
+
+
+class AsyncView(_View[T]):
+    """What ``View`` is for threads, for asyncio.
+
+    It is read without ``await``, for that is no I/O.  The first read takes in all keys at once; awaiting the view before that, as in
+    ``view = await replica.view("jobs/")``, gives the loop back in between.
+    """
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._loaded().__await__()
+
+    async def _loaded(self) -> Self:
+        while self._load():  # noqa: ASYNC110  # nothing is waited for: others get their turn
+            await asyncio.sleep(0)
+        self._current()
+        return self
+
+    def _load(self) -> bool:
+        with self._lock:
+            return all(self._state.coming is not None and self._state.step() is not None for _ in range(_SLICE))
+
+    async def wait(self, revision: int, timeout: float | None = None) -> None:
+        """Wait until the view shows a revision, or a later one; as ``View.wait``."""
+        if self._has_reached(revision):
+            return
+        async with self._source.alarm(AsyncWatch, None, revision) as alarm:
+            with suppress(Compacted):
+                if await alarm.next(timeout) is None:
+                    raise self._late(revision)
+
+    def changes(self, timeout: float | None = None) -> AsyncIterator[Change[T]]:
+        """Return an iterator of all changes from now on; as ``View.changes``."""
+        return self._changes(self._branch(), timeout)
+
+    async def _changes(self, state: _State[T], timeout: float | None) -> AsyncIterator[Change[T]]:
+        with suppress(Closed):
+            while True:
+                while (changes := state.step()) is not None:
+                    for change in changes:
+                        yield change
+                async with self._source.alarm(AsyncWatch, self._prefix, state.revision + 1) as alarm:
+                    with suppress(Compacted):
+                        if await alarm.next(timeout) is None:
+                            return
