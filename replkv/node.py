@@ -51,6 +51,8 @@ APPLY_SLICE = 0.002
 """Seconds of applying after which the sockets are served again."""
 TICK = 0.25
 """Seconds between looks at what no event announces: silent links, lost batches."""
+KEEP_FRESH = 10.0
+"""Seconds for which a member's state is kept confirmed after somebody asked how fresh it is."""
 NOTICE_DELAY = 0.001
 """Seconds a leader keeps the news of a commit back, so that the next block can carry it; not if a follower's caller waits for it."""
 HAND_OVER = 1.0
@@ -116,6 +118,8 @@ class Node:
     _matching: bool = field(default=False, init=False)  # the hub has not yet looked at all that is published
     _forwarded_in: int = field(default=0, init=False)  # the newest block that holds a follower's batch
     _stamped: int = field(default=0, init=False)  # cluster time of the newest entry this leader proposed
+    _fresh_until: float = field(default=0.0, init=False)
+    _refreshing: bool = field(default=False, init=False)
     _notices: dict[str, RaftMessage] = field(factory=dict, init=False)  # kept back, by peer
     _notices_due: float = field(default=0.0, init=False)
     _next_tick: float = field(default=0.0, init=False)
@@ -244,10 +248,22 @@ class Node:
 
     @property
     def fresh_at(self) -> float:
-        """This member's own state has everything that was acknowledged before this moment of its clock."""
+        """This member's own state has everything that was acknowledged before this moment of its clock.
+
+        Who asks is likely to ask again: for a while, a member that does not lead has the leader confirm it a few times a second.
+        """
         published, now = self.published, self.clock()
+        self._fresh_until = now + KEEP_FRESH
         leads = now < published.lease_until and published.applied >= published.commit
         return now if leads else self.reads.fresh_at
+
+    def _stay_fresh(self, now: float) -> None:
+        if now < self._fresh_until and now >= self.published.lease_until and not self._refreshing:
+            self._refreshing = True
+            self.reads.ask(OwnCall(None, self._refreshed))
+
+    def _refreshed(self, _call: Call) -> None:
+        self._refreshing = False
 
     def read_barrier(self, call: Call) -> None:
         """Let a caller wait until a linearizable read may be served from ``published``."""
@@ -393,6 +409,7 @@ class Node:
         self.links.tick(now)
         self._keep_house()
         if self.raft is not None:
+            self._stay_fresh(now)
             self.snapshots.tick(self.raft, now)
             if self._applying is None:
                 self.upkeep.look_around(self.raft, self.machine)

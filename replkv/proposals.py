@@ -61,11 +61,11 @@ class Call:
 
 
 class OwnCall(Call):
-    """A command of the member's own; what is to be done with the answer runs on the node's thread."""
+    """A command, or a read barrier, of the member's own; what is to be done with the answer runs on the node's thread."""
 
     __slots__ = ("_then",)
 
-    def __init__(self, command: bytes, then: Callable[[Call], None]) -> None:
+    def __init__(self, command: bytes | None, then: Callable[[Call], None]) -> None:
         super().__init__(command)
         self._then = then
 

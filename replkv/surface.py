@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, overload
 
 from replkv.ops import Add, Compact, Compare, Delete, Get, Keep, LeaseLike, Operation, Put, Scan, SortBy, Txn
 from replkv.plans import LeaseList, Plan, Read, Ready, Write, plan_for
@@ -82,6 +82,15 @@ else:
         """Return the call as it stands; what it says it returns is what the caller gets, not the plan of it."""
         define.__annotations__["return"] = define.__annotations__["return"].removeprefix("Plan[").removesuffix("]")
         return define
+
+
+class _Order(TypedDict):
+    """Some of the arguments of ``Scan``."""
+
+    sort_by: SortBy
+    descending: bool
+    keys_only: bool
+    count_only: bool
 
 
 class Surface(Generic[W, L]):
@@ -278,7 +287,7 @@ class Surface(Generic[W, L]):
                 answered from the leader's memory while its lease holds, else as "linearizable"; "local" is this member's own state,
                 possibly old, without any network.
             max_staleness: of a local read: it sees every write that was acknowledged so many seconds ago or earlier.  Where this member
-                can't vouch for that it asks the leader.
+                can't vouch for that it asks the leader; for some seconds after such a read it keeps asking four times a second.
             min_revision: of a local read: it sees this revision, asking the leader if it must; a revision that some read or write
                 returned makes reads on several members follow one another.
             timeout: seconds.
@@ -293,7 +302,7 @@ class Surface(Generic[W, L]):
         return self._run(Read(Get(key, revision=revision), self._prefix, consistency, max_staleness, min_revision), timeout)
 
     @operation
-    def scan(
+    def scan(  # noqa: D417  # some arguments are described together
         self,
         key: Data | None = None,
         *,
@@ -320,21 +329,16 @@ class Surface(Generic[W, L]):
         Args:
             key: exactly this key.
             prefix: all keys that begin with it.
-            start: all keys from this one on, up to but without ``end`` where that is given.  Without any of these: every key.
-            end: see ``start``.
+            start, end: all keys from ``start`` on, up to but without ``end`` where that is given.  Without any of these: every key.
             limit: at most so many pairs, after sorting; 0 is no limit.
             revision: read as of this revision; None is the newest.
             sort_by: "key", "version", "create", "mod" or "value"; equal ones in the order of their keys.
             descending: the largest first.
             keys_only: leave the values empty.
             count_only: return no pairs, only their count.
-            min_mod_revision: leave out what was changed before this revision.
-            max_mod_revision: leave out what was changed after it.
-            min_create_revision: leave out what was created before this revision.
-            max_create_revision: leave out what was created after it.
-            consistency: as for ``get``.
-            max_staleness: as for ``get``.
-            min_revision: as for ``get``.
+            min_mod_revision, max_mod_revision: leave out what was changed before the one or after the other.
+            min_create_revision, max_create_revision: leave out what was created before the one or after the other.
+            consistency, max_staleness, min_revision: as for ``get``.
             timeout: seconds.
 
         Returns:
@@ -345,22 +349,11 @@ class Surface(Generic[W, L]):
             Compacted, FutureRevision: the revision is not kept any more, or does not exist yet.
             TooStale: as for ``get``.
         """
-        query = Scan(
-            key,
-            prefix=prefix,
-            start=start,
-            end=end,
-            limit=limit,
-            revision=revision,
-            sort_by=sort_by,
-            descending=descending,
-            keys_only=keys_only,
-            count_only=count_only,
-            min_mod_revision=min_mod_revision,
-            max_mod_revision=max_mod_revision,
-            min_create_revision=min_create_revision,
-            max_create_revision=max_create_revision,
-        )
+        span = {"prefix": prefix, "start": start, "end": end}
+        order: _Order = {"sort_by": sort_by, "descending": descending, "keys_only": keys_only, "count_only": count_only}
+        mod = {"min_mod_revision": min_mod_revision, "max_mod_revision": max_mod_revision}
+        create = {"min_create_revision": min_create_revision, "max_create_revision": max_create_revision}
+        query = Scan(key, limit=limit, revision=revision, **span, **order, **mod, **create)
         return self._run(Read(query, self._prefix, consistency, max_staleness, min_revision), timeout)
 
     def watch(

@@ -87,8 +87,8 @@ class Change(Generic[T]):
 
     key: str
     revision: int
-    _before: _Entry[T] | None
-    _after: _Entry[T] | None
+    _before: _Entry[T] | None = field(repr=False)
+    _after: _Entry[T] | None = field(repr=False)
 
     @property
     def kind(self) -> EventKind:

@@ -162,6 +162,7 @@ class Simulation:
 
     def _heal(self) -> None:
         self.nemesis.heal()
+        self.watchers.settle()
         self.cluster.trace.note("healed")
         sound = self.cluster.sound
         self._serve(sound)

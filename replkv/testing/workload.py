@@ -245,7 +245,7 @@ class Workload:
         else:
             self._answer_read(task)
 
-    def _note_answer(self, operation: Operation, answer: tuple[object, ...]) -> None:
+    def _note_answer(self, operation: Operation, answer: Raw) -> None:
         """Note a write's answer; one that was too large to be remembered for a repeat is as good as none."""
         if answer[0] == OUTCOME_UNKNOWN:
             self.history.unknown(operation)

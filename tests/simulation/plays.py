@@ -68,10 +68,10 @@ class Play(Simulation):
         """Whether the cluster has a lease."""
         return lease in self.invariants.witness.model.leases
 
-    def watch(self, member: SimMember, span: Span, *, whole: bool = False, pause: float = 0.0) -> Watcher:
-        """Begin a watch at a member."""
-        watcher = self.watchers.add(Watcher(self.watchers, span, ("put", "delete"), False, whole, 0, None, pause))
-        watcher.open(member)
+    def watch(self, member: SimMember, start: int = 0, *, whole: bool = False) -> Watcher:
+        """Begin a watch of everything at a member."""
+        watcher = self.watchers.add(Watcher(self.watchers, Span.of(), ("put", "delete"), False, whole, 0, None, 0.0))
+        watcher.open(member, start)
         return watcher
 
     def read(self, member: SimMember, consistency: Consistency = Consistency.LINEARIZABLE) -> bytes | None:

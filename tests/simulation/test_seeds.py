@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
+from replkv import wire
+from replkv.errors import Compacted, Conflict, LeaseNotFound, QuotaExceeded
 from replkv.testing.__main__ import main
 from replkv.testing.history import Violation
+from replkv.testing.knobs import KNOBS
 from replkv.testing.simulation import Simulation, simulate
+from replkv.testing.streams import End
 from replkv.testing.swarm import FAULTS, draw
 
 SEEDS = range(1, 61)
@@ -48,6 +53,27 @@ def test_seeds_draw_all_there_is() -> None:
     assert {fault for scenario in scenarios for fault in scenario.faults} == set(FAULTS)
     assert {len(scenario.names) for scenario in scenarios} == {1, 3, 5}
     assert {scenario.good_clocks for scenario in scenarios} == {False, True}
+    assert {scenario.compactions for scenario in scenarios} == {False, True}
+    assert {bool(scenario.holders) for scenario in scenarios} == {bool(scenario.watchers) for scenario in scenarios} == {False, True}
+    assert {knob for scenario in scenarios for knob in scenario.knobs} == set(KNOBS)
+    assert min(scenario.settings.max_bytes for scenario in scenarios) < 10_000
+
+
+def test_runs_meet_whatever_is_worth_meeting() -> None:
+    met: Counter[str] = Counter()
+    for seed in range(200, 216):
+        report = simulate(seed)
+        met.update(report.sights)
+        met.update(report.faults)
+    kinds = [wire.PUT, wire.DELETE, wire.ADD, wire.TXN, wire.PUT_WITH, wire.EXPECT, wire.COMPACT]
+    kinds += [wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE]
+    errors = [(wire.PUT, QuotaExceeded), (wire.EXPECT, Conflict), (wire.PUT_WITH, LeaseNotFound), (wire.COMPACT, Compacted)]
+    wanted = [f"command {kind}" for kind in kinds]
+    wanted += [f"command {kind} refused with {wire.refusal(error, '')[0]}" for kind, error in errors]
+    wanted += [f"watches {end.value}" for end in End]
+    wanted += ["watches gone on with", "watches with the present state", "watched events", "watched marks"]
+    wanted += ["leases held", "leases lost", "leases expired", "lease expired in time", "read outrun by a compaction"]
+    assert [what for what in wanted if not met[what]] == []
 
 
 def test_the_command_counts_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:

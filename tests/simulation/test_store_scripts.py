@@ -9,9 +9,7 @@ from replkv.config import Config, Settings
 from replkv.ops import Compact, Delete, Put, Revoke
 from replkv.testing.streams import End, validate
 from replkv.testing.watchers import Watcher
-from replkv.values import Event, Span
-
-ALL = Span.of()
+from replkv.values import Event
 
 
 def seen(watcher: Watcher) -> list[tuple[str, bytes, int]]:
@@ -26,7 +24,7 @@ def test_a_lease_that_is_kept_alive_lives_through_a_change_of_leaders() -> None:
     with play() as simulation:
         old = simulation.leader()
         holder = simulation.others(old)[0]
-        holding = simulation.hold(holder, 1.0)
+        holding = simulation.hold(holder, 3.0)
         old.crash(power=True)
         simulation.cluster.run(10.0)
         assert not holding.held.lost
@@ -40,7 +38,7 @@ def test_a_lease_whose_process_died_expires_in_time_with_all_its_keys_at_once() 
         lease = simulation.hold(holder, 1.0).held.id
         simulation.ask(other, Put("a", "1", lease=lease))
         simulation.ask(other, Put("b", "1", lease=lease))
-        watcher = simulation.watch(other, ALL, whole=True)
+        watcher = simulation.watch(other, whole=True)
         holder.crash(power=True)
         began = simulation.cluster.scheduler.now
         assert simulation.cluster.run_until(lambda: not simulation.lives(lease), 1.1)
@@ -127,7 +125,7 @@ def test_a_watch_goes_on_at_another_member_when_its_own_crashed() -> None:
     with play() as simulation:
         leader = simulation.leader()
         member = simulation.others(leader)[0]
-        watcher = simulation.watch(member, ALL)
+        watcher = simulation.watch(member)
         simulation.write(leader, "1")
         simulation.cluster.run(0.1)
         member.crash(power=True)
@@ -142,7 +140,7 @@ def test_a_watch_sees_everything_that_a_snapshot_brought() -> None:
     with play(config=Config(snapshot_bytes=500, trailing_entries=1)) as simulation:
         leader = simulation.leader()
         member = simulation.others(leader)[0]
-        watcher = simulation.watch(member, ALL)
+        watcher = simulation.watch(member)
         simulation.cluster.run(0.1)
         simulation.part(member, told=True)
         for number in range(30):
@@ -157,7 +155,8 @@ def test_a_member_that_is_closed_has_its_watches_yield_what_there_is() -> None:
     with play() as simulation:
         leader = simulation.leader()
         member = simulation.others(leader)[0]
-        watcher = simulation.watch(member, ALL, pause=100.0)
+        watcher = simulation.watch(member)
+        watcher.stall(100.0)
         for number in range(20):
             simulation.write(leader, f"{number}")
         member.close(1.0)
@@ -171,7 +170,7 @@ def test_a_member_that_is_closed_has_its_watches_yield_what_there_is() -> None:
 def test_a_watch_that_is_too_slow_for_compactions_is_told_so() -> None:
     with play() as simulation:
         leader = simulation.leader()
-        watcher = simulation.watch(leader, ALL)
+        watcher = simulation.watch(leader)
         simulation.cluster.run(0.1)
         simulation.write(leader, "1")
         watcher.stall(10.0)
@@ -193,8 +192,7 @@ def test_a_tombstone_at_the_compaction_revision_is_there_for_watches_that_begin_
         simulation.ask(leader, Compact(3))
         simulation.cluster.run(1.0)
         assert not member.process.machine.store.unscrubbed
-        watcher = simulation.watchers.add(Watcher(simulation.watchers, ALL, ("put", "delete"), False, False, 0, None, 0.0))
-        watcher.open(member, start=3)
+        watcher = simulation.watch(member, 3)
         simulation.cluster.run(0.1)
         assert seen(watcher) == [("delete", b"k", 3)]
 

@@ -364,12 +364,14 @@ class Dice:
         return options[self.below(len(options))]
 
     def span(self) -> dict[str, Any]:
-        match self.below(5):
+        match self.below(6):
             case 0:
                 return {"start": self.of(KEYS)}
             case 1:
-                return {"start": self.of(KEYS), "end": self.of([*KEYS, b""])}
+                return {"start": self.of(KEYS[:2])}
             case 2:
+                return {"start": self.of(KEYS), "end": self.of([*KEYS, b""])}
+            case 3:
                 return {"prefix": self.of(PREFIXES)}
         return {"key": self.of(KEYS)}
 
@@ -390,7 +392,7 @@ class Dice:
         options: dict[str, Any] = {"limit": self.below(4)}
         flags = self.below(8)
         options["keys_only"], options["count_only"] = flags in (6, 7), flags in (5, 6)
-        options["sort_by"] = self.of(["key", "version", "create", "mod", "value"])
+        options["sort_by"] = self.of(["key", "version", "create", "mod", "value", "key"])
         options["descending"] = bool(self.below(2))
         if self.below(3) == 2:
             for name in ("min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision"):

@@ -91,9 +91,6 @@ PURE_FLOORS = range(3)
 IMPURE = {"time", "random", "os", "threading", "logging", "socket", "asyncio", "datetime", "uuid"}
 # What is allowed of them: to everybody, or to some.
 PURE_PARTS: dict[tuple[str, str], set[str] | None] = {("random", "Random"): None, ("threading", "Lock"): {"kv", "watch"}}
-    ("random", "Random"): None,
-    ("threading", "Lock"): {"kv", "watch"},
-}  # what is allowed of them: to everybody, or to some
 FUNCTION_LINES = 60
 FILE_LINES = 700
 

@@ -75,11 +75,11 @@ def write(dice: Dice, model: Model, *stores: Store, twice: bool) -> None:
         assert all(run(store.delete(span)) == victims for store in stores)
         _delete(model, moved, victims)
         free = free if twice else [key for key in KEYS if not span.start <= key or (span.end is not None and key >= span.end)]
-    for _ in range(dice.below(4)):
+    for _ in range(dice.of([2, 4, 0, 1, 3])):
         if not free:
             break
         key = dice.of(free)
-        if dice.below(5) == 4:
+        if dice.below(6) == 5:
             keys, lease = sorted({key, dice.of(free)}), dice.below(3)
             victims = [record for each in keys if (record := model.get(each, model.now))]
             assert all(run(store.delete_keys(keys, lease)) == len(victims) for store in stores)
@@ -454,6 +454,29 @@ def test_limits_count_all_and_tell_that_there_is_more() -> None:
     assert scanned(store, 2, limit=1, count_only=True) == ((), SLICE * 2 + 3, False)
 
 
+def test_a_limit_cuts_what_is_left_by_the_bounds_in_the_order_asked_for() -> None:
+    store = Store()
+    for key, value in ((b"a", b"3"), (b"b", b"1"), (b"c", b"2"), (b"d", b"1")):
+        committed(store, (key, value))
+    committed(store, (b"a", b"3"))
+
+    def found(**options: Any) -> tuple[bytes, int, bool]:
+        records, count, more = scanned(store, 6, **options)
+        return b"".join(record[kv.KEY] for record in records), count, more
+
+    assert found(limit=2) == (b"ab", 4, True)
+    assert found(limit=2, descending=True) == (b"dc", 4, True)
+    assert found(limit=3, sort_by=wire.SORT_VALUE) == (b"bdc", 4, True)
+    assert found(sort_by=wire.SORT_VALUE, descending=True) == (b"acbd", 4, False)  # equals stay in the order of their keys
+    assert found(sort_by=wire.SORT_MOD, limit=1, keys_only=True) == (b"b", 4, True)
+    assert found(sort_by=wire.SORT_CREATE, descending=True) == (b"dcba", 4, False)
+    assert found(sort_by=wire.SORT_VERSION, descending=True, limit=4) == (b"abcd", 4, False)
+    assert found(min_mod=4, limit=2) == (b"ac", 4, True)
+    assert found(max_mod=4, limit=2) == (b"bc", 4, False)
+    assert found(min_create=3, max_create=4, min_mod=1, max_mod=3) == (b"b", 4, False)
+    assert found(count_only=True, limit=1, min_mod=6) == (b"", 4, False)
+
+
 def test_long_deletes_scans_and_rollbacks_are_cut_into_slices() -> None:
     store = Store()
     committed(store, *((b"%06d" % number, b"v") for number in range(SLICE * 8)))
@@ -547,6 +570,16 @@ def test_compacting_what_is_compacted_or_does_not_exist_is_refused() -> None:
         with pytest.raises(errors.Compacted) as compacted:
             store.compact(revision)
         assert compacted.value.revision == 2
+
+
+def test_who_walks_the_history_while_it_is_cut_walks_on() -> None:
+    store = Store()
+    for _ in range(5):
+        committed(store, (b"a", b""))
+    held, versions = store.events, store.older[b"a"]
+    store.compact(5)
+    run(store.scrub())
+    assert (len(held), len(versions), len(store.events), len(store.older[b"a"])) == (5, 4, 2, 1)
 
 
 def test_scrubbing_much_is_cut_into_slices() -> None:

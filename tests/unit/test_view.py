@@ -232,6 +232,15 @@ def test_all_changes_come_in_order_each_with_the_values_around_it() -> None:
         ("a", "delete", None, 2, 4),
     ]
     assert list(changes) == [], "it has ended"
+    member.write((b"c", b"1"))
+    assert repr(list(view.changes(timeout=0))) == "[]", "they begin now"
+
+
+def test_a_change_says_what_it_is() -> None:
+    member = FakeMember()
+    changes = member.view().changes(timeout=0)
+    member.write((b"a", b"1"))
+    assert repr(next(changes)) == "Change(key='a', revision=2)"
 
 
 def told(change: Change[Any]) -> tuple[str, str, Any, Any, int]:
