@@ -604,8 +604,9 @@ class Node:
         self._applying = None
         self.machine = machine
         self._publish()
-        self.proposals.answer_from(machine)
         self.keeper.restarted(machine)
+        self.upkeep.restarted()
+        self.proposals.answer_from(machine)
         self.hub.restart(machine.store.revision)
         self.reads.applied(machine.applied)
 

@@ -65,6 +65,10 @@ class Upkeep:
         """Take part in a cluster that lives by these settings."""
         self._compactor = Compactor(settings)
 
+    def restarted(self) -> None:
+        """Let go of a state that was replaced by one from a snapshot."""
+        self._scrubbing = Scrubbing(self.clock)
+
     def look_around(self, raft: Raft, machine: Machine) -> None:
         """Do what no event announces, a few times a second."""
         self._compact(raft, machine)
