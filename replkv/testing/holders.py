@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from replkv import codec
-from replkv.errors import Rejected
+from replkv.errors import LeaseNotFound, Rejected
 from replkv.leasing import _Hold, _Renewal
 from replkv.ops import Put, Revoke
+from replkv.plans import LeaseKeys
 from replkv.proposals import Call
-from replkv.testing.history import Consistency, Outcome
+from replkv.testing.history import Consistency, Outcome, Violation
+from replkv.testing.model import LEASE, MOD, VALUE
 from replkv.values import to_ttl
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from replkv.keeper import Held
     from replkv.node import Node
     from replkv.plans import Plan
+    from replkv.proposals import Look
+    from replkv.testing.checker import Witness
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.history import Operation
     from replkv.testing.workload import Workload
@@ -65,6 +69,32 @@ class Holding:
         return self.member.node is self.node
 
 
+class _LookCall(Call):
+    """Somebody who looks at a lease; what there was is noted on the node's thread, as of the index applied then."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, look: Look, then: Callable[[Call], None]) -> None:
+        super().__init__()
+        self.look = look
+        self._then = then
+
+    def finish(self) -> None:
+        """Note what there was."""
+        self._then(self)
+
+
+@frozen
+class Glance:
+    """What somebody saw of a lease: its keys, None if there was no lease; at which index, and at which one at the earliest."""
+
+    where: str
+    lease: int
+    keys: tuple[bytes, ...] | None
+    index: int
+    least: int
+
+
 @define(eq=False, repr=False)
 class Holders:
     """All holders of leases of a run.
@@ -77,6 +107,8 @@ class Holders:
     workload: Workload
     rng: random.Random
     holdings: list[Holding] = field(factory=list)
+    glances: list[Glance] = field(factory=list)
+    _newest: int = 0  # the highest index somebody looked at
 
     @property
     def cluster(self) -> SimCluster:
@@ -104,8 +136,10 @@ class Holders:
 
     def _ask(self, member: SimMember) -> None:
         """Ask for a lease, or take one over."""
-        requests, take_over = self.workload.requests, self.rng.random() < 0.2
-        lease = self.rng.choice(requests.leases) if take_over and requests.leases else 0
+        requests, lease = self.workload.requests, 0
+        if self.rng.random() < 0.25:
+            held = [holding.held.id for holding in self.holdings if holding.alive and not holding.held.lost]
+            lease = self.rng.choice(held or requests.leases or [0])
         ttl = 0 if lease else to_ttl(requests.ttl())
         self.hold(member, lease, ttl, keep_alive=self.rng.random() < 0.75, then=self._held)
 
@@ -176,10 +210,13 @@ class Holders:
 
     def _act(self, holding: Holding) -> None:
         member, held = holding.member, holding.held
-        match self.rng.choice(("put", "put", "put", "renew", "revoke", "wait", "forget")):
+        match self.rng.choice(("put", "put", "put", "look", "renew", "revoke", "wait", "forget")):
             case "put":
                 put = Put(self.workload.requests.key(), b"l" + self.workload.requests.unique(), lease=held.id)
                 self.workload.run(member, put, Consistency.WRITE, lambda: self._held(holding))
+            case "look":
+                self._look(holding)
+                self._held(holding)
             case "renew":
                 plan = _Renewal(held)
                 self._run(member, plan, lambda operation: self._renewed(holding, plan, operation))
@@ -189,6 +226,35 @@ class Holders:
                 self._think(self._seek)
             case _:
                 self._held(holding)
+
+    def _look(self, holding: Holding) -> None:
+        """See which keys hang on the lease."""
+        member, node, lease, least = holding.member, holding.node, holding.held.id, self._newest
+        plan = LeaseKeys(lease, b"")
+
+        def seen(call: Call) -> None:
+            gone = isinstance(call.error, LeaseNotFound)
+            if gone or call.answer is not None:
+                keys = None if gone else plan.result(node, call)
+                self.glances.append(Glance(member.where, lease, keys, node.machine.applied, least))
+                self._newest = max(self._newest, node.machine.applied)
+
+        node.read_barrier(_LookCall(plan.look, seen))
+
+    def check(self, witness: Witness) -> None:
+        """Check what was seen of leases: it was so at that moment, and never goes back.
+
+        Raises:
+            Violation: it was not.
+        """
+        model = witness.model
+        for glance in self.glances:
+            at = witness.at[glance.index]
+            then = ((key, [record for record in versions if record[MOD] <= at.revision]) for key, versions in model.versions.items())
+            hanging = sorted(key for key, past in then if past and past[-1][VALUE] is not None and past[-1][LEASE] == glance.lease)
+            right = tuple(hanging) if any(row[0] == glance.lease for row in at.leases) else None
+            if glance.keys != right or glance.index < glance.least:
+                raise Violation("T1", f"{glance} where {right} would be right")
 
     def _renewed(self, holding: Holding, plan: _Renewal, operation: Operation) -> None:
         if holding.alive:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 KNOBS: Mapping[str, tuple[float, ...]] = {
+    "node.APPLY_SLICE": (-1.0,),
     "leadership.APPEND_BYTES": (1, 300),
     "raftlog.RUN_ENTRIES": (1, 3),
     "progress.INFLIGHT": (1, 2),
@@ -36,7 +37,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "watch.PUBLISHED_STEP": (1, 3),
     "compaction.SAMPLES": (2,),
     "compaction.SCRUB_SLICE": (0.0,),
-    "compaction.SCRUB_PAUSE": (0.0, 0.3),
+    "compaction.SCRUB_PAUSE": (0.0, 0.03),
     "verification.EVERY": (1, 7),
     "verification.FULL_EVERY": (1_000_000,),
 }

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """Election timeouts a healed cluster has for everything it owes."""
+TIDY_WITHIN = 60.0
+"""Seconds within which compacted history is removed, however small the slices."""
 WATCHED_WITHIN = 2.0
 """Seconds within which watches have yielded what is published."""
 
@@ -129,6 +131,7 @@ class Simulation:
             sights[f"command {command[0]}{refused}"] += 1
         sights["leases expired"] = len(model.expiries)
         sights["leases held"] = len(holdings)
+        sights["leases looked at"] = len(self.holders.glances)
         sights["leases lost"] = sum(holding.lost for holding in holdings)
         for watcher in self.watchers.each:
             for stream in watcher.streams:
@@ -168,6 +171,8 @@ class Simulation:
         self._serve(sound)
         self._must(lambda: self._are_equal(sound), "members do not catch up")
         self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)
+        self.watchers.ask()
+        self._must(lambda: self.watchers.marked, "watches do not say how far they are", WATCHED_WITHIN)
         before = self._leader(sound)
         self._leave_alone(sound)
         if before is None or self._leader(sound) != before:
@@ -183,7 +188,7 @@ class Simulation:
         lost = [holding.held for holding in kept if holding.held.lost]
         if lost:
             raise Violation("K2", f"{lost} were lost although they were kept alive")
-        self._must(lambda: all(self._is_tidy(member) for member in sound), "what is compacted is not removed")
+        self._must(lambda: all(self._is_tidy(member) for member in sound), "what is compacted is not removed", TIDY_WITHIN)
 
     def _is_kept(self, holding: Holding) -> bool:
         lease = self.invariants.witness.model.leases.get(holding.held.id)
@@ -207,6 +212,7 @@ class Simulation:
             self.invariants.look_closely(member, member.process)
             self._check_admission(member)
         check(self.workload.history, self.invariants.witness, self.cluster.own)
+        self.holders.check(self.invariants.witness)
         self.watchers.check(self.invariants.witness.model)
 
     def _check_admission(self, member: SimMember) -> None:

@@ -6,20 +6,20 @@ that waits is looked at after every turn of its member, in a fixed order.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
 
 from replkv.errors import Compacted, ReplkvError
 from replkv.testing.history import Violation
 from replkv.testing.streams import End, Stream, validate
-from replkv.values import Span
+from replkv.values import Progress, Span
 from replkv.watching import _MORE, _Watching
 
 if TYPE_CHECKING:
     import random
 
-    from replkv.node import Node
+    from replkv.node import Node, Published
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.model import Model
     from replkv.testing.streams import Part
@@ -42,18 +42,50 @@ class SimBell:
         self.rung = True
 
 
+class _Sight:
+    """A node as a thread sees it that may have stood still since it looked at what is published."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.seen: Published | None = None
+
+    @property
+    def published(self) -> Published:
+        """What is published, or was."""
+        return self.seen or self._node.published
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+
 class SimWatch(_Watching):
     """A watch in virtual time."""
 
     _bell: SimBell
+
+    def __init__(self, node: Node, span: Span, **options: Any) -> None:
+        self._sight = _Sight(node)
+        super().__init__(cast("Node", self._sight), span, **options)
 
     def _make_bell(self) -> SimBell:
         return SimBell()
 
     def step(self, *, whole: bool) -> Part | None:
         """Take one step; what it yielded, () if there is more to read first, None if it has to wait."""
-        found = self._look(whole=whole)
+        try:
+            found = self._look(whole=whole)
+        finally:
+            self._sight.seen = None
         return () if found is _MORE else found
+
+    def begin_step(self) -> None:
+        """Get as far in the next step as to its look at what is published; the rest comes later."""
+        self._node.hub.disarm(self._cursor)
+        self._sight.seen = self._node.published
+
+    def look_again(self) -> None:
+        """Forget what was published: something else is to come behind all that is published now."""
+        self._sight.seen = None
 
     def take_ring(self) -> bool:
         """Tell whether the bell rang since the last time."""
@@ -67,6 +99,7 @@ class SimWatch(_Watching):
 
     def ask(self) -> None:
         """Ask for a mark."""
+        self.look_again()
         self._ask()
 
     def close(self) -> None:
@@ -90,7 +123,9 @@ class Watcher:
     watch: SimWatch | None = None
     member: SimMember | None = None
     node: Node | None = None
+    _asked_at: int | None = None  # a mark is owed: it comes behind so many parts
     _waiting: bool = False
+    _half_way: bool = False  # in a step
     _steps: int = 0  # a step that was planned counts only if none was planned since
 
     @property
@@ -136,7 +171,7 @@ class Watcher:
             progress_interval=self.interval or 1.0,
             prefix=self.span.start[: self.cut],
         )
-        self.member, self.node, self._waiting = member, node, False
+        self.member, self.node, self._waiting, self._half_way = member, node, False, False
         first = 0 if initial else start or published + 1
         marks = self.interval is not None or self.watchers.asking
         stream = Stream(member.where, self.span, first, self.kinds, self.prev_kv, self.whole, marks, self.cut, place=first, resumes=before)
@@ -154,7 +189,14 @@ class Watcher:
             return
 
         def step(_member: SimMember) -> None:
-            if number == self._steps and watch is self.watch:
+            if number != self._steps or watch is not self.watch:
+                return
+            if not self._half_way and self.watchers.patient and self.watchers.rng.random() < 0.05:
+                self._half_way, self._waiting = True, False
+                watch.begin_step()
+                self._plan(self.watchers.rng.random() * 0.1)
+            else:
+                self._half_way = False
                 self._step(watch)
 
         self.cluster.scheduler.after(delay, lambda: member.on_caller_thread(step) if number == self._steps else None)
@@ -168,6 +210,19 @@ class Watcher:
         """Take the next step now, if this does not wait."""
         if not self._waiting:
             self._plan(0.0)
+
+    def ask(self) -> None:
+        """Ask for a mark, unless the watch has yet to begin, or wants none."""
+        watch, node, stream = self.watch, self.node, self.stream
+        if watch is not None and node is not None and stream.marks and stream.start <= node.published.revision:
+            self._asked_at = len(stream.parts)
+            watch.ask()
+            self.rung()
+
+    @property
+    def marked(self) -> bool:
+        """Whether it has the mark it asked for."""
+        return self._asked_at is None or any(isinstance(part[0], Progress) for part in self.stream.parts[self._asked_at :])
 
     def rung(self) -> None:
         """Go on if the bell rang while this waited."""
@@ -190,10 +245,15 @@ class Watcher:
             slow = self.watchers.patient and rng.random() < 0.1
             self._plan(rng.expovariate(1.0) * self.pause if slow else rng.random() * 0.001)
         else:
-            self._plan(rng.random() * 0.0002)
+            slow = self.watchers.patient and rng.random() < 0.05
+            self._plan(rng.random() * (0.3 if slow else 0.0002))
 
     def _note(self, watch: SimWatch, part: Part) -> None:
+        assert self.node is not None
         self.stream.parts.append(part)
+        newest = max(item.revision for item in part)
+        if newest > self.node.published.revision:
+            raise Violation("D2", f"{newest} is not published yet: {self.stream}")
         self.stream.place = watch.revision
         self.cluster.trace.note("event", self.stream.where, *part)
 
@@ -233,6 +293,7 @@ class Watcher:
             self._over(End.LOST, 0.2)
             return
         self.stream.published = node.published.revision
+        self.watch.look_again()
         try:
             for _ in range(STUCK):
                 part = self.watch.step(whole=self.whole)
@@ -316,6 +377,16 @@ class Watchers:
     def current(self) -> bool:
         """Whether all have yielded everything."""
         return all(watcher.current for watcher in self.each)
+
+    def ask(self) -> None:
+        """Have all ask for a mark."""
+        for watcher in self.each:
+            watcher.ask()
+
+    @property
+    def marked(self) -> bool:
+        """Whether all have the mark they asked for."""
+        return all(watcher.marked for watcher in self.each)
 
     def check(self, truth: Model) -> None:
         """Validate everything that was seen.

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from play import Play
-from steps import Compact, Compare, Delete, Grant, Put, Revoke, Scan, TimeToLive, Txn, Watch, Where
+from steps import Compact, Compare, Delete, Grant, Put, Relation, Revoke, Scan, TimeToLive, Txn, Watch, Where
 
 KEYS = [b"%04d" % number for number in range(1500)]
 A_TXN = 100
@@ -46,7 +46,8 @@ def test_deletes_of_many_keys_are_equal_and_so_is_what_is_left(many: Play) -> No
 
 
 def test_a_compare_of_many_keys_looks_at_all_of_them(many: Play) -> None:
-    for relation, operand in (("==", 7), ("!=", 7), ("<", 8), (">", 6)):
+    relations: tuple[tuple[Relation, int], ...] = (("==", 7), ("!=", 7), ("<", 8), (">", 6))
+    for relation, operand in relations:
         many.do(Txn((Compare(MIDDLE, "lease", relation, operand),), then=(Delete(MIDDLE),)))
         many.do(Txn((Compare(Where(), "mod_revision", relation, operand),), then=(Scan(Where(), limit=300),)))
 

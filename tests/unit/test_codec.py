@@ -314,7 +314,10 @@ def test_a_hostile_transaction_costs_little() -> None:
     deep: Any = (wire.TXN, (), (), ())
     for _ in range(150):
         deep = (wire.TXN, (), (deep,), (ops.Delete(start=b"a").to_wire(),) * 20)
-    for command in (wide, codec.pack(deep)):
+    expecting: Any = (wire.PUT, b"k", b"", False)
+    for _ in range(490):
+        expecting = (wire.EXPECT, b"k", 0, expecting)
+    for command in (wide, codec.pack(deep), codec.pack(expecting)):
         data = codec.pack_batch(1, 1, 1, [command])
         assert len(data) < HEAD_MAX * 2
         seconds, memory = cost(checked_batch, data)

@@ -297,7 +297,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             assert (copy.newest, copy.older, list(copy.keys)) == (store.newest, store.older, list(store.keys))
 
 
-TestAgainstTheModel = AgainstTheModel.TestCase
+TestAgainstTheModel = pytest.mark.timeout(900)(AgainstTheModel.TestCase)
 TestAgainstTheModel.settings = settings(max_examples=2000, stateful_step_count=25, deadline=None)
 
 
@@ -380,7 +380,7 @@ class AtDifferentPaces(RuleBasedStateMachine):
             self.pieces.restore()
 
 
-TestAtDifferentPaces = AtDifferentPaces.TestCase
+TestAtDifferentPaces = pytest.mark.timeout(900)(AtDifferentPaces.TestCase)
 TestAtDifferentPaces.settings = settings(max_examples=2000, stateful_step_count=20, deadline=None)
 
 

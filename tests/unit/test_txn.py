@@ -172,9 +172,11 @@ class AgainstTheModel(RuleBasedStateMachine):
         for revision in range(max(1, self.model.compacted), self.model.revision + 1):
             expected = self.model.span(b"", None, revision)
             assert run(self.member.store.scan((b"", None), revision, Selection())) == (tuple(expected), len(expected), False)
+        kept = [record for record in self.member.store.events if record[kv.MOD] >= self.model.compacted]
+        assert kept == self.model.history  # in this order, and with the leases whose expiry deleted keys
 
 
-TestAgainstTheModel = AgainstTheModel.TestCase
+TestAgainstTheModel = pytest.mark.timeout(900)(AgainstTheModel.TestCase)
 TestAgainstTheModel.settings = settings(max_examples=2000, stateful_step_count=25, deadline=None)
 
 

@@ -193,6 +193,16 @@ class AgainstTheModel(RuleBasedStateMachine):
     def publish(self) -> None:
         self.published = self.store.revision
 
+    @precondition(lambda self: self.between)
+    @rule(commands=st.lists(st.lists(writes, max_size=2), min_size=1, max_size=3))
+    def turn(self, commands: list[list[tuple[Any, ...]]]) -> None:
+        """Do all of it at once, as a node does that has little to do."""
+        for command in commands:
+            self.write(command)
+            self.commit()
+        self.publish()
+        self.match()
+
     @rule()
     def match(self) -> None:
         """Let the hub look at some of it: whoever is woken has something to do."""
@@ -533,6 +543,23 @@ def test_a_great_many_new_events_are_looked_at_in_parts() -> None:
         looks += 1
     assert (looks, last.wakes) == (4, 1)
     assert [event.key for event in last.cursor.read(store, 3)[0]] == [b"z"]
+
+
+@pytest.mark.parametrize("span", [Span(b"a", b"a\x00"), Span(b"a", b"b")])
+def test_a_cursor_sleeps_through_what_it_does_not_want(span: Span) -> None:
+    store, hub = Store(), Hub()
+    hub.publish(store, 1)
+    puts, deletes = (Consumer(span, 2, kinds, prev_kv=False) for kinds in ((True, False), (False, True)))
+    for consumer in (puts, deletes):
+        consumer.asleep = hub.arm(consumer.cursor)
+    hub.publish(store, committed(store, (b"a", b"1")))
+    assert (puts.wakes, deletes.wakes) == (1, 0)
+    assert len(puts.cursor.read(store, 2)[0]) == 1
+    puts.asleep = hub.arm(puts.cursor)
+    run(store.delete(span))
+    hub.publish(store, store.commit())
+    assert (puts.wakes, deletes.wakes) == (1, 1)
+    assert [event.revision for event in deletes.cursor.read(store, 3)[0]] == [3]
 
 
 def test_a_cursor_that_waits_for_the_future_sleeps_until_then() -> None:

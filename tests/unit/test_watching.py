@@ -399,6 +399,55 @@ def test_a_consumer_that_stands_still_keeps_little_and_then_reads_on(replica: Re
         assert len(some(state, number + 2)) == number + 2
 
 
+def test_what_is_published_between_looking_and_falling_asleep_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = StillNode()
+    real = Cursor.read
+
+    def read(cursor: Cursor, *arguments: Any) -> Any:
+        found = real(cursor, *arguments)
+        if node.store.revision < 5:
+            node.put(b"key")
+            node.wake()
+        return found
+
+    monkeypatch.setattr(Cursor, "read", read)
+    watch = node.watch(Span.of("key"))
+    assert revisions(some(watch, 4)) == [2, 3, 4, 5]
+    assert watch.next(0) is None
+
+
+class HurriedNode(StillNode):
+    """Something happens right after somebody looked at what is published."""
+
+    then: Callable[[], object] | None = None
+
+    @property
+    def published(self) -> Any:
+        seen, then, self.then = self.seen, self.then, None
+        if then is not None:
+            then()
+        return seen
+
+    @published.setter
+    def published(self, published: Any) -> None:
+        self.seen = published
+
+
+def test_what_is_published_before_the_end_is_yielded_before_it() -> None:
+    node = HurriedNode()
+    watch = node.watch()
+    node.then = lambda: (node.put(b"key"), node.hub.end())
+    assert revisions(list(watch)) == [2]
+
+
+def test_what_is_published_before_a_mark_is_asked_for_is_yielded_before_it() -> None:
+    node = HurriedNode()
+    watch = node.watch()
+    node.then = lambda: (node.put(b"key"), watch.request_progress())
+    found = some(watch, 2)
+    assert (found[0].revision, found[1]) == (2, Progress(2))
+
+
 # -- revisions ------------------------------------------------------------------------------------------------------------------------
 
 

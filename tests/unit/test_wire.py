@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -332,7 +332,8 @@ def mutated(packed: Any, choices: Iterator[int], atom: Any, donor: Any) -> Any:
 @given(long_throws, long_throws, atoms)
 def test_a_changed_command_is_accepted_just_when_an_operation_would_be_packed_so(thrown: bytes, other: bytes, atom: Any) -> None:
     dice, donor = Dice(thrown), Dice(other).command().to_wire()
-    packed = dice.of([dice.command, dice.simple, lambda: dice.txn(dice.simple)])().to_wire()
+    kinds: list[Callable[[], ops.Operation]] = [dice.command, dice.simple, lambda: dice.txn(dice.simple)]
+    packed = dice.of(kinds)().to_wire()
     changed = mutated(packed, iter(other), atom, donor)
     assert is_accepted(changed) == would_be_packed(changed), changed
 
