@@ -13,7 +13,7 @@ Records are plain tuples of atoms: CPython's collector stops looking at those, w
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from sortedcontainers import SortedList
 
 from replkv import errors
+from replkv.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -141,14 +142,13 @@ class Store:
         self.newest: dict[bytes, Record] = {}
         self.keys: SortedList[bytes] = SortedList()
         self.older: dict[bytes, tuple[Record, ...] | list[Record]] = {}
-        self.events: list[Record] = []
+        self.events: History[Record] = History(_mod)
         self.size = 0
         self.live = 0
         self.moved: list[tuple[bytes, int, int]] = []
         self._superseded = 0  # bytes that a compaction of all that was written would have freed since the beginning
         self._superseded_at = array("q")  # the same as it was after each of ``events``
         self._freed = 0  # bytes that compactions have freed
-        self._committed = 0  # how many events belong to committed revisions
         self._at_commit = (0, 0, 0)  # size, live and superseded bytes then
         self.removed_below = compacted
         self._scrubbed = compacted  # up to which revision ``scrub`` is done
@@ -241,7 +241,7 @@ class Store:
     @property
     def latest(self) -> int:
         """The revision the writer sees: one ahead of the current one as soon as the command at work has changed something."""
-        return self.revision + (len(self.events) > self._committed)
+        return self.revision + (self.events.written > self.events.settled)
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> Record | None:
         """Store a value; return the pair it replaces.  Logarithmic in the number of keys, for a new one."""
@@ -319,9 +319,9 @@ class Store:
 
     def commit(self) -> int:
         """End a command: its writes, if there were any, make the next revision.  Return the current one."""
-        written = len(self.events)
-        if written > self._committed:
-            self._committed = written
+        events = self.events
+        if events.written > events.settled:
+            events.settled = events.written
             self.revision += 1
             self._at_commit = (self.size, self.live, self._superseded)
         return self.revision
@@ -329,11 +329,12 @@ class Store:
     def rollback(self) -> Generator[None, None, None]:
         """Take back the writes since the last commit, in slices of 256."""
         self.moved.clear()
-        while len(self.events) > self._committed:
-            self._undo(self.events.pop()[KEY])
-            if len(self.events) % SLICE == 0:
+        events = self.events
+        while events.written > events.settled:
+            self._undo(events.pop()[KEY])
+            if events.written % SLICE == 0:
                 yield
-        del self._superseded_at[self._committed :]
+        del self._superseded_at[len(events) :]
         self.size, self.live, self._superseded = self._at_commit
 
     def _undo(self, key: bytes) -> None:
@@ -364,7 +365,7 @@ class Store:
             raise errors.FutureRevision(f"revision {revision} does not exist yet: the store is at {self.revision}")
         if revision <= self.compacted:
             raise errors.Compacted(f"the store is compacted up to revision {self.compacted} already", self.compacted)
-        count = bisect_right(self.events, revision, key=_mod)
+        count = self.events.first_at(revision + 1)
         if count:
             self.size -= self._superseded_at[count - 1] - self._freed
             self._freed = self._superseded_at[count - 1]
@@ -385,16 +386,17 @@ class Store:
         finds its tombstone by them.
         """
         revision = self.removed_below = self.compacted
-        count = bisect_right(self.events, revision, key=_mod)
-        for at in range(0, count, SLICE):
+        for at in range(0, self.events.first_at(revision + 1), SLICE):
             for record in self.events[at : at + SLICE]:
                 self._scrub(record[KEY], revision)
             yield
-        gone = bisect_left(self.events, revision, key=_mod)
-        self.events = self.events[gone:]  # a new list: readers may be walking the old one
+        gone = self.events.first_at(revision)
+        self.events, runs = self.events.without(gone)  # a new one: readers may be walking the old one
         del self._superseded_at[:gone]
-        self._committed -= gone
         self._scrubbed = revision
+        while runs:
+            del runs[-1]
+            yield
 
     def _scrub(self, key: bytes, revision: int) -> None:
         newest, versions = self.newest.get(key), self.older.get(key, ())
@@ -423,14 +425,13 @@ class Store:
 
     # -- dumping and loading -------------------------------------------------------------------------------------------------------
 
-    def pin(self) -> tuple[Iterator[Record], list[Record], range]:
-        """Return what makes this store as of now: its base, and which places of which list are its history.
+    def pin(self) -> tuple[Iterator[Record], History[Record], range]:
+        """Return what makes this store as of now: its base, and which places of which history are its own.
 
         The base are the pairs at the compaction revision that were not changed by it, in key order.  Both may be walked on another
         thread while the store is written, but not while it is scrubbed.
         """
-        history = range(bisect_left(self.events, self.compacted, key=_mod), self._committed)
-        return self._base(self.compacted), self.events, history
+        return self._base(self.compacted), self.events, self.events.since(self.compacted)
 
     def _base(self, compacted: int) -> Iterator[Record]:
         if compacted > FIRST_REVISION:
@@ -500,5 +501,5 @@ class Store:
         with self._lock:
             self.keys.update(self.newest)
         self.moved.clear()
-        self._committed = len(self.events)
+        self.events.settled = self.events.written
         self._at_commit = (self.size, self.live, self._superseded)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from replkv.codec import Batch
+    from replkv.history import History
     from replkv.lease import Lease
     from replkv.messages import Entry, Founding
     from replkv.wire import Raw
@@ -377,7 +378,7 @@ def _dump_parts(head: bytes, sections: Iterable[Iterable[tuple[Any, ...]]]) -> I
         yield from _packed(rows)
 
 
-def _runs(events: list[kv.Record], places: range) -> Iterator[kv.Record]:
+def _runs(events: History[kv.Record], places: range) -> Iterator[kv.Record]:
     for at in range(places.start, places.stop, kv.SLICE):
         yield from events[at : min(at + kv.SLICE, places.stop)]
 

@@ -380,7 +380,7 @@ class Node:
         self._carry_out(raft)
         self._apply(raft)
         self._matching = self.hub.publish(self.machine.store, self.published.revision)
-        if self._applying is None:
+        if self._applying is None and not self._matching:  # nothing is removed before the hub has looked at it
             self.upkeep.scrub(self.machine)
         self._give_notice()
         if raft.lease_until != self.published.lease_until:

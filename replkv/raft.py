@@ -435,6 +435,8 @@ class Raft:
             return
         if append.term > self.term or sender != self.leader:
             self._accept_leader(sender, append.term)
+            # Its time counts, though this member's own may be ahead: what the new leader's time began with must not end by another's.
+            self._time, self._time_at = append.time, self._now
         self._patience.heard(sender, self._now)
         match = self._take_in(append)
         self._stamp(append.time)
@@ -595,7 +597,7 @@ class Raft:
     # -- leading ----------------------------------------------------------------------------------------------------------------------
 
     def _take_office(self) -> None:
-        self._time += int((self._now - self._time_at) * 1e6)
+        self._time = max(self._time + int((self._now - self._time_at) * 1e6), self._log.last_time)
         self._time_at = self._now
         self.role, self.leader = Role.LEADER, self.name
         self._lead = Leadership(self.name, self.term, self._log, self._timing, self._now)

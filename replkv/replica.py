@@ -142,6 +142,7 @@ class EmbeddedMember(Surface[W, L]):
         self._thread.join(limit)
         if self._thread.is_alive():
             logger.warning("%s did not stop within %.1f s: its disk or its process is stuck; it ends with the process", self._name, limit)
+            self._node.hub.end()  # who iterates over a watch must not wait for that
         self._notifier.close()
 
     def __del__(self) -> None:

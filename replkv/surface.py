@@ -85,12 +85,21 @@ else:
 
 
 class _Order(TypedDict):
-    """Some of the arguments of ``Scan``."""
+    """What of a span ``Scan`` returns, and in which order."""
 
     sort_by: SortBy
     descending: bool
     keys_only: bool
     count_only: bool
+
+
+class _Bounds(TypedDict):
+    """Which revisions ``Scan`` leaves out."""
+
+    min_mod_revision: int | None
+    max_mod_revision: int | None
+    min_create_revision: int | None
+    max_create_revision: int | None
 
 
 class Surface(Generic[W, L]):
@@ -349,11 +358,14 @@ class Surface(Generic[W, L]):
             Compacted, FutureRevision: the revision is not kept any more, or does not exist yet.
             TooStale: as for ``get``.
         """
-        span = {"prefix": prefix, "start": start, "end": end}
         order: _Order = {"sort_by": sort_by, "descending": descending, "keys_only": keys_only, "count_only": count_only}
-        mod = {"min_mod_revision": min_mod_revision, "max_mod_revision": max_mod_revision}
-        create = {"min_create_revision": min_create_revision, "max_create_revision": max_create_revision}
-        query = Scan(key, limit=limit, revision=revision, **span, **order, **mod, **create)
+        bounds: _Bounds = {
+            "min_mod_revision": min_mod_revision,
+            "max_mod_revision": max_mod_revision,
+            "min_create_revision": min_create_revision,
+            "max_create_revision": max_create_revision,
+        }
+        query = Scan(key, prefix=prefix, start=start, end=end, limit=limit, revision=revision, **order, **bounds)
         return self._run(Read(query, self._prefix, consistency, max_staleness, min_revision), timeout)
 
     def watch(

@@ -84,6 +84,9 @@ def loop_inbox(loop: asyncio.AbstractEventLoop) -> Inbox:
     """Return the queue through which a loop is woken, once per turn of a member; on the loop's thread."""
     inbox = _inboxes.get(loop)
     if inbox is None:
+        for known in list(_inboxes):
+            if known.is_closed():  # what is still in its queue would keep it for ever
+                _inboxes.pop(known, None)
         inbox = _inboxes[loop] = _LoopInbox(loop)
     return inbox
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import define, field
 
 from replkv.errors import Compacted
+from replkv.history import History
 from replkv.kv import KEY, MOD, VALUE
 from replkv.values import Event, KeyValue
 
@@ -52,8 +53,8 @@ def walk(events: Sequence[Record], place: Place, revision: int, limit: int) -> t
     """
     if place.revision > revision:
         return [], place
-    at = bisect_left(events, place.revision, key=_mod) + place.passed
-    records = list(events[at : at + limit + 1])
+    at = events.first_at(place.revision) if isinstance(events, History) else bisect_left(events, place.revision, key=_mod)
+    records = list(events[at + place.passed : at + place.passed + limit + 1])
     seen = bisect_right(records, revision, key=_mod)
     if seen <= limit:
         return records[:seen], Place(revision + 1)

@@ -136,6 +136,8 @@ class Holders:
 
     def _ask(self, member: SimMember) -> None:
         """Ask for a lease, or take one over."""
+        if not self.workload.active:
+            return
         requests, lease = self.workload.requests, 0
         if self.rng.random() < 0.25:
             held = [holding.held.id for holding in self.holdings if holding.alive and not holding.held.lost]

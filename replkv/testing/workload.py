@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import define, field
 
 from replkv import codec, wire
-from replkv.errors import OutcomeUnknown
+from replkv.errors import Compacted, OutcomeUnknown, Rejected
 from replkv.proposals import Call
 from replkv.testing.checker import OUTCOME_UNKNOWN
 from replkv.testing.history import Consistency, History, Operation, Outcome
 from replkv.testing.requests import Requests
+from replkv.txn import Reader
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from replkv.node import Node, Published
     from replkv.testing.cluster import SimCluster, SimMember
@@ -203,21 +204,43 @@ class Workload:
             self._end(task, lambda: self.history.answered(task.operation, answer, *store))
 
     def _answer_read(self, task: Task) -> None:
-        """Read; sometimes the thread stands still between its look at what is published and its read of that."""
-        published = task.node.published
-        if self.rng.random() < 0.3:
+        """Read; sometimes the thread stands still behind its look at what is published, or again and again while it reads."""
+        published, chance = task.node.published, self.rng.random()
+        if chance < 0.1:
+            reader = Reader(published.machine.store, published.revision)
+            self._read_on(task, published, reader, reader.execute(task.operation.wire), published.machine.store.compacted)
+        elif chance < 0.4:
             self._soon(task, lambda task: self._read_from(task, published), self.rng.choice((0.0002, 0.05, 0.5)))
         else:
             self._read_from(task, published)
 
     def _read_from(self, task: Task, published: Published) -> None:
         answer = published.machine.read(task.operation.wire, published.revision)
+        self._note_read(task, published, answer, published.machine.store.compacted)
+
+    def _read_on(self, task: Task, published: Published, reader: Reader, steps: Generator[None, None, Raw], compacted: int) -> None:
+        """Take one step of a read, as ``Machine.read`` does; whatever happens to the store may happen in between."""
+        store, answer = published.machine.store, None
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer = end.value if reader.oldest >= store.removed_below else None
+        except Rejected as refused:
+            answer = wire.refused(refused)
+            if isinstance(refused, Compacted) and compacted < refused.revision <= store.compacted:
+                compacted = refused.revision  # it is so by now
+        else:
+            within = self.rng.choice((0.0002, 0.0002, 0.02))
+            self._soon(task, lambda task: self._read_on(task, published, reader, steps, compacted), within)
+            return
+        self._note_read(task, published, answer, compacted)
+
+    def _note_read(self, task: Task, published: Published, answer: Raw | None, compacted: int) -> None:
         if answer is None:  # what it was to read has been removed meanwhile
             self.cluster.count("read outrun by a compaction")
             self._read_from(task, task.node.published)
             return
         self.requests.saw(published.revision)
-        compacted = published.machine.store.compacted
         self._end(task, lambda: self.history.answered(task.operation, answer, published.revision, compacted))
 
     # -- ends of an operation ---------------------------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class Play(Simulation):
 def play(**changes: Any) -> Iterator[Play]:
     """Start a cluster, and judge it at the end."""
     simulation = Play(attrs.evolve(CALM, **changes))
+    simulation.watchers.settle()
     with turned(simulation.scenario.knobs):
         for member in simulation.cluster.members.values():
             member.start()

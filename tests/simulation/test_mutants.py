@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from operator import itemgetter
 from typing import Any
 
 import pytest
 
 from replkv import keeper, leadership, progress, quorum, session
 from replkv.errors import ReplkvError
+from replkv.history import History
 from replkv.kv import KEY, MOD, RECORD_BYTES, VALUE, Record, Store
 from replkv.lease import Lease, Leases
 from replkv.messages import Configuration, HardState
@@ -179,10 +181,15 @@ def a_compaction_drops_the_tombstone_at_its_revision(patch: Patch) -> None:
 
     def forgetful(self: Store) -> Generator[None, None, None]:
         yield from scrub(self)
-        at = [place for place, record in enumerate(self.events) if record[VALUE] is None and record[MOD] == self.compacted]
-        for place in reversed(at):
-            del self.events[place], self._superseded_at[place]
-        self._committed -= len(at)
+        kept: History[Record] = History(itemgetter(MOD))
+        for place, record in reversed([*enumerate(self.events)]):
+            if record[VALUE] is None and record[MOD] == self.compacted:
+                del self._superseded_at[place]
+        for record in self.events:
+            if record[VALUE] is not None or record[MOD] != self.compacted:
+                kept.append(record)
+        kept.settled = kept.written
+        self.events = kept
 
     patch.setattr(Store, "scrub", forgetful)
 

@@ -72,6 +72,31 @@ def test_a_lease_outlives_a_leader_that_stood_still() -> None:
         assert simulation.lives(lease)
 
 
+def test_a_lease_outlives_a_change_to_a_leader_that_has_counted_more_time() -> None:
+    """The others were down meanwhile: what they know of time is what their logs say."""
+    with play() as simulation:
+        old = simulation.leader()
+        others = simulation.others(old)
+        simulation.cluster.run(2.0)
+        simulation.part(old, told=True)
+        for member in others:
+            member.go_away(8.0)
+        simulation.cluster.run(8.0)
+        for member in others:
+            member.start()
+        new = simulation.leader(others)
+        lease = simulation.hold(new, 3.0, keep_alive=False).held.id
+        simulation.cluster.network.heal()
+        assert old.process.raft is not None
+        assert new.process.raft is not None
+        assert simulation.cluster.run_until(lambda: simulation.leader() is new, 5.0)
+        new.process.raft.transfer(old.name, new.clock())
+        new.wake()
+        assert simulation.cluster.run_until(lambda: simulation.leader() is old, 5.0)
+        simulation.cluster.run(1.0)
+        assert simulation.lives(lease)
+
+
 def test_who_took_a_lease_over_decides_how_long_it_lives() -> None:
     with play() as simulation:
         first, second = simulation.others(simulation.leader())

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from model_kv import KEYS, VALUES, Dice, Model, Refused, long_throws
 
 from replkv import errors, kv, ops, wire
+from replkv.history import History
 from replkv.kv import FEW, SLICE, Selection, Store, run
 from replkv.lease import Leases
 from replkv.txn import Reader, Writer
@@ -138,7 +139,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.pieces = SmallPieces()
         self.scrubbing: Generator[None, None, None] | None = None
         self.scrubbed = 0
-        self.pinned: tuple[list[kv.Record], Iterator[kv.Record], list[kv.Record], range] | None = None
+        self.pinned: tuple[list[kv.Record], Iterator[kv.Record], History[kv.Record], range] | None = None
         self.at_pin: tuple[Any, ...] = ()
         self.scans: list[tuple[Generator[None, None, Any], int, Any]] = []
 
@@ -270,7 +271,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         assert size_if_compacted(store, middle) == model.size(max(middle, model.compacted))
         assert size_if_compacted(store, model.revision) == store.size - (store._superseded - store._freed) == model.live
         assert len(store.keys) == len(store.newest)
-        assert len(store.events) == store._committed == len(store._superseded_at)
+        assert len(store.events) == len(store._superseded_at)
+        assert store.events.settled == store.events.written
         assert store.removed_below <= store.compacted
 
     def teardown(self) -> None:
@@ -540,7 +542,7 @@ def test_a_tombstone_at_the_compaction_revision_stays_for_watches_and_goes_with_
     committed(store, (b"a", b"1"), (b"b", b"1"))
     deleted(store, b"a")
     compacted_at(store, 3)
-    assert (store.get(b"a", 3), store.events, list(store.keys)) == (None, [(b"a", None, 0, 3, 0, 0)], [b"a", b"b"])
+    assert (store.get(b"a", 3), list(store.events), list(store.keys)) == (None, [(b"a", None, 0, 3, 0, 0)], [b"a", b"b"])
     assert store.size == store.live == 1 + 1 + kv.RECORD_BYTES
     committed(store, (b"c", b"1"))
     compacted_at(store, 4)

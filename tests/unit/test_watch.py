@@ -695,7 +695,7 @@ class Node:
         if rng.random() < 0.2:
             run(store.rollback())
             return
-        self.written += store.events[store._committed :]
+        self.written += store.events[len(store.events) + store.events.settled - store.events.written :]
         store.commit()
         store.moved.clear()
         if rng.random() < 0.02 and store.revision > store.compacted + 200:

@@ -436,14 +436,24 @@ class HurriedNode(StillNode):
 def test_what_is_published_before_the_end_is_yielded_before_it() -> None:
     node = HurriedNode()
     watch = node.watch()
-    node.then = lambda: (node.put(b"key"), node.hub.end())
+
+    def then() -> None:
+        node.put(b"key")
+        node.hub.end()
+
+    node.then = then
     assert revisions(list(watch)) == [2]
 
 
 def test_what_is_published_before_a_mark_is_asked_for_is_yielded_before_it() -> None:
     node = HurriedNode()
     watch = node.watch()
-    node.then = lambda: (node.put(b"key"), watch.request_progress())
+
+    def then() -> None:
+        node.put(b"key")
+        watch.request_progress()
+
+    node.then = then
     found = some(watch, 2)
     assert (found[0].revision, found[1]) == (2, Progress(2))
 

@@ -1,0 +1,120 @@
+"""The history of a store: a list that grows at its end, is read by any thread, and is cut at its beginning without a pause.
+
+It consists of runs of 4,096 records.  Who cuts it makes a new one that shares the runs: what was begun on the old one goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+RUN = 4096
+"""Records of a run: so many are let go of at once."""
+
+
+class History(Sequence[T], Generic[T]):
+    """Records in the order of their revisions; one thread writes, and readers keep to the part that is settled.
+
+    Args:
+        revision_of: tells a record's revision.
+
+    Attributes:
+        written: how many records there are, counted from the beginning of the first run.
+        settled: how many of them will not be taken back.
+    """
+
+    __slots__ = ("_first", "_last", "_revision_of", "_run", "_runs", "settled", "written")
+
+    def __init__(self, revision_of: Callable[[T], int]) -> None:
+        self._revision_of = revision_of
+        self._run = RUN
+        self._last: list[T] = []  # the run that is written
+        self._runs = [self._last]  # full ones, then ``_last``, then, after something was taken back, perhaps an empty one
+        self._first = 0  # where in the first run the history begins
+        self.written = 0
+        self.settled = 0
+
+    # -- writing, on one thread ----------------------------------------------------------------------------------------------------
+
+    def append(self, record: T) -> None:
+        """Add a record, which may yet be taken back."""
+        last = self._last
+        if len(last) == self._run:
+            at = self.written // self._run
+            if at == len(self._runs):
+                self._runs.append([])
+            last = self._last = self._runs[at]
+        last.append(record)
+        self.written += 1
+
+    def pop(self) -> T:
+        """Take the last record back."""
+        self.written -= 1
+        if not self._last:
+            self._last = self._runs[self.written // self._run]
+        return self._last.pop()
+
+    def without(self, count: int) -> tuple[History[T], list[list[T]]]:
+        """Return the history without its first records, and the runs that only those were in, to let go of one by one."""
+        first = self._first + count
+        runs = first // self._run
+        gone = runs * self._run
+        rest: History[T] = History(self._revision_of)
+        rest._run = self._run
+        if runs < len(self._runs):
+            rest._runs, rest._last = self._runs[runs:], self._last
+        rest._first, rest.written, rest.settled = first - gone, self.written - gone, self.settled - gone
+        return rest, self._runs[:runs]
+
+    # -- reading, on any thread ----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.written - self._first
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        length = len(self)
+        if isinstance(place, slice):
+            start, stop, step = place.indices(length)
+            return self._between(start + self._first, stop + self._first)[::step]
+        if not -length <= place < length:
+            raise IndexError(place)
+        run, at = divmod(self._first + place % length, self._run)
+        return self._runs[run][at]
+
+    def _between(self, start: int, stop: int) -> list[T]:
+        found: list[T] = []
+        while start < stop:
+            run, at = divmod(start, self._run)
+            found += self._runs[run][at : at + stop - start]
+            start += self._run - at
+        return found
+
+    def first_at(self, revision: int) -> int:
+        """Return the place of the first settled record of a revision or a later one; logarithmic."""
+        low, high = self._first, self.settled
+        while low < high:
+            middle = (low + high) // 2
+            run, at = divmod(middle, self._run)
+            if self._revision_of(self._runs[run][at]) < revision:
+                low = middle + 1
+            else:
+                high = middle
+        return low - self._first
+
+    def since(self, revision: int) -> range:
+        """Return the places of all settled records of a revision or later ones."""
+        return range(self.first_at(revision), self.settled - self._first)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} records>"
