@@ -6,6 +6,8 @@
 import logging
 
 from replkv.aio import AsyncReplica
+from replkv.awaiting import AsyncNamespace
+from replkv.blocking import Namespace
 from replkv.config import Config, Settings
 from replkv.errors import (
     Closed,
@@ -37,19 +39,20 @@ from replkv.errors import (
     WaitTimeout,
     WrongCluster,
 )
-from replkv.leasing import AsyncLease, Lease
+from replkv.leasing import AsyncLease, AsyncLost, Lease, Lost
 from replkv.mapping import AsyncMapping, ReplicatedMapping
-from replkv.ops import KEEP, Add, Compare, Delete, Get, Key, Operation, Put, Scan, Txn
+from replkv.ops import KEEP, Add, Compare, Delete, Get, Keep, Key, LeaseLike, Operation, Put, Scan, SortBy, Txn
 from replkv.replica import Replica
 from replkv.status import Member, Status
 from replkv.surface import Consistency, Timeout
 from replkv.typedcodec import typed
-from replkv.valuecodec import Codec, Undecodable
+from replkv.valuecodec import Codec, CodecName, Undecodable
 from replkv.values import (
     AddResult,
     Data,
     DeleteResult,
     Event,
+    EventKind,
     KeyValue,
     LeaseInfo,
     Progress,
@@ -58,8 +61,8 @@ from replkv.values import (
     Synced,
     TxnResult,
 )
-from replkv.view import AsyncView, Change, View
-from replkv.watching import AsyncWatch, Watch
+from replkv.view import AsyncView, Change, Changes, View
+from replkv.watching import AsyncWatch, Watch, Watched
 
 __version__ = "0.1.0"
 
@@ -68,13 +71,17 @@ __all__ = [
     "Add",
     "AddResult",
     "AsyncLease",
+    "AsyncLost",
     "AsyncMapping",
+    "AsyncNamespace",
     "AsyncReplica",
     "AsyncView",
     "AsyncWatch",
     "Change",
+    "Changes",
     "Closed",
     "Codec",
+    "CodecName",
     "Compacted",
     "Compare",
     "Config",
@@ -88,19 +95,24 @@ __all__ = [
     "DiskFull",
     "DuplicateKey",
     "Event",
+    "EventKind",
     "ForkedProcess",
     "FutureRevision",
     "Get",
     "Incompatible",
     "InvariantBroken",
+    "Keep",
     "Key",
     "KeyNotFound",
     "KeyValue",
     "Lease",
     "LeaseExists",
     "LeaseInfo",
+    "LeaseLike",
     "LeaseNotFound",
+    "Lost",
     "Member",
+    "Namespace",
     "NoLeader",
     "NotACounter",
     "Operation",
@@ -117,6 +129,7 @@ __all__ = [
     "Scan",
     "ScanResult",
     "Settings",
+    "SortBy",
     "Status",
     "StorageError",
     "Synced",
@@ -131,6 +144,7 @@ __all__ = [
     "View",
     "WaitTimeout",
     "Watch",
+    "Watched",
     "WrongCluster",
     "typed",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from replkv import fork
 from replkv.awaiting import AwaitingSurface
@@ -14,7 +15,8 @@ from replkv.node import Node
 from replkv.plans import NOT_YET, Plan
 from replkv.replica import EmbeddedMember
 from replkv.surface import Timeout
-from replkv.waiting import LoopCall, finished, overloaded, resumable
+from replkv.values import to_timeout
+from replkv.waiting import LoopCall, finished, overloaded, resumable, time_left
 from replkv.watching import AsyncWatch
 
 R = TypeVar("R")
@@ -24,6 +26,8 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
     """One member of a cluster, inside this process; every call is awaited.
 
     The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.
+    Its calls are functions that return awaitables: a wrong argument is refused by the call itself, a wrong timeout and what the cluster's
+    settings forbid when it is awaited, and nothing is sent before that.
     The member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A call that is cancelled
     before it was handed over has no effect; later, its outcome is unknown.
     """
@@ -94,12 +98,12 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
             if not admission.give_up(waiting, size):
                 admission.leave(1, size)
             raise
-        waited = node.clock() - begun
-        if not waiting.future.done() and admission.give_up(waiting, size):
-            raise overloaded(node, plan, waited)
-        if waiting.error is not None:
-            raise waiting.error.again()
-        return None if timeout is None else max(0.0, timeout - waited)
+        admitted = waiting.future.done() or not admission.give_up(waiting, size)
+        return time_left(node, plan, waiting, begun, timeout, admitted=admitted)
+
+    def _wait_on(self, node: Node, plan: Plan[R], call: LoopCall, timeout: float | None) -> Coroutine[Any, Any, R]:
+        """Go on waiting for a call whose outcome was unknown."""
+        return self._wait(node, plan, call, to_timeout(timeout))
 
     async def _wait(self, node: Node, plan: Plan[R], call: LoopCall, timeout: float | None) -> R:
         try:
@@ -107,7 +111,7 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
         except TimeoutError:
             untouched = node.give_up(call)
             if not call.future.done():
-                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait, node, plan, call)) from None
+                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait_on, node, plan, call)) from None
         except asyncio.CancelledError:
             node.give_up(call)
             raise

@@ -15,7 +15,7 @@ MAY_BE_OFF = ("compact_age", "compact_revisions", "compact_bytes")
 
 
 def _check_positive(owner: Config | Settings) -> None:
-    """Check that every number is one, above 0, finite, and whole where its default is."""
+    """Check that every number is one, above 0 or where that turns something off 0, finite, and whole where its default is."""
     for field in fields(type(owner)):
         if isinstance(field.default, str):
             continue
@@ -23,8 +23,9 @@ def _check_positive(owner: Config | Settings) -> None:
         kind = type(field.default)
         if isinstance(value, bool) or not isinstance(value, (int, kind)):
             raise TypeError(f"{name} must be {'a number' if kind is float else 'an int'}, not {type(value).__name__}")
-        if not 0 <= value < float("inf") or (value == 0 and field.name not in MAY_BE_OFF):
-            raise ValueError(f"{name} must be above 0 and finite, not {value!r}")
+        may_be_off = field.name in MAY_BE_OFF
+        if not 0 <= value < float("inf") or (value == 0 and not may_be_off):
+            raise ValueError(f"{name} must be {'at least 0' if may_be_off else 'above 0'} and finite, not {value!r}")
 
 
 @frozen(kw_only=True)

@@ -23,6 +23,9 @@ E = TypeVar("E", bound="ReplkvError")
 class ReplkvError(Exception):
     """The root of all errors of replkv; its text names the member, the cause and the remedy."""
 
+    refusal: tuple[Any, ...] = ()
+    """How the cluster's decision stands in the log's outcome; empty for an error that is none."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
 
@@ -34,7 +37,7 @@ class ReplkvError(Exception):
 def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:
     error = kind.__new__(kind, *args)
     error.args = args
-    error.__dict__.update({name: value for name, value in attributes.items() if value is not None})
+    error.__dict__.update(attributes)
     return error
 
 
@@ -145,14 +148,17 @@ class OutcomeUnknown(ReplkvError, TimeoutError):
             What the call would have returned; for a call of an ``AsyncReplica`` an awaitable of it.
 
         Raises:
-            OutcomeUnknown: still no answer; or the error came from another process and can't be resumed.
+            TypeError, ValueError: no timeout.
+            OutcomeUnknown: still no answer; or there will be none: the member stopped, or the error came from another process.
+            ReplkvError: the answer is a refusal, as the call would have raised it.
         """
         if self._resume is None:
             raise self
         return self._resume(timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, {})
+        kept = {name: value for name, value in self.__dict__.items() if name != "_resume"}  # that holds on to this very process
+        return _rebuild, (type(self), self.args, kept)
 
 
 # -- this member's disk ------------------------------------------------------------------------------------------------------------

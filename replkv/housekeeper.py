@@ -40,10 +40,8 @@ def _find_trim() -> Callable[[int], object]:
 
 _trim = _find_trim()
 
-
-def _give_back() -> None:
-    """Give memory back to the system after long work: the blocks that come and go leave gaps that glibc would keep."""
-    _trim(0)
+LONG = 64
+"""Steps after which a job has taken so much memory that it is given back to the system afterwards: glibc would keep the gaps."""
 
 
 class HousekeeperThread:
@@ -80,13 +78,16 @@ class HousekeeperThread:
         while (job := self._jobs.get()) is not None:
             steps, done = job
             error: BaseException | None = None
+            number = 0
             try:
                 for _ in steps:
+                    number += 1
                     if self._closed:
                         return
             except Exception as raised:  # noqa: BLE001  # whatever it is, the node decides what it means
                 error = raised
             self._ended.append((done, error))
             self._wake()
-            del steps, done, job
-            _give_back()
+            if number >= LONG:
+                del steps, done, job
+                _trim(0)

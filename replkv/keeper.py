@@ -198,7 +198,7 @@ class Keeper:
             self._revoke(orphan)
 
     def _revoke(self, number: int) -> None:
-        self._submit(codec.pack(Revoke(number).to_wire()), lambda _: None)
+        self._submit(codec.pack(Revoke(number, self.number).to_wire()), lambda _: None)
 
     def _ended(self, number: int) -> None:
         with self._gate:

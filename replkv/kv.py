@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from sortedcontainers import SortedList
 
-from replkv import errors
+from replkv.errors import Compacted, FutureRevision
 from replkv.history import History
+from replkv.refusals import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -164,9 +165,9 @@ class Store:
             Compacted: it is no longer kept.
         """
         if asked > revision:
-            raise errors.FutureRevision(f"revision {asked} does not exist yet: the store is at {revision}")
+            raise refuse(FutureRevision, (asked, revision))
         if asked < self.compacted:
-            raise errors.Compacted(f"revision {asked} is compacted: {self.compacted} is the oldest that is kept", self.compacted)
+            raise refuse(Compacted, (asked,), self.compacted)
 
     def get(self, key: bytes, revision: int) -> Record | None:
         """Return a key's version at a revision, or None if it did not exist then; logarithmic in the key's number of versions."""
@@ -362,9 +363,9 @@ class Store:
             FutureRevision: ``revision`` does not exist yet.
         """
         if revision > self.revision:
-            raise errors.FutureRevision(f"revision {revision} does not exist yet: the store is at {self.revision}")
+            raise refuse(FutureRevision, (revision, self.revision))
         if revision <= self.compacted:
-            raise errors.Compacted(f"the store is compacted up to revision {self.compacted} already", self.compacted)
+            raise refuse(Compacted, (0,), self.compacted)
         count = self.events.first_at(revision + 1)
         if count:
             self.size -= self._superseded_at[count - 1] - self._freed

@@ -16,6 +16,7 @@ from attrs import Factory, define
 from sortedcontainers import SortedList
 
 from replkv.errors import LeaseExists, LeaseNotFound
+from replkv.refusals import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -94,7 +95,7 @@ class Leases:
         """
         lease = self._table.get(number)
         if lease is None:
-            raise LeaseNotFound(f"there is no lease {number}: it expired, was revoked, or never was")
+            raise refuse(LeaseNotFound, (number,))
         return lease
 
     @property
@@ -129,7 +130,7 @@ class Leases:
             LeaseExists: the id is taken.
         """
         if number in self._table:
-            raise LeaseExists(f"there is a lease {number} already")
+            raise refuse(LeaseExists, (number,))
         if not number:
             number = self.last_id = self.choose(self.last_id)
         lease = Lease(number, ttl, keeper, time, passing)
@@ -143,7 +144,7 @@ class Leases:
             LeaseNotFound: there is none of this id.
         """
         lease = self[number]
-        self._drop(lease)
+        self.remove(lease)
         lease.renewed = time
         lease.keeper = keeper or lease.keeper
         self._add(lease)
@@ -155,10 +156,6 @@ class Leases:
         if number:
             self._kept_alive[keeper] = time
         return number
-
-    def remove(self, lease: Lease) -> None:
-        """End a lease; what becomes of its keys is the caller's business."""
-        self._drop(lease)
 
     def hang(self, key: bytes, number: int) -> None:
         """Hang a key on a lease."""
@@ -188,7 +185,8 @@ class Leases:
             self._heads.add((queue.noted, place))
         queue.leases[lease.id] = lease
 
-    def _drop(self, lease: Lease) -> None:
+    def remove(self, lease: Lease) -> None:
+        """End a lease; what becomes of its keys is the caller's business."""
         keeper = lease.keeper
         del self._table[lease.id]
         place = (keeper, lease.ttl)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from replkv import errors, fork
 from replkv.ops import Grant, Renew, Revoke, to_lease_id
 from replkv.plans import LeaseKeys, Plan, Write, pack_command
 from replkv.surface import DEFAULT, Awaiting, Blocking, Surface, Timeout, operation
-from replkv.values import to_ttl
+from replkv.values import to_timeout, to_ttl
 from replkv.waiting import loop_inbox
 from replkv.wire import unless_refused
 
@@ -33,7 +34,7 @@ H = TypeVar("H")
 class _Hold(Plan[H]):
     """Grant or take over a lease, and count on it from before it was asked for."""
 
-    __slots__ = ("_asked_at", "_handle", "_keep_alive", "_lease", "_ttl")
+    __slots__ = ("_asked_at", "_gate", "_handle", "_keep_alive", "_lease", "_made", "_ttl")
 
     def __init__(self, lease: int, ttl: int, *, keep_alive: bool, handle: Callable[[Node, Held], H]) -> None:
         self._lease = lease
@@ -41,6 +42,8 @@ class _Hold(Plan[H]):
         self._keep_alive = keep_alive
         self._handle = handle
         self._asked_at = 0.0
+        self._made: list[H] = []  # the handle, once there is one
+        self._gate = threading.Lock()  # several threads may wait for one outcome
 
     def _operation(self, keeper: int) -> Grant | Renew:
         return Grant(self._lease, self._ttl, keeper) if self._ttl else Renew(self._lease, keeper)
@@ -51,13 +54,24 @@ class _Hold(Plan[H]):
         return pack_command(self._operation(node.keeper.number if self._keep_alive else 0).to_wire(), node)
 
     def result(self, node: Node, call: Call) -> H:
-        """Hold the lease, which may be over by now."""
+        """Hold the lease, once.
+
+        Raises:
+            LeaseNotFound: it was over before its caller learnt of it.
+        """
+        with self._gate:
+            if not self._made:
+                self._made.append(self._handle(node, self._held(node, call)))
+            return self._made[0]
+
+    def _held(self, node: Node, call: Call) -> Held:
         number, ttl = self._operation(0).result(unless_refused(cast("Raw", call.answer)))
         held = node.keeper.hold(number, ttl / 1e6, self._asked_at, kept=self._keep_alive)
-        if number not in node.machine.leases:  # it ended before the keeper knew of it
+        if number not in node.machine.leases or held.until <= node.clock():  # it ended before the keeper knew of it, or may have
             node.keeper.lose(held)
+            raise errors.LeaseNotFound(f"lease {number} was granted, and was over before its caller learnt of it; make a new one")
         node.transport.wake()
-        return self._handle(node, held)
+        return held
 
 
 class _Renewal(Plan[None]):
@@ -91,6 +105,13 @@ def _granting(keeper: Keeper) -> Iterator[None]:
         keeper.granting(-1)
 
 
+def _wait_by(error: errors.OutcomeUnknown, grant: Callable[[Callable[[], Any]], object]) -> None:
+    """Have who goes on waiting for an unknown outcome do so as the one who asked did, so that the keeper knows of it."""
+    resume = error._resume  # noqa: SLF001  # the two belong together
+    if resume is not None:
+        error._resume = lambda timeout: grant(partial(resume, timeout))  # noqa: SLF001
+
+
 class _Signal:
     """What tells that a lease is lost."""
 
@@ -110,7 +131,8 @@ class _Signal:
         return until is not None and self._node.clock() >= until
 
     def _until(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self._node.clock() + timeout
+        limit = to_timeout(timeout)
+        return None if limit is None else self._node.clock() + limit
 
     def __repr__(self) -> str:
         return f"<lease {self._held.id} {'is lost' if self.is_set() else 'is held'}>"
@@ -132,6 +154,9 @@ class Lost(_Signal):
 
         Returns:
             Whether it is lost; False: not in time.
+
+        Raises:
+            TypeError, ValueError: no timeout.
         """
         until = self._until(timeout)
         while not self.is_set():
@@ -148,7 +173,17 @@ class AsyncLost(_Signal):
         return self.wait().__await__()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the lease is lost; as ``Lost.wait``."""
+        """Wait until the lease is lost; as ``Lost.wait``.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Returns:
+            Whether it is lost; False: not in time.
+
+        Raises:
+            TypeError, ValueError: no timeout.
+        """
         until = self._until(timeout)
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
@@ -189,13 +224,16 @@ class _Leasing:
         return _Hold(lease, ttl, keep_alive=keep_alive, handle=self._now_held)
 
     def _now_held(self, node: Node, held: Held) -> Self:
-        self._node, self._held_lease = node, held
+        if self._held_lease is None:
+            self._node, self._held_lease = node, held
+        else:  # it was asked for once more when the outcome of the first time was unknown: this one is nobody's
+            node.keeper.lose(held)
         return self
 
     @property
     def _held(self) -> Held:
         if self._held_lease is None:
-            raise errors.Closed("this lease is not granted yet: await it, or enter it with 'async with'")
+            raise RuntimeError("this lease is not granted yet: await it, or enter it with 'async with'")
         return self._held_lease
 
     @property
@@ -265,15 +303,40 @@ class Lease(_Leasing, Blocking):
     """A lease that this process holds; made with ``lease()`` of a ``Replica``.
 
     It is kept alive by the member as long as that runs, with or without this handle, unless ``keep_alive=False`` was said.  The block of
-    a ``with`` statement revokes it at its end, and does not mind if that is not possible: then it ends by itself.
+    a ``with`` statement revokes it at its end, and does not mind if that is not possible: then it ends by itself.  Without a quorum that
+    is known only after ``Config.timeout``, and so long the end of the block waits.
     """
+
+    _signal: Lost | None = None
 
     def __init__(self, surface: Surface[Any, Any], ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> None:
         super().__init__(surface, ttl, number, keep_alive=keep_alive, timeout=timeout)
-        with _granting(surface._running().keeper):  # noqa: SLF001  # a part of the surface
-            surface._run(self._plan(), timeout)  # noqa: SLF001
-        assert self._node is not None  # noqa: S101  # that is what the plan does
-        self.lost = Lost(self._node, self._held)
+        self._grant(surface._running().keeper, lambda: surface._run(self._plan(), timeout))  # noqa: SLF001  # a part of the surface
+
+    def _grant(self, keeper: Keeper, wait: Callable[[], object]) -> Self:
+        with _granting(keeper):
+            try:
+                wait()
+            except errors.OutcomeUnknown as error:
+                _wait_by(error, partial(self._grant, keeper))
+                raise
+        return self
+
+    def _now_held(self, node: Node, held: Held) -> Self:
+        super()._now_held(node, held)
+        if self._signal is None:
+            self._signal = Lost(node, held)
+        return self
+
+    @property
+    def lost(self) -> Lost:
+        """Tells when the lease can't be counted on any more; it is the same object each time.
+
+        That is when the lease was revoked, when the member ended, or when its time is over by this member's clock: shortly before the
+        cluster deletes its keys for that.
+        """
+        assert self._signal is not None  # noqa: S101  # a lease is made with it
+        return self._signal
 
     def __enter__(self) -> Self:
         return self
@@ -286,27 +349,45 @@ class Lease(_Leasing, Blocking):
 class AsyncLease(_Leasing, Awaiting):
     """A lease that this process holds; made with ``lease()`` of an ``AsyncReplica``, and granted when it is awaited or entered.
 
-    As ``Lease``, with ``async with``.
+    As ``Lease``, with ``async with``.  It is granted once, however many tasks await it.
     """
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._grant().__await__()
+    def __init__(self, surface: Surface[Any, Any], ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> None:
+        super().__init__(surface, ttl, number, keep_alive=keep_alive, timeout=timeout)
+        self._turn = asyncio.Lock()  # one task asks; if that is cancelled or fails, the next one does
 
-    async def _grant(self) -> Self:
-        if self._held_lease is None:
-            with _granting(self._surface._running().keeper):  # noqa: SLF001  # a part of the surface
-                await cast("Any", self._surface._run(self._plan(), self._timeout))  # noqa: SLF001  # a facade's _run is a coroutine
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._granted().__await__()
+
+    async def _granted(self) -> Self:
+        async with self._turn:
+            if self._held_lease is None:
+                surface = self._surface
+                await self._grant(surface._running().keeper, lambda: surface._run(self._plan(), self._timeout))  # noqa: SLF001
+        return self
+
+    async def _grant(self, keeper: Keeper, wait: Callable[[], Any]) -> Self:
+        with _granting(keeper):
+            try:
+                await wait()
+            except errors.OutcomeUnknown as error:
+                _wait_by(error, partial(self._grant, keeper))
+                raise
         return self
 
     @property
     def lost(self) -> AsyncLost:
-        """Tells when it is lost."""
+        """Tells when the lease can't be counted on any more, as ``Lease.lost``; it can be awaited.
+
+        Raises:
+            RuntimeError: it is not granted yet.
+        """
         held = self._held
         assert self._node is not None  # noqa: S101  # who holds a lease knows where
         return AsyncLost(self._node, held)
 
     async def __aenter__(self) -> Self:
-        return await self._grant()
+        return await self._granted()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with suppress(errors.ReplkvError):

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replkv import codec, kv, session, wire
 from replkv.codec import DecodeError
 from replkv.config import Settings
-from replkv.errors import InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
+from replkv.errors import Incompatible, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
 from replkv.kv import RECORD_BYTES, Store
 from replkv.lease import Leases
 from replkv.messages import Configuration, EntryKind
+from replkv.refusals import refuse
 from replkv.session import Session, Sessions, Verdict
 from replkv.txn import SLICE, Reader, Writer
 from replkv.values import LeaseInfo
@@ -42,7 +43,7 @@ _STATE = struct.Struct("<QQQQI")  # what the chained hash takes in of the state 
 _END = ()  # behind the rows of the base, of which nobody knows how many they are
 _POSITIONS = 16  # bits of a session's number that tell its place in the block
 
-_LOST = wire.refusal(OutcomeUnknown, "the command was executed once, but its answer was too large to be kept for a repeat")
+_LOST = refuse(OutcomeUnknown, ()).refusal
 
 
 class Outcome(NamedTuple):
@@ -213,10 +214,10 @@ class Machine:
     def _check_size(self, command: Raw) -> None:
         size, largest = wire.request_size(command), self.settings.max_request_bytes
         if size > largest:
-            raise TooLarge(f"a request of {size} bytes where Settings.max_request_bytes allows {largest}")
+            raise refuse(TooLarge, (size, largest))
         operations, most = wire.count_operations(command), self.settings.max_txn_ops
         if operations > most:
-            raise TooManyOps(f"a transaction of {operations} operations where Settings.max_txn_ops allows {most}")
+            raise refuse(TooManyOps, (operations, most))
 
     # -- read ----------------------------------------------------------------------------------------------------------------------
 
@@ -293,7 +294,8 @@ class Machine:
         try:
             version, *head = next(parts)
             if version != DUMP_VERSION:
-                raise DecodeError(f"a dump of version {version}, this version reads {DUMP_VERSION}: upgrade this member")
+                what = "upgrade this member" if isinstance(version, int) and version > DUMP_VERSION else "no release has written it"
+                raise Incompatible(f"a dump of version {version}, this version reads {DUMP_VERSION}: {what}")
             *place, sessions, last_lease, leases, kept_alive, revision, compacted, events = head
             machine._load_place(*place)
             rows = (row for part in parts for row in part)

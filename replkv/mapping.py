@@ -66,6 +66,10 @@ class AsyncMapping(Generic[T]):
     Every access raises what the calls of the surface raise: ``NoLeader``, ``Closed``, and ``OutcomeUnknown`` where it writes, whose
     ``wait`` returns the result of the call beneath.  A value that the codec can't read raises ``Undecodable``, which names its key.
 
+    What Python does without awaiting is a ``TypeError``: ``in``, ``for``, ``bool()``; say ``contains``, ``async for`` and ``len``.
+
+    Keys that begin with a zero byte are replkv's own: a mapping without a prefix refuses them with ``ValueError``.
+
     Args:
         surface: what to call: an ``AsyncReplica`` or a namespace of it.
         prefix: of all keys, text or bytes.
@@ -85,6 +89,13 @@ class AsyncMapping(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._prefix!r} {self._codec!r}>"
 
+    # Without these, Python would find __getitem__, and ask it for 0, 1, 2 and so on: each gives a coroutine, and none the end.
+    __iter__ = None
+    __contains__ = None
+
+    def __bool__(self) -> bool:
+        raise TypeError("whether this mapping has keys takes a call: await its len()")
+
     # -- one key -------------------------------------------------------------------------------------------------------------------
 
     @overload
@@ -93,18 +104,18 @@ class AsyncMapping(Generic[T]):
     async def get(self, key: str, default: T | D) -> T | D: ...
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if there is none."""
-        kv = await self._surface.get(self._full(key))
+        kv = await self._find(self._full(key))
         return default if kv is None else self._value(kv)
 
     async def __getitem__(self, key: str) -> T:
-        kv = await self._surface.get(self._full(key))
+        kv = await self._find(self._full(key))
         if kv is None:
             raise KeyError(key)
         return self._value(kv)
 
     async def contains(self, key: str) -> bool:
         """Tell whether there is such a key, whatever its value."""
-        return await self._surface.get(self._full(key)) is not None
+        return await self._find(self._full(key)) is not None
 
     async def set(self, key: str, value: T) -> None:
         """Store a value under a key.
@@ -116,7 +127,8 @@ class AsyncMapping(Generic[T]):
 
     async def delete(self, key: str) -> bool:
         """Delete a key; tell whether there was one."""
-        return bool((await self._surface.delete(self._full(key))).deleted)
+        full = self._full(key)
+        return bool(full and (await self._surface.delete(full)).deleted)
 
     async def setdefault(self, key: str, default: T) -> T:
         """Store a value unless the key has one; return what it has now."""
@@ -140,7 +152,7 @@ class AsyncMapping(Generic[T]):
             Undecodable: its value can't be decoded; nothing was deleted.
         """
         full = self._full(key)
-        kv = await self._surface.get(full)
+        kv = await self._find(full)
         while kv is not None:
             value = self._value(kv)
             result = await self._delete_unchanged(kv, Get(full))
@@ -222,7 +234,13 @@ class AsyncMapping(Generic[T]):
     # -- keys and values -----------------------------------------------------------------------------------------------------------
 
     def _full(self, key: str) -> bytes:
-        return self._prefix + text_to_key(key)
+        full = self._prefix + text_to_key(key)
+        if full.startswith(b"\x00") and not self._prefix:
+            raise ValueError(f"{key!r} begins with a zero byte: such keys are replkv's own, and not in a mapping without a prefix")
+        return full
+
+    async def _find(self, full: bytes) -> KeyValue | None:
+        return await self._surface.get(full) if full else None  # "" below no prefix: there can't be such a key
 
     def _text(self, kv: KeyValue) -> str:
         return key_to_text(kv.key[len(self._prefix) :])
@@ -237,8 +255,9 @@ class AsyncMapping(Generic[T]):
 class ReplicatedMapping(MutableMapping[str, T]):
     """The keys below a prefix as a dictionary; each access reads or writes the cluster.
 
-    It is what ``AsyncMapping`` is, for threads, and raises the same.  Iterating reads once, as of one revision and in the order of the
-    keys' bytes; so ``dict(mapping.items())`` is one state of the cluster, while ``dict(mapping)`` reads each value by itself.
+    It is what ``AsyncMapping`` is, for threads and with Python's own operators, and raises the same.  Iterating reads once, as of one
+    revision and in the order of the keys' bytes; so ``dict(mapping.items())`` is one state of the cluster, while ``dict(mapping)`` reads
+    each value by itself.
 
     Args:
         surface: what to call: a ``Replica`` or a namespace of it.

@@ -116,6 +116,8 @@ class Node:
     _applying: Generator[None, None, list[Outcome]] | None = field(default=None, init=False)
     _block: deque[tuple[bytes, bool]] = field(factory=deque, init=False)  # batches for the next blocks of this leader; True: forwarded
     _matching: bool = field(default=False, init=False)  # the hub has not yet looked at all that is published
+    _taken: set[tuple[int, int]] = field(factory=set, init=False)  # followers' batches on their way: session and sequence
+    _taken_in: int = field(default=0, init=False)  # the term for which that is so
     _forwarded_in: int = field(default=0, init=False)  # the newest block that holds a follower's batch
     _stamped: int = field(default=0, init=False)  # cluster time of the newest entry this leader proposed
     _fresh_until: float = field(default=0.0, init=False)
@@ -178,7 +180,7 @@ class Node:
         self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now, self.links.identity.incarnation)
         self.settings = settings
         self.keeper.session_ttl = settings.session_ttl
-        self.upkeep.begin(settings)
+        self.upkeep.begin(settings, self.machine)
         self.proposals.retry_after = settings.election_timeout
         self.links.join_cluster(founding.cluster, self.raft.configuration.members)
         if different := sorted({*self.addresses} ^ {*self.raft.configuration.names}):
@@ -252,7 +254,7 @@ class Node:
 
         Who asks is likely to ask again: for a while, a member that does not lead has the leader confirm it a few times a second.
         """
-        published, now = self.published, self.clock()
+        now, published = self.clock(), self.published  # in this order: what is published later has what was acknowledged before
         self._fresh_until = now + KEEP_FRESH
         leads = now < published.lease_until and published.applied >= published.commit
         return now if leads else self.reads.fresh_at
@@ -443,12 +445,17 @@ class Node:
     def _forwarded(self, raft: Raft, peer: str, message: Forward) -> None:
         if raft.role is not Role.LEADER:
             return  # the sender sends again when it hears of a leader
+        if self._taken_in != raft.term:
+            self._taken_in = raft.term
+            self._taken.clear()
         for batch in message.batches:
             try:
-                codec.unpack_batch(batch, wire.check_operation)
+                session, sequence, *_ = codec.unpack_batch(batch, wire.check_operation)
             except codec.DecodeError as error:
                 logger.warning("%s dropped a batch that %s forwarded: %s", self.name, peer, error)
-            else:
+                continue
+            if (session, sequence) not in self._taken:  # or it is here already, and its sender has lost patience
+                self._taken.add((session, sequence))
                 self._block.append((batch, True))
 
     def _send_waiting(self, raft: Raft, now: float) -> None:
@@ -465,7 +472,7 @@ class Node:
     def _propose(self, raft: Raft, now: float) -> None:
         if not raft.can_propose:
             return
-        self._block.extend((batch, False) for batch in self.proposals.batches_to_send((raft.term, self.name), now))
+        self._block.extend((batch, False) for batch in self.proposals.batches_to_send((raft.term, self.name), now, lossless=True))
         batches: list[bytes] = []
         size, forwarded = 0, False
         while self._block and (not batches or size + len(self._block[0][0]) <= self.config.block_bytes):
@@ -476,6 +483,7 @@ class Node:
         index = self._propose_block(raft, batches) if batches else 0
         if index is None:
             self.proposals.repeat_all()
+            self._taken.clear()
         elif forwarded:
             self._forwarded_in = index
 
@@ -577,12 +585,12 @@ class Node:
                 self._applied(raft, self._to_apply.popleft(), end.value)
             if self.clock() > until:
                 break
-        self.reads.applied(self.machine.applied)
         if self._applying is None:
-            self._show(raft)
+            self._answer_reads(raft)
 
-    def _show(self, raft: Raft) -> None:
-        """Let callers look at the machine, between two entries."""
+    def _answer_reads(self, raft: Raft) -> None:
+        """Let those read whose index is applied, and those look at the machine who want to; between two entries."""
+        self.reads.applied(self.machine.applied)
         for call in self.reads.take_looking():
             try:
                 call.answer = (wire.OK, call.look(self.machine, raft.time)) if call.look is not None else None
@@ -595,8 +603,11 @@ class Node:
         self._publish()
         self.keeper.applied(self.machine)  # first: who has revoked a lease finds it lost
         self.proposals.answer(outcomes)
+        if self._taken:
+            self._taken.difference_update((outcome.session, outcome.sequence) for outcome in outcomes)
         self.upkeep.applied(raft, self.machine, entry.index)
         self.snapshots.applied(raft, self.machine, len(entry.encoded))
+        self._answer_reads(raft)
 
     def _go_on_from(self, machine: Machine) -> None:
         """Go on from a state that was loaded from a snapshot."""
@@ -605,7 +616,7 @@ class Node:
         self.machine = machine
         self._publish()
         self.keeper.restarted(machine)
-        self.upkeep.restarted()
+        self.upkeep.restarted(machine)
         self.proposals.answer_from(machine)
         self.hub.restart(machine.store.revision)
         self.reads.applied(machine.applied)

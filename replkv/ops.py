@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from attrs import frozen
 
@@ -87,8 +87,24 @@ def _expecting(key: bytes, mod_revision: int | None, operation: Raw) -> Raw:
     return operation if mod_revision is None else (wire.EXPECT, key, mod_revision, operation)
 
 
-def _optional_count(number: int | None, what: str) -> int:
-    return 0 if number is None else to_count(number, what)
+def _optional_revision(revision: int | None, what: str) -> int:
+    """Return a revision, 0 for None: that is its stored form, and no caller's word for it, or one miscalculated would read the newest."""
+    if revision is None:
+        return 0
+    if to_count(revision, what) == 0:
+        raise ValueError(f"{what} must be at least 1, the revision of an empty store; leave it out for none")
+    return revision
+
+
+def _listed(things: object, what: str, example: str) -> tuple[Any, ...]:
+    """Return what a list holds.
+
+    Raises:
+        TypeError: it is no list, but perhaps what should be in one.
+    """
+    if not isinstance(things, Iterable) or isinstance(things, (str, bytes)):
+        raise TypeError(f"{what}= takes a list: write {what}=[{example}], not a {type(things).__name__}")
+    return tuple(things)
 
 
 # -- operations --------------------------------------------------------------------------------------------------------------------
@@ -96,9 +112,20 @@ def _optional_count(number: int | None, what: str) -> int:
 
 @frozen(init=False)
 class Put:
-    """Store a value under a key.
+    """Store a value under a key: ``put`` as an operation, for ``txn`` and ``submit``.
 
-    ``value`` None and ``lease`` None stand for ``KEEP``, lease 0 for none; ``ttl`` is in microseconds, 0 without one.
+    The arguments are those of ``Replica.put``; the attributes are what the log holds of them.
+
+    Attributes:
+        key: bytes.
+        value: bytes; None stands for ``KEEP``.
+        lease: its id, 0 for none; None stands for ``KEEP``.
+        ttl: microseconds, where the argument is in seconds; 0 without one.
+        prev_kv: answer with the pair that is replaced.
+        if_mod_revision: at which revision the key must be; None: at any.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
     """
 
     key: bytes
@@ -140,7 +167,19 @@ class Put:
 
 @frozen(init=False)
 class Delete:
-    """Delete a key or a span of keys."""
+    """Delete a key or a span of keys: ``delete`` as an operation, for ``txn`` and ``submit``.
+
+    The arguments are those of ``Replica.delete``; the attributes are what the log holds of them.
+
+    Attributes:
+        span: of the keys.
+        prev_kv: answer with the pairs that are deleted.
+        if_mod_revision: at which revision the one key must be; None: at any.
+
+    Raises:
+        TypeError: a bad argument.
+        ValueError: no span, or an empty prefix; ``if_mod_revision`` without a single key.
+    """
 
     span: Span
     prev_kv: bool
@@ -176,7 +215,15 @@ class Delete:
 
 @frozen(init=False)
 class Add:
-    """Add to an integer counter, a decimal text that counts as 0 while there is none."""
+    """Add to an integer counter: ``add`` as an operation, for ``txn`` and ``submit``.
+
+    Args:
+        key: of the counter, a decimal text that counts as 0 while there is none.
+        delta: 64 bits, may be negative.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
+    """
 
     key: bytes
     delta: int
@@ -200,13 +247,23 @@ class Add:
 
 @frozen(init=False)
 class Get:
-    """Read one key; ``revision`` 0 is the newest."""
+    """Read one key: ``get`` as an operation, for ``txn`` and ``submit``.
+
+    The arguments are those of ``Replica.get`` that say what to read.
+
+    Attributes:
+        key: bytes.
+        revision: 0 is the newest, where the argument is None.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
+    """
 
     key: bytes
     revision: int
 
     def __init__(self, key: Data, *, revision: int | None = None) -> None:
-        self.__attrs_init__(to_key(key), _optional_count(revision, "revision"))
+        self.__attrs_init__(to_key(key), _optional_revision(revision, "revision"))
 
     def to_wire(self) -> Raw:
         """Return the tuple that stands for this operation in the log."""
@@ -220,7 +277,23 @@ class Get:
 
 @frozen(init=False)
 class Scan:
-    """Read a span of keys in order, at one revision; ``revision`` 0 is the newest, 0 elsewhere is no limit and no bound."""
+    """Read a span of keys in order, at one revision: ``scan`` as an operation, for ``txn`` and ``submit``.
+
+    The arguments are those of ``Replica.scan`` that say what to read; the attributes are what is packed of them.
+
+    Attributes:
+        span: of the keys.
+        limit: how many pairs; 0 is no limit.
+        revision: 0 is the newest, where the argument is None.
+        keys_only: leave the values empty.
+        count_only: answer with the count alone.
+        sort_by: by what to sort, as a number of the wire.
+        descending: the largest first.
+        bounds: the least and the largest mod_revision, then create_revision; 0 is no bound, where the argument is None.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
+    """
 
     span: Span
     limit: int
@@ -249,18 +322,18 @@ class Scan:
         min_create_revision: int | None = None,
         max_create_revision: int | None = None,
     ) -> None:
-        if sort_by not in _SORT_BY:
-            raise ValueError(f"sort_by must be key, version, create, mod or value, not {sort_by!r}")
+        if sort_by not in tuple(_SORT_BY):  # which need not be hashable
+            raise ValueError(f"sort_by must be {', '.join(_SORT_BY)}, not {sort_by!r}")
         bounds = (
-            _optional_count(min_mod_revision, "min_mod_revision"),
-            _optional_count(max_mod_revision, "max_mod_revision"),
-            _optional_count(min_create_revision, "min_create_revision"),
-            _optional_count(max_create_revision, "max_create_revision"),
+            _optional_revision(min_mod_revision, "min_mod_revision"),
+            _optional_revision(max_mod_revision, "max_mod_revision"),
+            _optional_revision(min_create_revision, "min_create_revision"),
+            _optional_revision(max_create_revision, "max_create_revision"),
         )
         self.__attrs_init__(
             Span.of(key, prefix=prefix, start=start, end=end),
             to_count(limit, "limit"),
-            _optional_count(revision, "revision"),
+            _optional_revision(revision, "revision"),
             bool(keys_only),
             bool(count_only),
             _SORT_BY[sort_by],
@@ -333,6 +406,15 @@ class Key:
 
     ``Key("a").value == "1"``, ``Key("a").version > 3``, ``Key("lock").missing``, ``Key(prefix="jobs/").create_revision < 90``.
     A key that does not exist has version, revisions and lease 0, and no value: a compare of its value is never satisfied (etcd).
+
+    Args:
+        key: exactly this key.
+        prefix: all keys that begin with it.
+        start: all keys from this one on, up to but without ``end`` where that is given.
+        end: see ``start``.
+
+    Raises:
+        TypeError, ValueError: a bad argument, or none.
     """
 
     def __init__(self, key: Data | None = None, *, prefix: Data | None = None, start: Data | None = None, end: Data | None = None) -> None:
@@ -359,10 +441,8 @@ class Key:
 # -- transactions ------------------------------------------------------------------------------------------------------------------
 
 
-def _operations(operations: Iterable[Operation], what: str) -> tuple[Operation, ...]:
-    if isinstance(operations, Operation):
-        raise TypeError(f"{what}= takes a list: write {what}=[{type(operations).__name__}(…)]")
-    listed = tuple(operations)
+def _operations(operations: object, what: str) -> tuple[Operation, ...]:
+    listed = _listed(operations, what, f"{type(operations).__name__ if isinstance(operations, Operation) else 'Put'}(…)")
     for operation in listed:
         if not isinstance(operation, (Put, Delete, Add, Get, Scan, Txn)):
             raise TypeError(f"{what}= takes Put, Get, Scan, Delete, Add and Txn, not {type(operation).__name__}")
@@ -371,16 +451,25 @@ def _operations(operations: Iterable[Operation], what: str) -> tuple[Operation, 
 
 @frozen(init=False)
 class Txn:
-    """Do ``then`` if all of ``compare`` hold, ``otherwise`` if not: all of it at one revision, or nothing."""
+    """Do ``then`` if all of ``compare`` hold, ``otherwise`` if not: ``txn`` as an operation, to be nested, and for ``submit``.
+
+    Args:
+        compare: conditions such as ``Key("a").version == 1``.
+        then: operations, done in their order, at one revision, all or none.
+        otherwise: the operations for the other case.
+
+    Raises:
+        TypeError: what is listed is none of these, or not in a list.
+        ValueError: nested too deep.
+        DuplicateKey: a key would be written twice on one path.
+    """
 
     compare: tuple[Compare, ...]
     then: tuple[Operation, ...]
     otherwise: tuple[Operation, ...]
 
     def __init__(self, *, compare: Iterable[Compare] = (), then: Iterable[Operation] = (), otherwise: Iterable[Operation] = ()) -> None:
-        if isinstance(compare, Compare):
-            raise TypeError("compare= takes a list: write compare=[Key(…)…]")
-        conditions = tuple(compare)
+        conditions = _listed(compare, "compare", "Key(…)…")
         for condition in conditions:
             if not isinstance(condition, Compare):
                 raise TypeError(f'compare= takes conditions such as Key("a").version == 1, not {type(condition).__name__}')
@@ -487,13 +576,14 @@ class KeepAlive:
 
 @frozen
 class Revoke:
-    """End a lease, and delete the keys that hang on it at one revision."""
+    """End a lease, and delete the keys that hang on it at one revision; with a ``keeper`` only while it is that one's."""
 
     lease: int
+    keeper: int = 0
 
     def to_wire(self) -> Raw:
         """Return the tuple that stands for this operation in the log."""
-        return (wire.REVOKE, self.lease)
+        return (wire.REVOKE, self.lease, self.keeper)
 
     def result(self, raw: Raw) -> int:
         """Return how many keys were deleted."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from replkv import codec, errors, wire
 from replkv.ops import Add, Delete, Get, Put, Scan, Txn
+from replkv.refusals import refuse
 from replkv.values import LeaseInfo, to_count, to_seconds
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def pack_command(raw: Raw, node: Node) -> bytes:
     """
     packed, largest = codec.pack(raw), node.settings.max_request_bytes
     if len(packed) > largest and (size := wire.request_size(raw)) > largest:  # the first is quick, and never smaller
-        raise errors.TooLarge(f"a request of {size} bytes; the cluster allows {largest}")
+        raise refuse(errors.TooLarge, (size, largest))
     if len(packed) > codec.COMMAND_MAX:
         raise errors.TooLarge(f"a request of {len(packed)} bytes as it stands in the log; at most {codec.COMMAND_MAX} fit")
     if raw[0] != wire.PUT:
@@ -129,7 +130,7 @@ def pack_command(raw: Raw, node: Node) -> bytes:
 def _check_settings(raw: Raw, node: Node) -> None:
     operations, most = wire.count_operations(raw), node.settings.max_txn_ops
     if operations > most:
-        raise errors.TooManyOps(f"a transaction of {operations} operations; the cluster allows {most}")
+        raise refuse(errors.TooManyOps, (operations, most))
     ttl, shortest = wire.shortest_ttl(raw), node.settings.min_ttl
     if 0 < ttl < round(shortest * 1e6):
         raise ValueError(f"ttl is at least {shortest:g} seconds, two heartbeats of the cluster, not {ttl / 1e6:g}")

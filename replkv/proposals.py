@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 BATCH_COMMANDS = 4096
 IN_FLIGHT = 4
 """Batches a member has under way: fewer batch better than many, for each waits for the same disks."""
+OWN_IN_FLIGHT = 2
+"""Batches of the member's own that may be under way besides: leases that are to be kept alive can't wait behind its callers."""
+
+
+NOBODY: tuple[int, str | None] = (0, None)
+"""The term and leader that a batch was handed to, which nobody is."""
 
 
 class Call:
@@ -95,10 +101,11 @@ class Proposals:
     admission: Admission
     session: int = field(default=0, init=False)
     _nonce: int = field(default=0, init=False)
-    _opening_at: float = field(default=float("-inf"), init=False)
-    _opening_in: tuple[int, str | None] = field(default=(0, None), init=False)  # as a batch's sent_in
+    _opening_at: float = field(default=0.0, init=False)
+    _opening_in: tuple[int, str | None] = field(default=NOBODY, init=False)  # as a batch's sent_in
     _sequence: int = field(default=0, init=False)
     _queue: deque[Call] = field(factory=deque, init=False)
+    _own: deque[Call] = field(factory=deque, init=False)  # the member's own, which go first
     _gate: threading.Lock = field(factory=threading.Lock, init=False)
     _batches: dict[int, _Batch] = field(factory=dict, init=False)
 
@@ -106,7 +113,7 @@ class Proposals:
 
     def submit(self, call: Call) -> None:
         """Queue a command that was let in."""
-        self._queue.append(call)
+        (self._own if isinstance(call, OwnCall) else self._queue).append(call)
 
     def give_up(self, call: Call) -> bool:
         """Take a call out of the queue; False: it is out already, in a batch or answered.  O(calls waiting)."""
@@ -125,65 +132,70 @@ class Proposals:
 
     @property
     def can_send(self) -> bool:
-        """Whether a call waits in the queue and ``batches_to_send`` would take it."""
-        return bool(self._queue and self.session) and len(self._batches) < IN_FLIGHT
+        """Whether a call waits and ``batches_to_send`` would take it."""
+        return bool(self.session) and (self._may_send(self._own) or self._may_send(self._queue))
+
+    def _may_send(self, queue: deque[Call]) -> bool:
+        return bool(queue) and len(self._batches) < IN_FLIGHT + (OWN_IN_FLIGHT if queue is self._own else 0)
 
     @property
     def under_way(self) -> bool:
         """Whether a batch waits for its answer."""
         return bool(self._batches)
 
-    def batches_to_send(self, to: tuple[int, str | None], now: float) -> list[bytes]:
-        """Return what should go to the leader now: batches that may have been lost, and one of what waits in the queue.
+    def batches_to_send(self, to: tuple[int, str | None], now: float, *, lossless: bool = False) -> list[bytes]:
+        """Return what should go to the leader now: batches that may have been lost, and some of what waits.
 
         Args:
             to: the term and the leader it goes to.
             now: in seconds.
+            lossless: this member leads itself: what it has taken is not lost while its term lasts.
         """
-        batches = self._to_repeat(to, now)
+        retry_after = float("inf") if lossless else self.retry_after
+        batches = self._to_repeat(to, now, retry_after)
         if not self.session:
-            if self._queue and (self._opening_in != to or now - self._opening_at > self.retry_after):
+            if (self._queue or self._own) and (self._opening_in != to or now - self._opening_at > retry_after):
                 self._nonce = self._nonce or self.rng.getrandbits(62) + 1
                 self._opening_at, self._opening_in = now, to
                 batches.append(codec.pack_batch(0, self._nonce, 0, ()))
-        elif self.can_send:
-            batches.append(self._next_batch(to, now))
+            return batches
+        batches += [self._next_batch(queue, to, now) for queue in (self._own, self._queue) if self._may_send(queue)]
         return batches
 
-    def _to_repeat(self, to: tuple[int, str | None], now: float) -> list[bytes]:
+    def _to_repeat(self, to: tuple[int, str | None], now: float, retry_after: float) -> list[bytes]:
         repeated = []
         for batch in self._batches.values():
-            if batch.sent_in != to or now - batch.sent_at > self.retry_after:
+            if batch.sent_in != to or now - batch.sent_at > retry_after:
                 batch.sent_in, batch.sent_at = to, now
                 repeated.append(batch.data)
         return repeated
 
-    def _next_batch(self, to: tuple[int, str | None], now: float) -> bytes:
-        calls, size = self._take()
+    def _next_batch(self, queue: deque[Call], to: tuple[int, str | None], now: float) -> bytes:
+        calls, size = self._take(queue)
         self._sequence += 1
         lowest = min(self._batches, default=self._sequence)
         data = codec.pack_batch(self.session, self._sequence, lowest, [call.command for call in calls if call.command is not None])
         self._batches[self._sequence] = _Batch(data, calls, size, to, now)
         return data
 
-    def _take(self) -> tuple[list[Call], int]:
-        """Take from the queue what fits into one batch; return its size too."""
+    def _take(self, queue: deque[Call]) -> tuple[list[Call], int]:
+        """Take from a queue what fits into one batch; return its size too."""
         calls: list[Call] = []
         size = 0
         with self._gate:
-            while self._queue and len(calls) < BATCH_COMMANDS:
-                more = len(self._queue[0].command or b"")
+            while queue and len(calls) < BATCH_COMMANDS:
+                more = len(queue[0].command or b"")
                 if calls and size + more > self.block_bytes:
                     break
                 size += more
-                calls.append(self._queue.popleft())
+                calls.append(queue.popleft())
         return calls, size
 
     def repeat_all(self) -> None:
         """Send every batch again at the next chance: the leader it went to did not take it."""
-        self._opening_at = float("-inf")
+        self._opening_in = NOBODY
         for batch in self._batches.values():
-            batch.sent_at = float("-inf")
+            batch.sent_in = NOBODY
 
     def answer(self, outcomes: Iterable[Outcome]) -> None:
         """Answer the callers of this member's batches among those that were just applied."""
@@ -212,9 +224,10 @@ class Proposals:
         """The session expired: its batches that were not applied before never will be, so they go into a new one."""
         with self._gate:
             for batch in reversed(self._batches.values()):
-                self._queue.extendleft(reversed(batch.calls))
+                queue = self._own if isinstance(batch.calls[0], OwnCall) else self._queue
+                queue.extendleft(reversed(batch.calls))
         self._batches.clear()
-        self.session, self._opening_at = 0, float("-inf")
+        self.session, self._opening_in = 0, NOBODY
 
     def answer_from(self, machine: Machine) -> None:
         """Answer from the session table of a machine that was loaded from a snapshot: what led to it was never applied here."""
@@ -227,7 +240,7 @@ class Proposals:
                     batch.calls, OutcomeUnknown("this member was away for longer than its session lasts; the write may have been applied")
                 )
             self._batches.clear()
-            self.session, self._opening_at = 0, float("-inf")
+            self.session, self._opening_in = 0, NOBODY
             return
         for sequence in list(self._batches):
             if machine.sessions.has(self.session, sequence):
@@ -236,7 +249,8 @@ class Proposals:
     def fail_all(self, not_sent: ReplkvError, sent: ReplkvError) -> None:
         """Finish every call: the member has stopped."""
         with self._gate:
-            queued = list(self._queue)
+            queued = [*self._own, *self._queue]
+            self._own.clear()
             self._queue.clear()
         _fail(queued, not_sent)
         self.admission.fail_all(not_sent)

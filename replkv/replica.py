@@ -28,7 +28,8 @@ from replkv.node import Node
 from replkv.plans import NOT_YET, Plan
 from replkv.surface import DEFAULT, Surface, Timeout
 from replkv.transport import NngTransport
-from replkv.waiting import BlockedCall, FutureCall, Notifier, finished, overloaded, resumable
+from replkv.values import to_timeout
+from replkv.waiting import BlockedCall, FutureCall, Notifier, finished, overloaded, resumable, time_left
 from replkv.watching import Watch
 
 if TYPE_CHECKING:
@@ -169,15 +170,7 @@ class EmbeddedMember(Surface[W, L]):
         return node
 
     def _timeout(self, timeout: Timeout) -> float | None:
-        if timeout is None:
-            return None
-        if timeout is DEFAULT:
-            return self._config.timeout
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be seconds or None, not {type(timeout).__name__}")
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
-        return float(timeout)
+        return self._config.timeout if timeout is DEFAULT else to_timeout(timeout)
 
     # -- to look at ----------------------------------------------------------------------------------------------------------------
 
@@ -193,8 +186,8 @@ class EmbeddedMember(Surface[W, L]):
 
     @property
     def ready(self) -> bool:
-        """Whether this member knows a leader and has applied all it knows to be decided; never waits."""
-        return self._node is not None and self._node.ready
+        """Whether this member knows a leader and has applied all it knows to be decided; never waits, and is False in a forked child."""
+        return self._node is not None and not fork.forked() and self._node.ready
 
     @property
     def failure(self) -> ReplkvError | None:
@@ -266,6 +259,9 @@ class EmbeddedMember(Surface[W, L]):
                 raise ValueError(f"REPLKV_INSECURE must be 1 or 0, not {value!r}")
             arguments["insecure"] = value == "1"
         return cls(**{**arguments, **overrides})
+
+
+EmbeddedMember.__init__.__qualname__ = "Replica.__init__"  # what Python names when it refuses an argument; AsyncReplica has the same
 
 
 class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
@@ -353,12 +349,13 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
             admitted = admitted or not node.proposals.admission.give_up(waiting, size)
             if admitted and sys.exc_info()[0] is not None:
                 node.proposals.admission.leave(1, size)  # Ctrl-C came when it had just been let in
-        waited = node.clock() - begun
-        if not admitted:
-            raise overloaded(node, plan, waited)
-        if waiting.error is not None:
-            raise waiting.error.again()
-        return None if timeout is None else max(0.0, timeout - waited)
+        return time_left(node, plan, waiting, begun, timeout, admitted=admitted)
+
+    def _wait_on(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
+        """Go on waiting for a call whose outcome was unknown."""
+        limit = to_timeout(timeout)
+        self._refuse_to_block()
+        return self._wait(node, plan, call, limit)
 
     def _wait(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
         try:
@@ -369,7 +366,7 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
         if not done:
             untouched = node.give_up(call)
             if not call.wait(0):
-                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait, node, plan, call))
+                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait_on, node, plan, call))
         return finished(call, plan, node)
 
 

@@ -201,7 +201,8 @@ class Surface(Generic[W, L]):
             How many keys were deleted, and the revision; where none was, no revision is made.  O(log keys + keys deleted).
 
         Raises:
-            ValueError: no span, or an empty prefix: nothing is deleted by omission.
+            TypeError, ValueError: a bad argument; no span, or an empty prefix: nothing is deleted by omission.
+            TooLarge: the keys that are named exceed ``Settings.max_request_bytes``.
             Conflict: the key is not at ``if_mod_revision``; the error's ``current`` is what it holds.
             OutcomeUnknown: handed over, and no answer in time.
         """
@@ -221,6 +222,8 @@ class Surface(Generic[W, L]):
             The new value, and the revision that made it.
 
         Raises:
+            TypeError, ValueError: a bad argument; nothing was sent.
+            TooLarge: the key exceeds ``Settings.max_request_bytes``.
             NotACounter: the value is no decimal integer, or would leave the range of 64 bits; nothing was changed.
             QuotaExceeded: there is no room within ``Settings.max_bytes``.
             OutcomeUnknown: handed over, and no answer in time.
@@ -268,6 +271,7 @@ class Surface(Generic[W, L]):
             timeout: seconds.
 
         Raises:
+            TypeError, ValueError: no revision.
             Compacted: that was done before, for this revision or a later one.
             FutureRevision: the revision does not exist yet.
             OutcomeUnknown: handed over, and no answer in time.
@@ -305,6 +309,7 @@ class Surface(Generic[W, L]):
             The pair, or None where there is no such key.  O(1), at an old revision O(log versions of the key).
 
         Raises:
+            TypeError, ValueError: a bad argument; a revision of 0 is one.
             Compacted, FutureRevision: the revision is not kept any more, or does not exist yet.
             TooStale: this member did not become as new as ``max_staleness`` and ``min_revision`` want in time.
         """
@@ -341,7 +346,8 @@ class Surface(Generic[W, L]):
             start, end: all keys from ``start`` on, up to but without ``end`` where that is given.  Without any of these: every key.
             limit: at most so many pairs, after sorting; 0 is no limit.
             revision: read as of this revision; None is the newest.
-            sort_by: "key", "version", "create", "mod" or "value"; equal ones in the order of their keys.
+            sort_by: "key", "version", "create", "mod" or "value"; equal ones in the order of their keys.  "create_revision" and
+                "mod_revision" are "create" and "mod".
             descending: the largest first.
             keys_only: leave the values empty.
             count_only: return no pairs, only their count.
@@ -355,6 +361,7 @@ class Surface(Generic[W, L]):
             O(log keys + keys in the span), with n log n if they are sorted.
 
         Raises:
+            TypeError, ValueError: a bad argument; a revision of 0 is one, also as a bound.
             Compacted, FutureRevision: the revision is not kept any more, or does not exist yet.
             TooStale: as for ``get``.
         """
@@ -398,6 +405,7 @@ class Surface(Generic[W, L]):
 
         Returns:
             An iterator of ``Event``, ``Synced`` and ``Progress``.  It raises ``Compacted`` when the history it needs is not kept any more.
+            It does not keep the member alive: see to it that somebody refers to that.
 
         Raises:
             TypeError, ValueError: a bad argument.
@@ -414,7 +422,8 @@ class Surface(Generic[W, L]):
 
         Returns:
             A future of what the call of the same name returns; it fails as that does, after ``Config.timeout`` at the latest.  Its
-            callbacks run on a thread of their own, not on the one that decides.
+            callbacks run on a thread of their own, not on the one that decides.  All futures of a member share it: a callback must not
+            wait for another of them in any way, by ``result()``, which refuses that, or by ``concurrent.futures.wait()``, which can't.
 
         Raises:
             TypeError: no operation.
@@ -449,9 +458,10 @@ class Surface(Generic[W, L]):
         Raises:
             TypeError, ValueError: a bad argument, a ttl outside these bounds, or neither ``ttl`` nor ``id``; nothing was sent.
             LeaseExists: there is a lease of this id already.
-            LeaseNotFound: the lease to take over does not exist.
+            LeaseNotFound: the lease to take over does not exist; or the lease was over before its caller learnt of it.
             QuotaExceeded: there is no room within ``Settings.max_bytes``.
-            OutcomeUnknown: handed over, and no answer in time; if it was granted it ends by itself.
+            OutcomeUnknown: handed over, and no answer in time; if it was granted it ends by itself, or is revoked.  The error's ``wait``
+                returns the handle, or raises ``LeaseNotFound`` when it comes too late for the lease.
         """
         return self._lease(ttl, id, keep_alive=keep_alive, timeout=timeout)
 
@@ -476,6 +486,7 @@ class Surface(Generic[W, L]):
             timeout: seconds; None waits without limit, 0 does not wait.
 
         Raises:
+            TypeError, ValueError: no timeout.
             WaitTimeout: not in time; the text names the members that can't be reached.
         """
         return self._run(Ready(timeout), timeout)

@@ -13,8 +13,9 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from replkv import kv, wire
-from replkv.errors import Conflict, KeyNotFound, NotACounter, QuotaExceeded
+from replkv.errors import Conflict, KeyNotFound, LeaseNotFound, NotACounter, QuotaExceeded
 from replkv.lease import LEASE_BYTES, NOBODY
+from replkv.refusals import refuse
 from replkv.values import INT64
 from replkv.wire import OK
 
@@ -220,7 +221,7 @@ class Writer(Reader):
         if value is None or lease is None:
             present = self._store.get(key, self.now)
             if present is None:
-                raise KeyNotFound(f"{key[:64]!r} does not exist, so there is no {'value' if value is None else 'lease'} to keep")
+                raise refuse(KeyNotFound, (key, "value" if value is None else "lease"))
             value = present[kv.VALUE] if value is None else value
             lease = present[kv.LEASE] if lease is None else lease
         if lease:
@@ -242,10 +243,7 @@ class Writer(Reader):
     def _check_room(self, more: int) -> None:
         size = self._store.size + self._leases.size + LEASE_BYTES * len(self._promised) + more
         if size > self.max_bytes:
-            raise QuotaExceeded(
-                f"the store would take {size} bytes where Settings.max_bytes allows {self.max_bytes}: delete what is not needed; "
-                "history goes with the next compaction"
-            )
+            raise refuse(QuotaExceeded, (size, self.max_bytes))
 
     def expect(self, packed: Raw) -> Generator[None, None, Raw]:
         """Carry out an operation if its key is at the expected revision."""
@@ -253,8 +251,7 @@ class Writer(Reader):
         present = self._store.get(key, self.now)
         revision = 0 if present is None else present[kv.MOD]
         if revision != expected:
-            state = f"at revision {revision}" if revision else "not there"
-            raise Conflict(f"{key[:64]!r} is {state}, not {f'at revision {expected}' if expected else 'missing'}", present)  # type: ignore[arg-type]  # raw
+            raise refuse(Conflict, (key, expected), present)
         return (yield from self.execute(operation))
 
     def add(self, packed: Raw) -> Raw:
@@ -263,7 +260,7 @@ class Writer(Reader):
         present = self._store.get(key, self.now)
         total = _count(key, present) + delta
         if total not in INT64:
-            raise NotACounter(f"the counter {key[:64]!r} would leave the range of 64 bits: {total}")
+            raise refuse(NotACounter, (key, True))
         self._put(key, b"%d" % total, 0 if present is None else present[kv.LEASE], prev_kv=False)
         return (OK, self.now, total)
 
@@ -297,7 +294,11 @@ class Writer(Reader):
 
     def revoke(self, packed: Raw) -> Generator[None, None, Raw]:
         """End a lease."""
-        deleted = yield from self._end(self._leases[packed[1]], expired=False)
+        _, number, keeper = packed
+        lease = self._leases[number]
+        if keeper and lease.keeper != keeper:  # somebody else has taken it over meanwhile
+            raise refuse(LeaseNotFound, (number,))
+        deleted = yield from self._end(lease, expired=False)
         return (OK, self.now, deleted)
 
     def _end(self, lease: Lease, *, expired: bool) -> Generator[None, None, int]:
@@ -340,5 +341,5 @@ def _count(key: bytes, record: Record | None) -> int:
         return 0
     number = int(record[kv.VALUE]) if _COUNTER.fullmatch(record[kv.VALUE]) else None
     if number is None or number not in INT64:
-        raise NotACounter(f"the value of {key[:64]!r} is not a decimal integer of 64 bits")
+        raise refuse(NotACounter, (key, False))
     return number

@@ -375,6 +375,11 @@ def _form_of(hint: Any, known: dict[type, _Class]) -> _Form:
 
 
 def _unknown(hint: object) -> NoReturn:
+    if isinstance(hint, (str, typing.ForwardRef)):
+        named = hint if isinstance(hint, str) else hint.__forward_arg__
+        raise TypeError(
+            f"typed() does not know {named!r}, which is text: write {named} without quotes; only a class's own hints may have them"
+        )
     raise TypeError(
         f"typed() does not know {_name(hint)}: it takes attrs classes, dataclasses, NamedTuples, enums, list, tuple, set, frozenset, "
         "dict, unions, Literal, None, bool, int, float, str, bytes and Any; write a codec for other values"

@@ -61,13 +61,15 @@ class Upkeep:
         self._scrubbing = Scrubbing(self.clock)
         self._verification = Verification(self.name)
 
-    def begin(self, settings: Settings) -> None:
-        """Take part in a cluster that lives by these settings."""
+    def begin(self, settings: Settings, machine: Machine) -> None:
+        """Take part in a cluster that lives by these settings, from this state on."""
         self._compactor = Compactor(settings)
+        self._compacted = machine.store.compacted
 
-    def restarted(self) -> None:
-        """Let go of a state that was replaced by one from a snapshot."""
+    def restarted(self, machine: Machine) -> None:
+        """Go on from a state that came from a snapshot, and let go of the one before."""
         self._scrubbing = Scrubbing(self.clock)
+        self._compacted = machine.store.compacted
 
     def look_around(self, raft: Raft, machine: Machine) -> None:
         """Do what no event announces, a few times a second."""

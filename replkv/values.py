@@ -170,11 +170,15 @@ def to_bytes(data: Data, what: str) -> bytes:
 
     Raises:
         TypeError: neither bytes nor text.
+        ValueError: text with lone surrogates, for which there is no UTF-8.
     """
     if type(data) is bytes:
         return data
     if isinstance(data, str):
-        return data.encode()
+        try:
+            return data.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} has a lone surrogate at {error.start}, which UTF-8 can't hold: {data!r}; give bytes") from None
     if isinstance(data, bytes):
         return bytes(data)
     raise TypeError(f"{what} must be bytes or str, not {type(data).__name__}")
@@ -227,6 +231,22 @@ def to_seconds(seconds: float, what: str) -> float:
         raise TypeError(f"{what} must be seconds, not {type(seconds).__name__}")
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{what} must be above 0 seconds and finite, not {seconds}")
+    return float(seconds)
+
+
+def to_timeout(seconds: float | None) -> float | None:
+    """Return for how long to wait, in seconds; None waits without limit, 0 does not wait.
+
+    Raises:
+        TypeError: no number.
+        ValueError: below 0, or no number of any size.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"timeout must be seconds or None, not {type(seconds).__name__}")
+    if not seconds >= 0:
+        raise ValueError(f"timeout must be at least 0 seconds, not {seconds}")
     return float(seconds)
 
 

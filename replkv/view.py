@@ -19,7 +19,7 @@ from replkv import fork
 from replkv.errors import Closed, Compacted, WaitTimeout
 from replkv.mapping import Items, Values
 from replkv.valuecodec import Codec, decode_stored, key_to_text, text_to_key
-from replkv.values import Data, Event, EventKind, KeyValue, Span, Synced, to_bytes, to_count
+from replkv.values import Data, Event, EventKind, KeyValue, Span, Synced, to_bytes, to_count, to_timeout
 from replkv.watching import AsyncWatch, Watch
 
 if TYPE_CHECKING:
@@ -46,7 +46,16 @@ class Source:
 
     @property
     def age(self) -> float:
-        """Seconds since the member's state was known to be the newest; infinite if it never was."""
+        """Seconds since the member's state was known to be the newest; infinite if it never was.
+
+        Raises:
+            ForkedProcess: in a forked child.
+            Closed, StorageError: the member has ended.
+        """
+        fork.ensure_not_forked()
+        if self.node.hub.ended:
+            failure = self.node.failure
+            raise Closed(f"member {self.node.name} is closed") if failure is None else failure.again()
         return max(0.0, self.node.clock() - self.node.fresh_at)
 
     def has_news(self, revision: int) -> bool:
@@ -196,7 +205,11 @@ class _View(Mapping[str, T]):
 
     @property
     def age(self) -> float:
-        """Seconds since this member's state, which the view shows, was known to be the newest: infinite if it never was."""
+        """Seconds since this member's state, which the view shows, was known to be the newest: infinite if it never was.
+
+        The member has that confirmed a few times a second while somebody asks: after a pause of some seconds the first answer is from
+        before it, and an upper bound.
+        """
         return self._source.age
 
     def __getitem__(self, key: str) -> T:
@@ -261,7 +274,8 @@ class View(_View[T]):
     It costs memory for each key, works without a quorum, and may be behind the cluster as this member may; ``age`` and ``wait`` say how
     much.  Keys are text, relative to the prefix, as in a mapping.  Values are decoded once, when they are first read, and all readers get
     the same object: don't change it.  A value that the codec can't read raises ``Undecodable``, which names its key; the others stay
-    readable.  ``dict(view.items())`` is the state as of one revision.  Any thread may use it.
+    readable.  ``dict(view.items())`` is the state as of one revision.  Any thread may use it.  It does not keep the ``Replica`` alive: one
+    that nobody refers to any more is closed.
 
     Every access raises ``Closed`` once the member is closed, what stopped it once it has stopped by itself, and ``ForkedProcess`` in a
     forked child.
@@ -276,32 +290,59 @@ class View(_View[T]):
 
         Raises:
             WaitTimeout: not in time.
-            Closed, StorageError: the member has ended.
+            TypeError, ValueError: a bad argument.
+            Closed, StorageError, ForkedProcess: the member can't be used.
         """
+        to_timeout(timeout)
         if self._has_reached(revision):
             return
         with self._source.alarm(Watch, None, revision) as alarm, suppress(Compacted):  # what is compacted has been reached
             if alarm.next(timeout) is None:
                 raise self._late(revision)
 
-    def changes(self, timeout: float | None = None) -> Iterator[Change[T]]:
+    def changes(self, timeout: float | None = None) -> Changes[T]:
         """Return an iterator of all changes from now on, each with the value before and after it.
 
         It goes on at its consumer's pace, whoever else reads the view.  Where the history it needs is not kept any more, it tells the
         differences between the state then and the state now.
 
         Args:
-            timeout: it ends when nothing has come for so many seconds; None: when the member is closed.
-        """
-        return self._changes(self._branch(), timeout)
+            timeout: it ends when nothing has come for so many seconds; None: when the member or the iterator is closed.
 
-    def _changes(self, state: _State[T], timeout: float | None) -> Iterator[Change[T]]:
+        Raises:
+            TypeError, ValueError: no timeout.
+            Closed, StorageError, ForkedProcess: the member can't be used; while it iterates all but ``Closed``, which ends it.
+        """
+        return Changes(self._branch(), to_timeout(timeout))
+
+
+class Changes(Iterator[Change[T]]):
+    """The changes of a ``View`` from some moment on; one thread iterates, any thread may close it."""
+
+    def __init__(self, state: _State[T], timeout: float | None) -> None:
+        self._alarm: Watch | None = None
+        self._closed = False
+        self._coming = self._follow(state, timeout)
+
+    def __next__(self) -> Change[T]:
+        if self._closed:
+            raise StopIteration
+        return next(self._coming)
+
+    def close(self) -> None:
+        """End it, also for the thread that waits for it; what it has not yielded is dropped."""
+        self._closed = True
+        if self._alarm is not None:
+            self._alarm.close()
+
+    def _follow(self, state: _State[T], timeout: float | None) -> Iterator[Change[T]]:
         with suppress(Closed):
             while True:
                 while (changes := state.step()) is not None:
                     yield from changes
-                with self._source.alarm(Watch, self._prefix, state.revision + 1) as alarm, suppress(Compacted):
-                    if alarm.next(timeout) is None:
+                with state.source.alarm(Watch, state.prefix, state.revision + 1) as alarm, suppress(Compacted):
+                    self._alarm = alarm  # before the look: either this thread sees that it is closed, or close() sees the alarm
+                    if self._closed or alarm.next(timeout) is None:
                         return
 
 
@@ -326,7 +367,18 @@ class AsyncView(_View[T]):
             return all(self._state.coming is not None and self._state.step() is not None for _ in range(_SLICE))
 
     async def wait(self, revision: int, timeout: float | None = None) -> None:
-        """Wait until the view shows a revision, or a later one; as ``View.wait``."""
+        """Wait until the view shows a revision, or a later one; as ``View.wait``.
+
+        Args:
+            revision: any of the store, also one that is yet to come.
+            timeout: seconds; None waits without limit, 0 does not wait.
+
+        Raises:
+            WaitTimeout: not in time.
+            TypeError, ValueError: a bad argument.
+            Closed, StorageError, ForkedProcess: the member can't be used.
+        """
+        to_timeout(timeout)
         if self._has_reached(revision):
             return
         async with self._source.alarm(AsyncWatch, None, revision) as alarm:
@@ -335,8 +387,16 @@ class AsyncView(_View[T]):
                     raise self._late(revision)
 
     def changes(self, timeout: float | None = None) -> AsyncIterator[Change[T]]:
-        """Return an iterator of all changes from now on; as ``View.changes``."""
-        return self._changes(self._branch(), timeout)
+        """Return an iterator of all changes from now on; as ``View.changes``.  A wait for it ends when its task is cancelled.
+
+        Args:
+            timeout: it ends when nothing has come for so many seconds; None: when the member is closed.
+
+        Raises:
+            TypeError, ValueError: no timeout.
+            Closed, StorageError, ForkedProcess: the member can't be used; while it iterates all but ``Closed``, which ends it.
+        """
+        return self._changes(self._branch(), to_timeout(timeout))
 
     async def _changes(self, state: _State[T], timeout: float | None) -> AsyncIterator[Change[T]]:
         with suppress(Closed):

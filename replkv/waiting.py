@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from replkv.errors import OutcomeUnknown, Overloaded, ReplkvError
 from replkv.proposals import Call
+from replkv.values import to_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,8 +194,9 @@ class FutureCall(Call):
         return resumable(self._plan.expired(self._node, untouched=untouched), self._wait)
 
     def _wait(self, timeout: float | None) -> Any:
+        limit = to_timeout(timeout)
         self._notifier.refuse_to_wait_for(self.future)
-        if not wait((self.future,), timeout).done:
+        if not wait((self.future,), limit).done:
             raise self._expired(untouched=False)
         return self.future.result()
 
@@ -279,6 +281,30 @@ def overloaded(node: Node, plan: Plan[Any], waited: float | None) -> ReplkvError
         f"{node.name}: {'no room' if waited is None else f'still no room after {waited:.3g} s'} for another command: Config allows "
         f"{config.max_commands_in_flight} commands and {config.max_bytes_in_flight} bytes under way; nothing was sent, try again later"
     )
+
+
+def time_left(node: Node, plan: Plan[Any], line: Call, begun: float, timeout: float | None, *, admitted: bool) -> float | None:
+    """Return what is left of a caller's timeout, now that it is out of the line for admission.
+
+    Args:
+        node: the member.
+        plan: what is to be done.
+        line: what stood in the line.
+        begun: when, on the member's clock.
+        timeout: seconds from then.
+        admitted: whether the command was let in, or refused for good.
+
+    Raises:
+        Overloaded: the caller waited in vain.
+        NoLeader: likewise, and that is why.
+        Closed, StorageError: the member has ended.
+    """
+    waited = node.clock() - begun
+    if not admitted:
+        raise overloaded(node, plan, waited)
+    if line.error is not None:
+        raise line.error.again()
+    return None if timeout is None else max(0.0, timeout - waited)
 
 
 def finished(call: Call, plan: Plan[R], node: Node) -> R:

@@ -108,6 +108,7 @@ class Cursor:
         deletes: whether it wants them.
         prev_kv: whether events are to tell what the key held before.
         cut: so many bytes are left out at the front of keys.
+        synced: it had passed everything when it looked last.  Then a compaction that follows takes nothing from it until it is removed.
     """
 
     span: Span
@@ -117,6 +118,7 @@ class Cursor:
     deletes: bool = True
     prev_kv: bool = False
     cut: int = 0
+    synced: bool = False
     left: bool = field(default=False, init=False)  # the hub forgot it, for good
     settled: int = field(default=0, init=False)  # the hub's: when it was armed last, all before this revision was done with
 
@@ -145,11 +147,12 @@ class Cursor:
             records, behind = walk(store.events, place, revision, limit)
         found = [record for record in records if start <= record[KEY] and (end is None or record[KEY] < end) and self.wants(record)]
         before = [store.get(record[KEY], record[MOD] - 1) for record in found] if self.prev_kv else [None] * len(found)
-        # Only now is it sure that nothing was missing: ``compacted`` is raised before anything is removed.
-        check_kept(store, place.revision, prev_kv=self.prev_kv)
+        # Only now is it sure that nothing was missing: both revisions are raised before anything is removed.
+        if not self.synced or place.revision < store.removed_below + self.prev_kv:
+            check_kept(store, place.revision, prev_kv=self.prev_kv)
         events = [to_event(record, previous, self.cut) for record, previous in zip(found, before, strict=True)]
-        self.place = behind
-        return events, behind.revision > revision
+        self.place, self.synced = behind, behind.revision > revision
+        return events, self.synced
 
 
 class Hub:

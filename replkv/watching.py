@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias, get
 
 from replkv import fork
 from replkv.errors import Closed, Compacted, ReplkvError
-from replkv.values import Event, EventKind, Progress, Synced, to_count, to_seconds
+from replkv.values import Event, EventKind, Progress, Synced, to_count, to_seconds, to_timeout
 from replkv.waiting import loop_inbox
 from replkv.watch import Cursor, Place, check_kept, to_event
 
@@ -93,6 +93,7 @@ class _Watching:
         self._cursor = Cursor(
             span, Place(start), self._bell.ring, "put" in wanted, "delete" in wanted, _flag(prev_kv, "prev_kv"), len(prefix)
         )
+        self._cursor.synced = start > published
         self._next = 0 if self._initial else start  # ``revision``, unless the cursor has passed it
         self._state: Generator[list[Record], None, None] | None = None
         self._store: Store | None = None  # that of the present state, while it is read
@@ -222,13 +223,8 @@ class _Watching:
         return max(0.0, min(times) - self._node.clock()) if times else None
 
     def _until(self, timeout: float | None) -> float | None:
-        if timeout is None:
-            return None
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be seconds or None, not {type(timeout).__name__}")
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
-        return self._node.clock() + timeout
+        limit = to_timeout(timeout)
+        return None if limit is None else self._node.clock() + limit
 
     def _is_late(self, until: float | None) -> bool:
         return until is not None and self._node.clock() >= until
@@ -251,8 +247,9 @@ class Watch(_Watching):
     """A watch for threads: an iterator of events, each once, in the order of their revisions, with none missing.
 
     It begins at a revision and reads on through the history at its consumer's pace; it keeps no more than a few hundred events itself, so
-    that nobody minds how slow that is.  It ends when it is closed, or its member; all that the member had applied by then is yielded
-    before.  Several threads may share one: each event goes to one of them.
+    that nobody minds how slow that is.  It ends when its member is closed, and yields before that all that the member had applied; or
+    when it is closed itself, at once.  Several threads may share one: each event goes to one of them.  It does not keep the ``Replica``
+    alive: one that nobody refers to any more is closed.
 
     Raises, when iterated: ``Compacted`` when the history it was to read is not kept any more; what stopped the member, if it failed.
     """
@@ -273,6 +270,7 @@ class Watch(_Watching):
             An event, or a mark that was asked for; None: nothing came in time.
 
         Raises:
+            TypeError, ValueError: no timeout.
             Closed: the watch is closed, or the member.
             Compacted: the events that come next are not kept any more; the watch is over.
             StorageError, InvariantBroken: the member failed.
@@ -286,17 +284,26 @@ class Watch(_Watching):
 
         Yields:
             The events of a revision; a mark, alone.  The present state comes in pieces of some hundred pairs, before ``Synced``.
+
+        Raises:
+            Compacted: the events that come next are not kept any more; the watch is over.
+            StorageError, InvariantBroken: the member failed.
+            ForkedProcess: this is a forked child.
         """
         with suppress(Closed):
             while True:
                 yield self._wait(None, whole=True) or ()
 
     def request_progress(self) -> None:
-        """Have a mark yielded behind all events up to what is published now; a watch that begins in the future gives none before."""
+        """Have a mark yielded behind all events up to what is published now; a watch that begins in the future gives none before.
+
+        Raises:
+            ForkedProcess: this is a forked child.
+        """
         self._ask()
 
     def close(self) -> None:
-        """End the watch, also for those who wait for it; any thread."""
+        """End the watch, also for those who wait for it; what it has not yielded is dropped.  Any thread."""
         self._close()
 
     def __iter__(self) -> Self:
@@ -367,9 +374,15 @@ class AsyncWatch(_Watching):
         Args:
             timeout: seconds to wait; None waits without limit, 0 does not wait.
 
+        Returns:
+            An event, or a mark that was asked for; None: nothing came in time.
+
         Raises:
+            TypeError, ValueError: no timeout.
             Closed: the watch is closed, or the member.
             Compacted: the events that come next are not kept any more; the watch is over.
+            StorageError, InvariantBroken: the member failed.
+            ForkedProcess: this is a forked child.
             RuntimeError: another loop uses it.
         """
         found = await self._wait(timeout, whole=False)
@@ -386,7 +399,7 @@ class AsyncWatch(_Watching):
         self._ask()
 
     async def close(self) -> None:
-        """End the watch, also for those who wait for it."""
+        """End the watch, also for those who wait for it; what it has not yielded is dropped."""
         self._close()
 
     def __aiter__(self) -> Self:
@@ -488,10 +501,12 @@ class _LoopBell:
 def _checked_kinds(kinds: Iterable[EventKind]) -> frozenset[EventKind]:
     if isinstance(kinds, str):
         raise TypeError(f'kinds must be several, ("{kinds}",), not a str')
-    wanted = frozenset(kinds)
-    if not wanted or not wanted <= set(KINDS):
-        raise ValueError(f'kinds must be "put", "delete" or both, not {sorted(map(repr, wanted))}')
-    return wanted
+    if not isinstance(kinds, Iterable):
+        raise TypeError(f'kinds must be several, such as ("put",), not {type(kinds).__name__}')
+    listed = list(kinds)
+    if not listed or any(kind not in KINDS for kind in listed):
+        raise ValueError(f'kinds must be "put", "delete" or both, not {sorted(map(repr, listed))}')
+    return frozenset(listed)
 
 
 def _checked_start(revision: int) -> int:

@@ -1,7 +1,7 @@
 """Operations as they stand in the log: packed tuples, what they may hold, and what an answer to them means.
 
 ``ops.py`` builds them from what a caller says; the machine executes them.  What came from another member is checked here as strictly as
-the calls check their arguments: whatever gets into the log is applied by everybody.
+``ops.py`` checks a caller's arguments: whatever gets into the log is applied by everybody.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 from replkv import codec, errors
-from replkv.values import INT64, MAX_TTL, KeyValue, Span
+from replkv.refusals import ABOUT_A_KEY, error_of
+from replkv.values import INT64, MAX_TTL, Span
 
 Raw: TypeAlias = tuple[Any, ...]
 """A packed operation, or an answer of the machine: status and details.  All of it packable."""
@@ -190,15 +191,11 @@ def _is_txn(compares: object, then: object, otherwise: object, depth: int) -> bo
     return all(map(_is_compare, compares)) and all(_is_operation(operation, depth + 1) for operation in (*then, *otherwise))
 
 
-def _is_compact(revision: object) -> bool:
-    return _is_count(revision)
-
-
 def _is_grant(lease: object, ttl: object, keeper: object) -> bool:
     return _is_count(lease) and type(ttl) is int and 0 < ttl <= MAX_TTL_MICROS and _is_count(keeper)
 
 
-def _is_renew(lease: object, keeper: object) -> bool:
+def _is_of_keeper(lease: object, keeper: object) -> bool:
     return _is_count(lease) and _is_count(keeper)
 
 
@@ -215,11 +212,11 @@ _PLAIN: dict[int, _Check] = {
     SCAN: (13, _is_scan),
 }
 _OUTERMOST: dict[int, _Check] = {
-    COMPACT: (2, _is_compact),
+    COMPACT: (2, _is_count),
     GRANT: (4, _is_grant),
-    RENEW: (3, _is_renew),
+    RENEW: (3, _is_of_keeper),
     KEEP_ALIVE: (2, _is_count),
-    REVOKE: (2, _is_count),
+    REVOKE: (3, _is_of_keeper),
 }
 
 
@@ -273,7 +270,7 @@ def stripped(wire: Raw, raw: Raw, length: int) -> Raw:
     """Return the answer to a packed operation without the first ``length`` bytes of its keys; linear in its number of records."""
     tag = wire[0]
     if raw[0] != OK:
-        return (*raw[:2], _strip(raw[2], length)) if raw[0] == _STATUS[errors.Conflict] else raw
+        return _stripped_refusal(*raw, length=length)
     if tag in (PUT, PUT_WITH, GET):
         return (*raw[:-1], _strip(raw[-1], length))
     if tag == DELETE:
@@ -288,6 +285,13 @@ def stripped(wire: Raw, raw: Raw, length: int) -> Raw:
     return raw
 
 
+def _stripped_refusal(status: int, facts: Raw, *details: Any, length: int) -> Raw:
+    if status not in ABOUT_A_KEY:
+        return (status, facts, *details)
+    key, *others = facts
+    return (status, (key[length:], *others), *(_strip(detail, length) for detail in details))
+
+
 def _strip(record: Raw | None, length: int) -> Raw | None:
     return None if record is None else (record[0][length:], *record[1:])
 
@@ -296,43 +300,14 @@ def _strip(record: Raw | None, length: int) -> Raw | None:
 
 OK = 0
 
-# The status of an answer that is a refusal.  These numbers are in the log's outcome: never reuse one.
-_REFUSALS: dict[int, type[errors.ReplkvError]] = {
-    1: errors.Compacted,
-    2: errors.FutureRevision,
-    3: errors.NotACounter,
-    4: errors.TooManyOps,
-    5: errors.TooLarge,
-    6: errors.OutcomeUnknown,
-    7: errors.Conflict,
-    8: errors.KeyNotFound,
-    9: errors.LeaseNotFound,
-    10: errors.LeaseExists,
-    11: errors.QuotaExceeded,
-}
-_STATUS = {kind: status for status, kind in _REFUSALS.items()}
-
-
-def refusal(kind: type[errors.ReplkvError], message: str, *details: int | Raw | None) -> Raw:
-    """Return the machine's answer that becomes ``kind(message, *details)`` at the caller."""
-    return (_STATUS[kind], message, *details)
-
 
 def refused(error: errors.Rejected) -> Raw:
     """Return the machine's answer that becomes an equal error at the caller."""
-    if isinstance(error, errors.Compacted):
-        return refusal(type(error), str(error), error.revision)
-    if isinstance(error, errors.Conflict):
-        return refusal(type(error), str(error), error.current)
-    return refusal(type(error), str(error))
+    return error.refusal
 
 
 def unless_refused(raw: Raw) -> Raw:
     """Return an answer, or raise the error it stands for."""
-    status, *details = raw
-    if status == OK:
+    if raw[0] == OK:
         return raw
-    if status == _STATUS[errors.Conflict]:
-        message, record = details
-        raise errors.Conflict(message, None if record is None else KeyValue(*record))
-    raise _REFUSALS[status](*details)
+    raise error_of(*raw)

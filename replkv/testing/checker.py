@@ -15,6 +15,7 @@ from attrs import define, field
 from replkv import codec, wire
 from replkv.errors import OutcomeUnknown
 from replkv.messages import EntryKind
+from replkv.refusals import STATUS
 from replkv.testing.history import Consistency, Operation, Outcome, Violation
 from replkv.testing.model import Model
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from replkv.testing.model import LeaseTable
     from replkv.wire import Raw
 
-OUTCOME_UNKNOWN = wire.refusal(OutcomeUnknown, "")[0]
+OUTCOME_UNKNOWN = STATUS[OutcomeUnknown]
 """The status of an answer that was too large to be remembered for a repeat, and is as good as none."""
 
 Place = int
@@ -237,13 +238,17 @@ def _plain(value: Any) -> Any:
 
 
 def _check_real_time(places: Iterable[tuple[Operation, Place]]) -> None:
-    """What returned before another was called comes first; an operation whose outcome is unknown may last for ever."""
+    """What returned before another was called comes first; an operation whose outcome is unknown may last for ever.
+
+    A local read that was promised to be fresh sees what returned by the moment that was said.
+    """
     bound = [(operation, place) for operation, place in places if operation.consistency is not Consistency.LOCAL]
-    ended = [(operation.returned or 0, True, operation, place) for operation, place in bound if operation.outcome is Outcome.ANSWERED]
-    begun = [(operation.called, False, operation, place) for operation, place in bound]
+    ended = [(operation.returned or 0, 0, operation, place) for operation, place in bound if operation.outcome is Outcome.ANSWERED]
+    begun = [(operation.called, 1, operation, place) for operation, place in bound]
+    fresh = [(operation.fresh, 1, operation, place) for operation, place in places if operation.fresh]
     newest: tuple[Place, Operation | None] = (0, None)
-    for _, is_end, operation, place in sorted(chain(ended, begun), key=lambda event: event[0]):
-        if is_end:
+    for _, begins, operation, place in sorted(chain(ended, begun, fresh), key=lambda event: event[:2]):
+        if not begins:
             newest = max(newest, (place, operation), key=lambda pair: pair[0])
         elif place < newest[0]:
             raise Violation("T1", f"{operation} took effect at place {place}, but before its call {newest[1]} had seen {newest[0]}")

@@ -7,7 +7,7 @@ virtual time, but what it costs (work, slow disks) pushes that member's clock ah
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
@@ -299,8 +299,8 @@ def note_batches(proposals: Proposals, note: Callable[[Call, Slot], None]) -> No
     class Noted(Proposals):
         __slots__ = ()
 
-        def _next_batch(self, to: tuple[int, str | None], now: float) -> bytes:
-            data = super()._next_batch(to, now)
+        def _next_batch(self, *arguments: Any, **named: Any) -> bytes:
+            data = super()._next_batch(*arguments, **named)
             for place, call in enumerate(self._batches[self._sequence].calls):
                 note(call, (self.session, self._sequence, place))
             return data

@@ -59,6 +59,7 @@ class Operation:
         answer: the raw answer, if there was one.
         revision: that of the store a read was answered from.
         compacted: how far that store had been compacted.
+        fresh: a moment before which everything that was acknowledged is seen by this local read; 0: none was promised.
         slots: where a write's command stood: session, sequence of its batch, place in it; again in another session if the first expired.
     """
 
@@ -72,6 +73,7 @@ class Operation:
     answer: Raw | None = None
     revision: int = 0
     compacted: int = 0
+    fresh: int = 0
     slots: list[Slot] = field(factory=list)
 
     def __str__(self) -> str:

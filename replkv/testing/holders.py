@@ -212,6 +212,8 @@ class Holders:
 
     def _act(self, holding: Holding) -> None:
         member, held = holding.member, holding.held
+        if not self.workload.active:
+            return
         match self.rng.choice(("put", "put", "put", "look", "renew", "revoke", "wait", "forget")):
             case "put":
                 put = Put(self.workload.requests.key(), b"l" + self.workload.requests.unique(), lease=held.id)

@@ -20,6 +20,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "progress.INFLIGHT": (1, 2),
     "raft.WINDOW": (1, 16),
     "proposals.IN_FLIGHT": (1, 10),
+    "proposals.OWN_IN_FLIGHT": (1,),
     "proposals.BATCH_COMMANDS": (1, 3),
     "session.KEPT_MAX": (10, 300),
     "kv.SLICE": (1, 3),

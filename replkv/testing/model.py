@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from replkv import errors, txn, wire
+from replkv.refusals import STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +36,7 @@ class _RefusedError(Exception):
 
     def __init__(self, kind: type[errors.ReplkvError], *details: int | Raw | None) -> None:
         super().__init__(kind.__name__)
-        self.answer = (wire.refusal(kind, "")[0], *details)
+        self.answer = (STATUS[kind], *details)
 
 
 @define
@@ -273,8 +274,9 @@ class Model:
         self._kept_alive[keeper] = (self.time, self.index)
         return wire.OK, sum(lease.keeper == keeper != 0 for lease in self.leases.values())
 
-    def _revoke(self, number: int) -> Raw:
-        self._lease(number)
+    def _revoke(self, number: int, keeper: int) -> Raw:
+        if self._lease(number).keeper != keeper and keeper:
+            raise _RefusedError(errors.LeaseNotFound)
         keys = self.keys_of(number)
         self._bury(keys, 0)
         del self.leases[number]

@@ -129,6 +129,7 @@ class Simulation:
         for command, effect in self.invariants.witness.slots.values():
             refused = f" refused with {effect.answer[0]}" if effect.answer[0] else ""
             sights[f"command {command[0]}{refused}"] += 1
+        sights["fresh reads"] = sum(bool(operation.fresh) for operation in self.workload.history.operations)
         sights["leases expired"] = len(model.expiries)
         sights["leases held"] = len(holdings)
         sights["leases looked at"] = len(self.holders.glances)
@@ -218,7 +219,7 @@ class Simulation:
     def _check_admission(self, member: SimMember) -> None:
         """F1: what counts as being under way is what waits in the queue or in a batch."""
         proposals = member.process.proposals
-        calls = [*proposals._queue, *(call for batch in proposals._batches.values() for call in batch.calls)]
+        calls = [*proposals._own, *proposals._queue, *(call for batch in proposals._batches.values() for call in batch.calls)]
         counted = proposals.admission.commands, proposals.admission.bytes
         right = len(calls), sum(len(call.command or b"") for call in calls)
         if counted != right:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field
@@ -84,6 +85,7 @@ class Workload:
     active: bool = True
     requests: Requests = field(init=False)
     _tasks: dict[int, Task] = field(factory=dict)
+    _ends: list[tuple[float, int]] = field(factory=list)  # when operations ended, in seconds and as a moment of the history
 
     def __attrs_post_init__(self) -> None:
         self.requests = Requests(self.cluster.scenario, self.rng)
@@ -141,6 +143,7 @@ class Workload:
         if consistency is Consistency.WRITE:
             self._submit(task)
         elif consistency is Consistency.LOCAL:
+            self._note_freshness(task)
             self._answer_read(task)
         elif consistency is Consistency.LEASE:
             self._read_under_lease(task)
@@ -202,6 +205,13 @@ class Workload:
             self._ask_barrier(task)
         else:
             self._end(task, lambda: self.history.answered(task.operation, answer, *store))
+
+    def _note_freshness(self, task: Task) -> None:
+        """Note what the member says of its own state: it has everything that was acknowledged before a time of its clock."""
+        if self.rng.random() < 0.5 or not self.cluster.scenario.good_clocks:
+            return
+        when = task.member.clock.moment(task.node.fresh_at) - 1e-5
+        task.operation.fresh = self._ends[bisect_left(self._ends, (when, 0)) - 1][1] if self._ends and self._ends[0][0] < when else 0
 
     def _answer_read(self, task: Task) -> None:
         """Read; sometimes the thread stands still behind its look at what is published, or again and again while it reads."""
@@ -295,6 +305,7 @@ class Workload:
     def _end(self, task: Task, note: Callable[[], None]) -> None:
         self._tasks.pop(task.operation.number, None)
         note()
+        self._ends.append((self.cluster.scheduler.now, self.history.moment))
         self.cluster.trace.note("client", task.operation)
         task.then()
 

@@ -124,6 +124,17 @@ def test_a_watch_from_now_on_is_said_by_none_not_by_zero(both: Play, replica: Re
         replica.watch("a", start_revision=0)
 
 
+def test_the_newest_revision_and_no_bound_are_said_by_none_not_by_zero(both: Play, replica: Replica, ask: Any) -> None:
+    put_both(both, b"a")
+    zeros = dict.fromkeys(("revision", "min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision"), 0)
+    assert found(ask("/v3/kv/range", {"key": to_text(b"a"), **zeros})) == [b"a"]
+    for name in zeros:
+        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+            replica.scan("a", **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="revision must be at least 1"):
+        replica.get("a", revision=0)
+
+
 def test_an_id_of_a_lease_is_above_zero(replica: Replica, ask: Any) -> None:
     assert ask("/v3/lease/grant", {"ID": -5, "TTL": A_DAY})["ID"] == "-5"
     for number in (-5, 0):

@@ -13,8 +13,8 @@ from replkv import codec
 from replkv.errors import NotACounter
 from replkv.messages import EntryKind
 from replkv.ops import Add, Compact, Delete, Get, Grant, KeepAlive, Key, Put, Renew, Revoke, Scan, Txn
+from replkv.refusals import refuse
 from replkv.testing.history import Consistency, Operation, Violation
-from replkv.wire import refusal
 
 
 def rejects(story: Story, rule: str) -> None:
@@ -164,7 +164,7 @@ def test_a_refusal_is_an_answer() -> None:
     story.wrote(Put("k", "text"))
     add = story.writes(Add("k", 3))
     story.logged(add)
-    story.returns(add, refusal(NotACounter, "whatever the text says"))
+    story.returns(add, refuse(NotACounter, (b"k", False)).refusal)
     story.check()
 
 
@@ -492,6 +492,19 @@ def test_writes_that_make_no_revision_must_stand_in_the_order_of_real_time() -> 
 def test_a_member_must_get_the_right_answer_to_its_own_command() -> None:
     story = Story()
     story.logs_own(KeepAlive(5), answer=(0, 1))
+    rejects(story, "T1")
+
+
+def test_a_fresh_read_must_see_what_was_acknowledged_by_then() -> None:
+    story = Story()
+    story.wrote(Put("k", "1"), "a/1")
+    then = story.history.moment
+    story.wrote(Put("k", "2"), "a/1")
+    read = story.peeks(Get("k"), "b/1")
+    read.fresh = then
+    story.served(read, 2)
+    story.check()
+    read.fresh = story.history.moment
     rejects(story, "T1")
 
 

@@ -43,7 +43,7 @@ def random_put(rng: random.Random, key: bytes, revision: int) -> Operation:
 
 def random_scan(rng: random.Random, key: bytes, past: int | None) -> Operation:
     bounds: dict[str, Any] = {
-        f"{bound}_{of}_revision": rng.randrange(8) for bound in ("min", "max") for of in ("mod", "create") if rng.random() < 0.2
+        f"{bound}_{of}_revision": rng.randint(1, 8) for bound in ("min", "max") for of in ("mod", "create") if rng.random() < 0.2
     }
     return Scan(
         start=key,
@@ -60,7 +60,7 @@ def random_scan(rng: random.Random, key: bytes, past: int | None) -> Operation:
 
 def random_operation(rng: random.Random, revision: int, depth: int = 0) -> Operation:
     key = rng.choice(KEYS)
-    past = rng.choice((None, None, rng.randint(0, revision + 1)))
+    past = rng.choice((None, None, rng.randint(1, revision + 1)))
     match rng.randrange(8 if depth < 3 else 7):
         case 0 | 1:
             return random_put(rng, key, revision)
@@ -191,6 +191,6 @@ def test_reads_at_any_revision_answer_alike(seed: int) -> None:
     for _ in range(12):
         pair.execute(random_command(rng, pair.model.revision))
     for _ in range(20):
-        past = rng.choice((None, rng.randint(0, 9)))
+        past = rng.choice((None, rng.randint(1, 9)))
         read = rng.choice((Get(rng.choice(KEYS), revision=past), random_scan(rng, rng.choice(KEYS), past)))
         pair.read(read.to_wire(), pair.model.revision)

@@ -14,6 +14,7 @@ from replkv.history import History
 from replkv.kv import KEY, MOD, RECORD_BYTES, VALUE, Record, Store
 from replkv.lease import Lease, Leases
 from replkv.messages import Configuration, HardState
+from replkv.node import Node
 from replkv.proposals import Call, Proposals
 from replkv.raft import Raft, Role
 from replkv.ready import Ready
@@ -131,6 +132,10 @@ def giving_up_always_claims_that_nothing_happened(patch: Patch) -> None:
 
 def lost_batches_are_not_sent_again(patch: Patch) -> None:
     patch.setattr(Proposals, "_to_repeat", lambda self, *_: [])
+
+
+def a_member_takes_its_own_state_for_fresh(patch: Patch) -> None:
+    patch.setattr(Node, "fresh_at", property(lambda self: self.clock()))
 
 
 def a_new_leader_lets_time_jump(patch: Patch) -> None:
@@ -264,6 +269,7 @@ MUTANTS = [
     older_versions_are_left_out_of_snapshots,
     giving_up_always_claims_that_nothing_happened,
     lost_batches_are_not_sent_again,
+    a_member_takes_its_own_state_for_fresh,
     a_new_leader_lets_time_jump,
     a_holder_counts_on_its_lease_for_too_long,
     a_keep_alive_revives_a_lost_lease,

@@ -11,6 +11,7 @@ import pytest
 
 from replkv import wire
 from replkv.errors import Compacted, Conflict, LeaseNotFound, QuotaExceeded
+from replkv.refusals import STATUS
 from replkv.testing.__main__ import main
 from replkv.testing.history import Violation
 from replkv.testing.knobs import KNOBS
@@ -69,7 +70,7 @@ def test_runs_meet_whatever_is_worth_meeting() -> None:
     kinds += [wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE]
     errors = [(wire.PUT, QuotaExceeded), (wire.EXPECT, Conflict), (wire.PUT_WITH, LeaseNotFound), (wire.COMPACT, Compacted)]
     wanted = [f"command {kind}" for kind in kinds]
-    wanted += [f"command {kind} refused with {wire.refusal(error, '')[0]}" for kind, error in errors]
+    wanted += [f"command {kind} refused with {STATUS[error]}" for kind, error in errors]
     wanted += [f"watches {end.value}" for end in End]
     wanted += ["watches gone on with", "watches with the present state", "watched events", "watched marks"]
     wanted += ["leases held", "leases lost", "leases expired", "lease expired in time", "read outrun by a compaction"]

@@ -14,26 +14,38 @@ from replkv import (
     KEEP,
     AddResult,
     AsyncLease,
+    AsyncLost,
+    AsyncNamespace,
     AsyncReplica,
     AsyncView,
     AsyncWatch,
+    Change,
+    Changes,
+    CodecName,
     DeleteResult,
     Event,
+    EventKind,
     Get,
+    Keep,
     Key,
     KeyValue,
     Lease,
     LeaseInfo,
+    LeaseLike,
+    Lost,
+    Namespace,
     Progress,
     Put,
     PutResult,
     Replica,
     ReplicatedMapping,
     ScanResult,
+    SortBy,
     Synced,
     TxnResult,
     View,
     Watch,
+    Watched,
     typed,
 )
 
@@ -79,6 +91,27 @@ def blocking(r: Replica) -> None:
     with r as same:
         assert_type(same, Replica)
     assert_type(Replica.from_env(), Replica)
+
+
+def named(  # what an application's own functions take and return has names
+    r: Replica, other: AsyncReplica, key: str, value: str | Keep, lease: LeaseLike, order: SortBy, kinds: list[EventKind], codec: CodecName
+) -> tuple[Namespace, AsyncNamespace, Lost]:
+    r.put(key, value, lease=lease)
+    r.scan(sort_by=order)
+    event: Watched | None = r.watch(kinds=kinds).next()
+    assert_type(event, Event | Synced | Progress | None)
+    r.view("a/", codec)
+    return r.namespace("a/"), other.namespace("a/"), r.lease(10.0).lost
+
+
+def changes(r: Replica) -> Changes[bytes]:
+    found = r.view("a/").changes()
+    assert_type(next(found), Change[bytes])
+    return found
+
+
+async def lost(r: AsyncReplica) -> AsyncLost:
+    return (await r.lease(10.0)).lost
 
 
 async def awaiting(r: AsyncReplica) -> None:
@@ -147,4 +180,8 @@ async def wrong_too(r: AsyncReplica) -> None:
     _ = r.put("a", "b").revision  # type: ignore[attr-defined]
     await r.submit(Put("a", "b"))  # type: ignore[misc]
     with r:  # type: ignore[attr-defined]
+        pass
+    mapping = r.mapping("a/")
+    _ = "b" in mapping  # type: ignore[misc]
+    for _ in mapping:  # type: ignore[misc]
         pass

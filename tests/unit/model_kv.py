@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from hypothesis import strategies as st
 
 from replkv import errors, ops, wire
+from replkv.refusals import STATUS
 from replkv.values import INT64, Span
 from replkv.wire import Raw
 
@@ -194,7 +195,7 @@ class Model:
             answer = self._do(self._decided(packed))
         except Refused as refused:
             self.rollback()
-            return (wire.refusal(refused.kind, "")[0], *refused.details)
+            return (STATUS[refused.kind], *refused.details)
         self.commit()
         return answer
 
@@ -264,8 +265,10 @@ class Model:
                 if count:
                     self.kept_alive[keeper] = self.time
                 return (wire.OK, count)
-            case (wire.REVOKE, lease):
+            case (wire.REVOKE, lease, keeper):
                 self._check_lease(lease)
+                if keeper and self.leases[lease].keeper != keeper:
+                    raise Refused(errors.LeaseNotFound)
                 deleted = self._end(lease, expired=False)
                 return (wire.OK, self.now, deleted)
         raise AssertionError(packed)
@@ -377,7 +380,7 @@ class Dice:
 
     def asked(self) -> int | None:
         """A revision to read: mostly the newest, else an old one, a compacted one, or one yet to come."""
-        return max(0, self.revision + 1 - self.below(self.revision + 3)) if self.below(4) == 3 else None
+        return max(1, self.revision + 1 - self.below(self.revision + 3)) if self.below(4) == 3 else None
 
     def expected(self, key: bytes) -> int | None:
         """What ``if_mod_revision`` is to be: mostly nothing, else the right one as a rule."""
@@ -396,7 +399,7 @@ class Dice:
         options["descending"] = bool(self.below(2))
         if self.below(3) == 2:
             for name in ("min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision"):
-                options[name] = self.of([None, 0, 1 + self.below(self.revision + 1)])
+                options[name] = self.of([None, 1, 1 + self.below(self.revision + 1)])
         return options
 
     # -- operations --

@@ -216,6 +216,9 @@ def test_an_unknown_outcome_can_be_awaited() -> None:
             await replica.put("a", "1", timeout=0.05)
         with pytest.raises(OutcomeUnknown) as again:
             await caught.value.wait(0.05)
+        for timeout, error in (("x", TypeError), (-1, ValueError), (float("nan"), ValueError)):
+            with pytest.raises(error, match="timeout must be"):
+                caught.value.wait(timeout)  # type: ignore[arg-type]  # and at the call already
         release.set()
         assert (await again.value.wait(PATIENCE)).revision == (await caught.value.wait()).revision == 3
 

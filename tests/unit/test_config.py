@@ -57,6 +57,12 @@ def test_settings_are_numbers_above_0_and_only_automatic_compaction_can_be_off(f
             Settings(**{field.name: 0})
 
 
+@pytest.mark.parametrize("name", MAY_BE_OFF)
+def test_what_may_be_0_is_not_said_to_be_above_it(name: str) -> None:
+    with pytest.raises(ValueError, match=f"Settings.{name} must be at least 0 and finite, not -1"):
+        Settings(**{name: -1})
+
+
 def test_the_shortest_lease_lives_for_two_heartbeats() -> None:
     assert Settings(heartbeat=0.05).min_ttl == 0.1
 

@@ -357,7 +357,7 @@ def test_a_lease_that_was_given_up_is_revoked_when_the_cluster_can_be_reached_ag
     assert cluster.waiting == [KEEP_ALIVE]
     cluster.now -= 0.5  # the cluster's time lags behind
     cluster.commit()
-    assert cluster.waiting == [(wire.REVOKE, held.id)]
+    assert cluster.waiting == [(wire.REVOKE, held.id, cluster.keeper.number)]
     cluster.commit()
     assert held.id not in cluster.machine.leases
     cluster.turn(100.0)
@@ -369,7 +369,7 @@ def test_a_lease_whose_caller_gave_up_is_revoked(cluster: Cluster) -> None:
     orphan = cluster.grant()
     cluster.turn()
     cluster.commit()
-    assert cluster.waiting == [(wire.REVOKE, orphan)]
+    assert cluster.waiting == [(wire.REVOKE, orphan, cluster.keeper.number)]
     cluster.commit()
     cluster.turn(1.1)
     cluster.commit()
@@ -410,7 +410,7 @@ def test_leases_of_other_processes_and_of_nobody_are_not_revoked(cluster: Cluste
     orphan = cluster.grant()
     cluster.turn()
     cluster.commit()
-    assert cluster.waiting == [(wire.REVOKE, orphan)]
+    assert cluster.waiting == [(wire.REVOKE, orphan, cluster.keeper.number)]
 
 
 # -- snapshots and the end ------------------------------------------------------------------------------------------------------------

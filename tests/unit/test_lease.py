@@ -397,6 +397,16 @@ def test_a_lease_of_many_keys_ends_in_slices_and_at_one_revision(member: Member)
     assert {record[kv.MOD] for record in member.store.events[1000:]} == {revision + 1} == {member.store.revision}
 
 
+def test_a_keeper_can_not_revoke_what_somebody_else_has_taken_over_meanwhile(member: Member) -> None:
+    granted(member, 7, keeper=1)
+    member.do(ops.Renew(7, 2))
+    with pytest.raises(errors.LeaseNotFound):
+        member.do(ops.Revoke(7, 1))
+    assert 7 in member.leases
+    member.do(ops.Revoke(7, 2))
+    assert 7 not in member.leases
+
+
 @pytest.mark.parametrize("looks", [False, True])
 def test_the_order_of_expiry_does_not_depend_on_who_has_looked_or_restarted(member: Member, looks: bool) -> None:
     """It did: lease 9 stood for its queue after it was gone, so a member that had been restarted ended 3 before 5, the others after it."""

@@ -6,14 +6,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
 
 from replkv import (
     KEEP,
+    AsyncLease,
     AsyncReplica,
-    Closed,
     Key,
     LeaseExists,
     LeaseInfo,
@@ -254,6 +255,84 @@ def test_a_lease_whose_grant_took_too_long_comes_later(replica: Replica, monkeyp
     release.set()
     lease = caught.value.wait(PATIENCE)
     assert lease.id == replica.leases()[0].id
+    assert not lease.lost.wait(0)
+    assert caught.value.wait(PATIENCE) is lease, "who asks again gets the same handle"
+    assert len(node.keeper._held[lease.id]) == 1, "and counts on the lease once"
+    assert lease.lost is lease.lost
+    lease.revoke()
+    assert lease.lost.wait(PATIENCE)
+    assert not node.keeper._held
+
+
+def stopped_syncs(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the member hand writes over, but not sync them until the event is set."""
+    replica.put("before", "x")  # so that its session is open
+    log, release = replica._running().log, threading.Event()
+    monkeypatch.setattr(log, "sync", lambda real=log.sync: release.wait(PATIENCE) and real())
+    return release
+
+
+def test_who_waits_on_too_late_for_a_lease_is_told_that_it_is_gone(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = replica.lease(SHORT)  # the keeper is busy with another, and revokes the one that nobody waits for
+    node = replica._running()
+    release = stopped_syncs(replica, monkeypatch)
+    with pytest.raises(OutcomeUnknown) as caught:
+        replica.lease(3600, id=9, timeout=0.05)
+    release.set()
+    eventually(lambda: 9 not in [lease.id for lease in replica.leases()] and not node.proposals.under_way)
+    for _ in range(2):
+        with pytest.raises(LeaseNotFound, match="lease 9 was granted, and was over"):
+            caught.value.wait(PATIENCE)
+    assert 9 not in node.keeper._held
+    held.lost.wait(0)
+
+
+def test_a_lease_that_somebody_goes_on_waiting_for_is_not_taken_for_one_that_nobody_wants(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = replica._running()
+    release = stopped_syncs(replica, monkeypatch)
+    with pytest.raises(OutcomeUnknown) as caught:
+        replica.lease(3600, timeout=0.05)
+    with pytest.raises(OutcomeUnknown) as again:
+        caught.value.wait(0.01)
+    assert node.keeper._granting == 0
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(again.value.wait, PATIENCE)
+        eventually(lambda: node.keeper._granting == 1)
+        release.set()
+        assert waiting.result(PATIENCE).keys() == ()
+    assert node.keeper._granting == 0
+
+
+BAD_TIMEOUTS = [("x", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)]
+
+
+@pytest.mark.parametrize(("timeout", "error"), BAD_TIMEOUTS)
+def test_a_wrong_timeout_of_a_wait_for_the_loss_is_refused_by_name(replica: Replica, timeout: Any, error: type[Exception]) -> None:
+    lost = replica.lease(60).lost
+    with pytest.raises(error, match="timeout must be"):
+        lost.wait(timeout)
+
+    async def test(other: AsyncReplica) -> None:
+        lease = await other.lease(60)
+        with pytest.raises(error, match="timeout must be"):
+            await lease.lost.wait(timeout)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("timeout", "error"), BAD_TIMEOUTS)
+def test_a_wrong_timeout_of_a_wait_for_an_unknown_lease_is_refused(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, timeout: Any, error: type[Exception]
+) -> None:
+    release = stopped_syncs(replica, monkeypatch)
+    with pytest.raises(OutcomeUnknown) as caught:
+        replica.lease(60, timeout=0.05)
+    with pytest.raises(error, match="timeout must be"):
+        caught.value.wait(timeout)
+    release.set()
+    assert caught.value.wait(PATIENCE).ttl == 60
 
 
 def test_a_handle_says_what_it_holds(replica: Replica) -> None:
@@ -278,8 +357,9 @@ def run(test: Callable[[AsyncReplica], Any]) -> None:
 def test_an_async_lease_is_granted_when_it_is_awaited_or_entered() -> None:
     async def test(replica: AsyncReplica) -> None:
         waiting = replica.lease(60)
-        with pytest.raises(Closed, match="not granted yet"):
-            _ = waiting.id
+        for use in (lambda: waiting.id, lambda: waiting.lost, waiting.remaining, waiting.revoke):
+            with pytest.raises(RuntimeError, match="not granted yet"):  # and not Closed: the member is fine
+                use()
         assert repr(waiting) == "<AsyncLease not granted yet>"
         lease = await waiting
         assert lease is waiting
@@ -294,6 +374,87 @@ def test_an_async_lease_is_granted_when_it_is_awaited_or_entered() -> None:
             assert not inner.lost.is_set()
         assert await replica.get("key") is None
         assert await replica.leases() == []
+
+    run(test)
+
+
+def test_a_lease_that_two_tasks_await_is_granted_once() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        lease = replica.lease(60)
+
+        async def wait() -> AsyncLease:
+            return await lease
+
+        assert all(found is lease for found in await asyncio.gather(wait(), wait(), wait()))
+        assert [info.id for info in await replica.leases()] == [lease.id]
+        assert len(replica._running().keeper._held[lease.id]) == 1
+
+    run(test)
+
+
+def async_stopped_syncs(replica: AsyncReplica) -> threading.Event:
+    log, release = replica._running().log, threading.Event()
+    real = log.sync
+    log.sync = lambda: release.wait(PATIENCE) and real()  # type: ignore[assignment, method-assign]
+    return release
+
+
+def test_a_task_that_is_cancelled_while_it_awaits_a_lease_leaves_it_to_the_next() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await replica.put("before", "x")
+        release = async_stopped_syncs(replica)
+        lease = replica.lease(60)
+
+        async def wait() -> AsyncLease:
+            return await lease
+
+        first, second = asyncio.ensure_future(wait()), asyncio.ensure_future(wait())
+        while not replica._running().proposals.under_way:  # noqa: ASYNC110  # the member's own thread sets no event of this loop
+            await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        release.set()
+        assert await asyncio.wait_for(second, PATIENCE) is lease
+        assert await lease.keys() == ()
+
+    run(test)
+
+
+def test_an_unknown_lease_can_be_awaited_and_is_the_same_each_time() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await replica.put("before", "x")
+        release = async_stopped_syncs(replica)
+        lease = replica.lease(60, timeout=0.05)
+        with pytest.raises(OutcomeUnknown) as caught:
+            await lease
+        with pytest.raises(OutcomeUnknown) as again:
+            await caught.value.wait(0.01)
+        with pytest.raises(ValueError, match="timeout must be"):
+            await caught.value.wait(-1)
+        release.set()
+        assert await again.value.wait(PATIENCE) is lease
+        assert await caught.value.wait() is lease
+        assert not await lease.lost.wait(0)
+        assert len(replica._running().keeper._held[lease.id]) == 1
+
+    run(test)
+
+
+def test_a_lease_asked_for_again_after_an_unknown_outcome_holds_the_one_that_came_first() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await replica.put("before", "x")
+        release = async_stopped_syncs(replica)
+        lease = replica.lease(60, timeout=0.05)
+        with pytest.raises(OutcomeUnknown) as caught:
+            await lease
+        release.set()
+        assert await lease is lease  # the second try
+        held = lease.id
+        assert await caught.value.wait(PATIENCE) is lease
+        assert lease.id == held
+        assert list(replica._running().keeper._held) == [held], "the other one is nobody's"
+        assert not lease.lost.is_set()
 
     run(test)
 

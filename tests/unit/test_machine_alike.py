@@ -323,11 +323,11 @@ def test_an_expectation_decides_whether_anything_is_done_and_a_conflict_shows_wh
         ops.Put("k", "3", if_mod_revision=0, ttl=5),
     )
     assert answers[0] == (OK, 2, None)
-    assert answers[1] == (7, "b'k' is at revision 2, not missing", present)
-    assert answers[2] == (7, "b'k' is at revision 2, not at revision 3", present)
+    assert answers[1] == (7, (b"k", 0), present)
+    assert answers[2] == (7, (b"k", 3), present)
     assert answers[3] == (OK, 3, None)
     assert answers[4] == (OK, 4, 1, ((b"k", b"2", 2, 3, 2, 0),))
-    assert answers[5] == (7, "b'k' is not there, not at revision 3", None)
+    assert answers[5] == (7, (b"k", 3), None)
     assert answers[6] == (OK, 4, 0, ())
     assert answers[7] == (OK, 5, None)
     with pytest.raises(errors.Conflict) as conflict:

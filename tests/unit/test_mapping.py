@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -505,8 +505,50 @@ def test_the_prefix_itself_is_the_empty_key() -> None:
     mapping[""] = "root"
     assert surface.pairs[b"m/"].value == b"root"
     assert dict(mapping) == {"": "root"}
-    with pytest.raises(ValueError, match="key must not be empty"):
-        ReplicatedMapping(surface, "", TEXT)[""]
+
+
+def test_the_empty_key_below_no_prefix_is_missing_and_not_an_error_to_look_for() -> None:
+    mapping = ReplicatedMapping(FakeSurface(), "", TEXT)
+    assert "" not in mapping
+    assert mapping.get("") is None
+    assert mapping.get("", "else") == "else"
+    assert mapping.pop("", "else") == "else"
+    for remove in (lambda: mapping[""], lambda: mapping.pop(""), lambda: mapping.__delitem__("")):
+        with pytest.raises(KeyError):
+            remove()
+    for store in (lambda: mapping.__setitem__("", "x"), lambda: mapping.setdefault("", "x"), lambda: mapping.update({"": "x"})):
+        with pytest.raises(ValueError, match="key must not be empty"):
+            store()
+
+
+def test_a_mapping_without_a_prefix_does_not_store_what_it_would_not_list() -> None:
+    surface = FakeSurface()
+    mapping = ReplicatedMapping(surface, "", TEXT)
+    for use in (
+        lambda: mapping.__setitem__("\0a", "x"),
+        lambda: mapping.update({"a": "x", "\0a": "x"}),
+        lambda: mapping.setdefault("\0a", "x"),
+        lambda: mapping["\0a"],
+        lambda: "\0a" in mapping,
+        lambda: mapping.pop("\0a", "x"),
+    ):
+        with pytest.raises(ValueError, match="begins with a zero byte"):
+            use()
+    assert not surface.pairs
+    own = ReplicatedMapping(surface, "\0own/", TEXT)
+    own["\0a"] = "x"
+    assert dict(own) == {"\0a": "x"}
+
+
+def test_what_python_does_without_awaiting_is_refused_at_once() -> None:
+    """``in``, ``list`` and ``for`` asked ``__getitem__`` for 0, 1, 2 and so on, for ever: each gave a coroutine."""
+    mapping = AsyncMapping(cast("Any", FakeSurface()), "m/", TEXT)
+    untyped: Any = mapping
+    for use in (lambda: "a" in untyped, lambda: list(untyped), lambda: iter(untyped), lambda: [*untyped], lambda: reversed(untyped)):
+        with pytest.raises(TypeError):
+            use()
+    with pytest.raises(TypeError, match="await its len"):
+        bool(mapping)
 
 
 def test_views_of_a_mapping_read_once() -> None:

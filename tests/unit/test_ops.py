@@ -40,6 +40,7 @@ def test_text_is_encoded_as_utf_8() -> None:
         (lambda: ANY.Put("k", None), TypeError),
         (lambda: ANY.Put("k", bytearray(b"v")), TypeError),
         (lambda: ops.Get("k", revision=-1), ValueError),
+        (lambda: ops.Get("k", revision=0), ValueError),
         (lambda: ops.Get("k", revision=1 << 63), ValueError),
         (lambda: ops.Get("k", revision=True), TypeError),
         (lambda: ANY.Get("k", revision=1.0), TypeError),
@@ -48,6 +49,12 @@ def test_text_is_encoded_as_utf_8() -> None:
         (lambda: ops.Scan("a", end="b"), ValueError),
         (lambda: ops.Scan(limit=-1), ValueError),
         (lambda: ANY.Scan(sort_by="lease"), ValueError),
+        (lambda: ANY.Scan(sort_by=[]), ValueError),
+        (lambda: ops.Scan(revision=0), ValueError),
+        (lambda: ops.Scan(min_mod_revision=0), ValueError),
+        (lambda: ops.Scan(max_mod_revision=0), ValueError),
+        (lambda: ops.Scan(min_create_revision=0), ValueError),
+        (lambda: ops.Scan(max_create_revision=0), ValueError),
         (lambda: ops.Scan(min_mod_revision=-1), ValueError),
         (lambda: ops.Scan(max_create_revision=True), TypeError),
         (lambda: ANY.Put("k", "v", lease="1"), TypeError),
@@ -81,6 +88,41 @@ def test_text_is_encoded_as_utf_8() -> None:
 def test_bad_arguments_are_refused_at_once(build: Callable[[], Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "text"),
+    [
+        (lambda: ANY.Get("k", revision=0), ValueError, "revision must be at least 1"),
+        (lambda: ANY.Scan(max_mod_revision=0), ValueError, "max_mod_revision must be at least 1"),
+        (lambda: ANY.Scan(sort_by=[]), ValueError, "sort_by must be key, version, .*not \\[\\]"),
+        (lambda: ANY.Txn(then=None), TypeError, r"then= takes a list: write then=\[Put\(…\)\], not a NoneType"),
+        (lambda: ANY.Txn(otherwise=ops.Get("k")), TypeError, r"write otherwise=\[Get\(…\)\]"),
+        (lambda: ANY.Txn(then="put"), TypeError, "then= takes a list"),
+        (lambda: ANY.Txn(compare=5), TypeError, "compare= takes a list"),
+        (lambda: ANY.Txn(compare=Key("k").exists), TypeError, "compare= takes a list"),
+        (lambda: ops.Put("a\udc80", "v"), ValueError, "key has a lone surrogate at 1"),
+        (lambda: ops.Put("k", "\ud800"), ValueError, "value has a lone surrogate at 0"),
+        (lambda: ops.Scan(prefix="\ud800"), ValueError, "prefix has a lone surrogate at 0"),
+    ],
+)
+def test_what_is_wrong_with_an_argument_is_said_with_its_name(build: Callable[[], Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        build()
+
+
+def test_none_is_the_newest_revision_and_no_bound() -> None:
+    assert ops.Get("k", revision=None).to_wire() == ops.Get("k").to_wire() == (wire.GET, b"k", 0)
+    assert ops.Scan(min_mod_revision=None, max_create_revision=7).bounds == (0, 0, 0, 7)
+
+
+@pytest.mark.parametrize("operation", [ops.Put, ops.Delete, ops.Add, ops.Get, ops.Scan, ops.Txn, Key])
+def test_what_help_says_of_an_operation_tells_its_arguments_from_what_is_stored(operation: type) -> None:
+    assert operation.__doc__ is not None
+    assert "Raises:" in operation.__doc__
+    assert "argument" in operation.__doc__ or "Args:" in operation.__doc__
+    if operation is ops.Put:
+        assert "microseconds, where the argument is in seconds" in operation.__doc__
 
 
 def test_spans_follow_etcds_rules() -> None:

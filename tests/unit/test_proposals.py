@@ -15,7 +15,7 @@ from replkv.codec import Batch
 from replkv.config import Settings
 from replkv.errors import Closed, InvariantBroken, OutcomeUnknown
 from replkv.machine import Machine, Outcome
-from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, Call, OwnCall, Proposals
+from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, OWN_IN_FLIGHT, Call, OwnCall, Proposals
 
 A, B = (1, "a"), (2, "b")
 RETRY = 1.5
@@ -395,17 +395,59 @@ def test_a_command_of_the_members_own_is_answered_to_whom_it_says(ready: Proposa
     own = OwnCall(b"\x01", answered.append)
     ready.admission.enter_anyway(1)
     ready.submit(own)
-    (call,) = put(ready)
-    assert len(sent(ready)[0].commands) == 2
-    ready.answer([Outcome(7, 1, ((wire.OK, 1), (wire.OK, 2)))])
+    assert ready.can_send
+    assert len(sent(ready)) == 1
+    ready.answer([Outcome(7, 1, ((wire.OK, 1),))])
     assert answered == [own]
-    assert (own.answer, call.answer) == ((wire.OK, 1), (wire.OK, 2))
+    assert own.answer == (wire.OK, 1)
     lost = OwnCall(b"\x01", answered.append)
     ready.submit(lost)
     closed = Closed("closed")
     ready.fail_all(closed, closed)
     assert answered == [own, lost]
     assert lost.error is closed
+
+
+def submit_own(proposals: Proposals) -> OwnCall:
+    own = OwnCall(b"\x02", lambda _: None)
+    proposals.admission.enter_anyway(1)
+    proposals.submit(own)
+    return own
+
+
+def test_keeping_leases_alive_does_not_wait_behind_the_members_callers(ready: Proposals) -> None:
+    put(ready, 3 * BATCH_COMMANDS)
+    while len(ready._batches) < IN_FLIGHT:
+        put(ready)
+        sent(ready)
+    assert not ready.can_send
+    for _ in range(OWN_IN_FLIGHT):
+        submit_own(ready)
+        assert ready.can_send
+        (batch,) = sent(ready)
+        assert batch.commands == (2,)
+    submit_own(ready)
+    assert not ready.can_send
+    assert sent(ready) == []
+
+
+def test_after_a_session_expired_the_members_own_go_first_again(ready: Proposals) -> None:
+    put(ready)
+    submit_own(ready)
+    assert [batch.commands for batch in sent(ready)] == [(2,), (b"\x00",)]
+    ready.answer([Outcome(7, 1, None, expired=True)])
+    (opening,) = sent(ready)
+    ready.answer([Outcome(0, opening.sequence, (), opened=9)])
+    assert [(batch.session, batch.commands) for batch in sent(ready)] == [(9, (2,)), (9, (b"\x00",))]
+
+
+def test_who_leads_itself_repeats_nothing_while_its_term_lasts(ready: Proposals) -> None:
+    put(ready)
+    assert len(ready.batches_to_send(A, 0.0, lossless=True)) == 1
+    assert ready.batches_to_send(A, 100 * RETRY, lossless=True) == []
+    assert len(ready.batches_to_send((2, "a"), 100 * RETRY, lossless=True)) == 1
+    ready.repeat_all()
+    assert len(ready.batches_to_send((2, "a"), 100 * RETRY, lossless=True)) == 1
 
 
 # -- whole members --------------------------------------------------------------------------------------------------------------------
@@ -482,3 +524,25 @@ def test_a_session_that_expired_is_replaced_and_no_write_is_lost_or_doubled() ->
         cluster.run(lambda: cluster.now >= until)  # noqa: B023
     assert run(cluster, name, Caller(add))[2] == 2
     assert cluster.nodes[name].proposals.session != old
+
+
+def test_a_leader_whose_disk_is_slow_does_not_gather_what_its_followers_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster()
+    cluster.run(cluster.leader)
+    leader = cluster.leader() or ""
+    follower = next(name for name in "abc" if name != leader)
+    node = cluster.nodes[leader]
+    run(cluster, follower, Caller(codec.pack(ops.Put("before", "x").to_wire())))
+    raft = node.raft
+    assert raft is not None
+    monkeypatch.setattr(type(raft), "can_propose", property(lambda self: False))  # as if its window were full for long
+    calls = [Caller(codec.pack(ops.Put("key", str(number)).to_wire())) for number in range(3)]
+    for call in calls:
+        assert cluster.nodes[follower].proposals.admission.enter(len(call.command or b""))
+        cluster.nodes[follower].submit(call)
+    until = cluster.now + 10 * cluster.settings.election_timeout
+    cluster.run(lambda: cluster.now >= until)
+    assert len(node._block) == 1
+    monkeypatch.undo()
+    cluster.run(lambda: all(call.finished for call in calls))
+    assert node._taken == set()

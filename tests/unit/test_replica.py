@@ -319,6 +319,36 @@ def test_the_unknown_outcome_of_a_future_can_be_waited_for(monkeypatch: pytest.M
         assert again.value.wait(PATIENCE) == error.wait(PATIENCE) == (1, 3)
 
 
+@pytest.mark.parametrize(("timeout", "error"), [("x", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)])
+def test_a_wrong_timeout_of_a_wait_for_an_unknown_outcome_is_refused(stuck: Any, timeout: Any, error: type[Exception]) -> None:
+    """A negative one waited for ever."""
+    with pytest.raises(OutcomeUnknown) as caught:
+        stuck.put("a", "1", timeout=0.05)
+    with pytest.raises(error, match="timeout must be"):
+        caught.value.wait(timeout)
+
+
+def test_a_wrong_timeout_of_a_wait_for_the_unknown_outcome_of_a_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Replica(config=Config(timeout=0.1)) as replica:
+        replica.put("before", "x")
+        release = threading.Event()
+        log = replica._running().log
+        monkeypatch.setattr(log, "sync", lambda real=log.sync: release.wait(PATIENCE) and real())
+        error = replica.submit(Put("a", "1")).exception(PATIENCE)
+        assert isinstance(error, OutcomeUnknown)
+        with pytest.raises(ValueError, match="timeout must be at least 0"):
+            error.wait(-1)
+        with pytest.raises(TypeError, match="timeout must be seconds"):
+            error.wait("x")  # type: ignore[arg-type]
+        release.set()
+        assert error.wait(PATIENCE).revision == 3
+
+
+def test_an_argument_that_there_is_none_of_is_refused_in_the_name_of_what_was_called() -> None:
+    with pytest.raises(TypeError, match=r"^Replica\.__init__\(\) got an unexpected keyword argument 'timeout'"):
+        Replica(timeout=3)  # type: ignore[call-arg]
+
+
 def test_a_pickled_unknown_outcome_cannot_be_waited_for(stuck: Any) -> None:
     with pytest.raises(OutcomeUnknown) as caught:
         stuck.put("a", "1", timeout=0.05)
@@ -731,6 +761,7 @@ replica = Replica()
 replica.put("a", "1")
 child = os.fork()
 if child == 0:
+    assert not replica.ready
     for call in (lambda: replica.put("a", "2"), lambda: replica.get("a"), lambda: replica.get("a", consistency="local"),
                  lambda: replica.submit(Put("a", "2")), lambda: replica.wait_ready(1), lambda: replica.revision, Replica, AsyncReplica):
         try:

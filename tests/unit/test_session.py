@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replkv import codec, errors, wire
+from replkv import codec, errors
+from replkv.refusals import refuse
 from replkv.session import KEPT_MAX, WINDOW, WINDOW_BYTES, Session, Sessions, Verdict, rows
 from replkv.wire import OK, Raw
 
@@ -202,7 +203,7 @@ def test_no_batch_is_executed_twice_whatever_arrives(arrivals: list[tuple[int, i
 
 def test_refusals_are_kept_like_other_answers() -> None:
     sessions = opened()
-    refused = (wire.refusal(errors.Compacted, "gone", 5),)
+    refused = (refuse(errors.Compacted, (3,), 5).refusal,)
     executed(sessions, 1, refused)
     assert sessions.answers(ID, 1) == refused
 
@@ -217,13 +218,14 @@ def test_recording_returns_what_is_kept_of_the_answers() -> None:
 
 def test_a_conflict_with_a_large_record_is_not_kept_but_counts_as_executed() -> None:
     sessions = opened()
-    executed(sessions, 1, (wire.refusal(errors.Conflict, "not so", (b"k", bytes(KEPT_MAX), 2, 2, 1, 0)),))
+    executed(sessions, 1, (refuse(errors.Conflict, (b"k", 0), (b"k", bytes(KEPT_MAX), 2, 2, 1, 0)).refusal,))
     assert sessions.lookup(ID, 1, 0, 0) is Verdict.REPEAT
     assert sessions.answers(ID, 1) is None
 
 
 def test_a_conflict_is_kept_with_its_record() -> None:
     sessions = opened()
-    answers = (wire.refusal(errors.Conflict, "not so", (b"k", b"v", 2, 2, 1, 0)), wire.refusal(errors.Conflict, "not so", None))
+    present = (b"k", b"v", 2, 2, 1, 0)
+    answers = (refuse(errors.Conflict, (b"k", 0), present).refusal, refuse(errors.Conflict, (b"k", 3), None).refusal)
     executed(sessions, 1, answers)
     assert sessions.answers(ID, 1) == answers

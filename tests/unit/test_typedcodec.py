@@ -426,7 +426,9 @@ class Untold:
         (complex, "does not know complex"),
         (Box[int], "does not know"),
         (T, "does not know"),
-        ("Job", "does not know"),
+        ("Job", "does not know 'Job', which is text: write Job without quotes"),
+        (list["Job"], "without quotes"),
+        (Optional["Job"], "without quotes"),  # that makes a ForwardRef of it
         (5, "does not know"),
         (list[Plain], "does not know Plain"),
         (type[int], "does not know"),

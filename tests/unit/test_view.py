@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replkv import Closed, Compacted, Delete, NoLeader, Put, Replica, WaitTimeout
+from replkv import Closed, Compacted, Delete, DiskFull, NoLeader, Put, Replica, WaitTimeout
 from replkv.aio import AsyncReplica
 from replkv.valuecodec import JSON, Undecodable, key_to_text
 from replkv.values import Event, KeyValue, Synced
@@ -588,9 +588,67 @@ def test_a_closed_member_is_told() -> None:
     with pytest.raises(Closed):
         blocked.result(PATIENCE)
     pool.shutdown()
-    for use in (lambda: view["a"], lambda: len(view), lambda: view.revision, view.changes, lambda: view.wait(1)):
+    for use in (lambda: view["a"], lambda: len(view), lambda: view.revision, view.changes, lambda: view.wait(1), lambda: view.age):
         with pytest.raises(Closed):
             use()
+
+
+def test_the_age_of_a_view_of_a_stopped_member_is_what_stopped_it_not_a_number() -> None:
+    with Replica() as member:
+        member.wait_ready(PATIENCE)
+        view = member.view("v/")
+        assert view.age < PATIENCE
+        node = member._running()
+        node.failure = DiskFull("no space left")
+        node.hub.end()
+        with pytest.raises(DiskFull, match="no space left"):
+            _ = view.age
+        node.failure = None
+    with pytest.raises(Closed, match="is closed"):
+        _ = view.age
+
+
+@pytest.mark.parametrize(("timeout", "error"), [("x", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)])
+def test_a_wrong_timeout_is_refused_by_the_call_not_when_it_is_first_waited(timeout: Any, error: type[Exception]) -> None:
+    with Replica() as member:
+        member.wait_ready(PATIENCE)
+        view = member.view("v/")
+        with pytest.raises(error, match="timeout must be"):
+            view.changes(timeout)
+        with pytest.raises(error, match="timeout must be"):
+            view.wait(1, timeout)
+
+    async def test(member: AsyncReplica) -> None:
+        view = member.view("v/")
+        with pytest.raises(error, match="timeout must be"):
+            view.changes(timeout)
+        with pytest.raises(error, match="timeout must be"):
+            await view.wait(1, timeout)
+
+    with_async_member(test)
+
+
+def test_changes_that_a_thread_waits_for_can_be_ended_by_another() -> None:
+    with Replica() as member:
+        member.wait_ready(PATIENCE)
+        changes = member.view("v/", "json").changes()
+        member.put("v/a", "1")
+        assert told(next(changes)) == ("a", "put", 1, None, 2)
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(list, changes)
+            while changes._alarm is None:
+                member.put("beside", "1")
+            changes.close()
+            assert rest.result(PATIENCE) == []
+        member.put("v/b", "1")
+        assert list(changes) == []
+
+
+def test_changes_that_are_closed_before_they_begin_yield_nothing(replica: Replica) -> None:
+    changes = replica.view("v/", "json").changes()
+    replica.put("v/a", "1")
+    changes.close()
+    assert list(changes) == []
 
 
 def test_a_forked_child_is_told_even_if_its_parent_was_reading() -> None:
@@ -604,7 +662,9 @@ view = replica.view("")
 assert dict(view.items()) == {"a": b"1"}
 view._lock.acquire()
 if os.fork() == 0:
-    for use in (lambda: view["a"], lambda: len(view), lambda: view.revision, view.changes, lambda: view.wait(1)):
+    if replica.ready:
+        os._exit(98)
+    for use in (lambda: view["a"], lambda: len(view), lambda: view.revision, view.changes, lambda: view.wait(1), lambda: view.age):
         try:
             use()
         except ForkedProcess:
@@ -691,7 +751,14 @@ def test_async_changes_and_waits() -> None:
             await member.put("v/a", str(number))
         await member.compact(member.revision)
         await view.wait(2)
-        assert told(await anext(changes)) == ("a", "put", 4, 1, 9)
+        last: Any = 1
+        seen = 5
+        while last != 4:  # one by one as far as the history is still there, or all at once
+            change = await anext(changes)
+            assert (change.key, change.kind, change.previous) == ("a", "put", last)
+            assert change.revision >= seen
+            last, seen = change.value, change.revision
+        assert seen == 9
 
     with_async_member(test)
 

@@ -303,6 +303,8 @@ def test_an_expiry_is_told_from_a_deletion(replica: Replica) -> None:
         ({"kinds": ()}, ValueError),
         ({"kinds": ("put", "get")}, ValueError),
         ({"kinds": "put"}, TypeError),
+        ({"kinds": ([],)}, ValueError),
+        ({"kinds": None}, TypeError),
         ({"kinds": ("delete",), "initial": True}, ValueError),
         ({"initial": 1}, TypeError),
         ({"prev_kv": None}, TypeError),
@@ -666,6 +668,18 @@ def test_a_compaction_does_not_disturb_who_has_read_everything(replica: Replica)
     replica.put("key", "1")
     assert waiter.result().revision == 5
     assert revisions(some(watch, 1)) == [5]
+
+
+def test_a_compaction_close_behind_an_event_does_not_take_it_from_who_had_read_all_before() -> None:
+    node = StillNode()
+    watch, late = node.watch(), node.watch(start_revision=1)
+    assert watch.next(0) is None
+    node.put(b"key")
+    node.put(b"key")
+    node.store.compact(3)
+    assert revisions(some(watch, 2)) == [2, 3]
+    with pytest.raises(Compacted):
+        late.next(0)
 
 
 def test_what_was_read_before_a_compaction_is_still_yielded() -> None:

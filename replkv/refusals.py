@@ -1,0 +1,117 @@
+"""Why the machine refuses a command: **facts**, which are in the log's outcome, and the text that the caller makes of them.
+
+Answers are kept for repeats and hashed to compare members, so they must be alike on members of different versions: no text is in them,
+and the facts of a refusal never change their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from replkv import errors
+from replkv.values import KeyValue
+
+E = TypeVar("E", bound=errors.ReplkvError)
+
+Facts = tuple[Any, ...]
+
+
+def _compacted(asked: int, oldest: int) -> str:
+    if not asked:
+        return f"the store is compacted up to revision {oldest} already"
+    return f"revision {asked} is compacted: {oldest} is the oldest that is kept"
+
+
+def _future(asked: int, newest: int) -> str:
+    return f"revision {asked} does not exist yet: the store is at {newest}"
+
+
+def _no_counter(key: bytes, is_one: bool) -> str:  # a fact
+    if is_one:
+        return f"the counter {key[:64]!r} would leave the range of 64 bits: add less"
+    return f"the value of {key[:64]!r} is not a decimal integer of 64 bits: put one first"
+
+
+def _too_many(operations: int, most: int) -> str:
+    return f"a transaction of {operations} operations where Settings.max_txn_ops allows {most}: split it"
+
+
+def _too_large(size: int, most: int) -> str:
+    return f"a request of {size} bytes where Settings.max_request_bytes allows {most}: split it, or store a reference"
+
+
+def _unknown() -> str:
+    return "the command was executed once, but its answer was too large to be kept for a repeat"
+
+
+def _conflict(key: bytes, expected: int, current: tuple[Any, ...] | None) -> str:
+    state = "not there" if current is None else f"at revision {current[3]}"
+    return f"{key[:64]!r} is {state}, not {f'at revision {expected}' if expected else 'missing'}: decide anew by what the error carries"
+
+
+def _no_key(key: bytes, what: str) -> str:
+    return f"{key[:64]!r} does not exist, so there is no {what} to keep: give one"
+
+
+def _no_lease(lease: int) -> str:
+    return f"there is no lease {lease}: it expired, was revoked, or never was; make a new one"
+
+
+def _lease_exists(lease: int) -> str:
+    return f"there is a lease {lease} already: take it over without ttl=, or let the cluster choose an id"
+
+
+def _quota(size: int, most: int) -> str:
+    return (
+        f"the store would take {size} bytes where Settings.max_bytes allows {most}: delete what is not needed; history goes with the next "
+        "compaction"
+    )
+
+
+_KINDS: Final[dict[int, tuple[type[errors.ReplkvError], Callable[..., str]]]] = {
+    1: (errors.Compacted, _compacted),
+    2: (errors.FutureRevision, _future),
+    3: (errors.NotACounter, _no_counter),
+    4: (errors.TooManyOps, _too_many),
+    5: (errors.TooLarge, _too_large),
+    6: (errors.OutcomeUnknown, _unknown),
+    7: (errors.Conflict, _conflict),
+    8: (errors.KeyNotFound, _no_key),
+    9: (errors.LeaseNotFound, _no_lease),
+    10: (errors.LeaseExists, _lease_exists),
+    11: (errors.QuotaExceeded, _quota),
+}
+"""The status of an answer that is a refusal, and what it means.  These numbers are in the log's outcome: never reuse one."""
+
+STATUS: Final = {kind: status for status, (kind, _) in _KINDS.items()}
+
+ABOUT_A_KEY: Final = frozenset({STATUS[errors.NotACounter], STATUS[errors.Conflict], STATUS[errors.KeyNotFound]})
+"""Refusals whose first fact is a key."""
+
+
+KEY_BYTES = 256
+"""How much of a key is a fact: enough to be recognised, also behind the prefix of a namespace."""
+
+
+def refuse(kind: type[E], facts: Facts, *details: Any) -> E:
+    """Return the error for a refusal.
+
+    Args:
+        kind: of error.
+        facts: for its text.
+        details: that the error carries besides: the oldest revision of Compacted, the present record of Conflict.
+    """
+    status = STATUS[kind]
+    _, text = _KINDS[status]
+    if status in ABOUT_A_KEY:
+        facts = (facts[0][:KEY_BYTES], *facts[1:])
+    carried = (KeyValue(*detail) if isinstance(detail, tuple) else detail for detail in details)
+    error = kind(text(*facts, *details), *carried)
+    error.refusal = (status, facts, *details)
+    return error
+
+
+def error_of(status: int, facts: Facts, *details: Any) -> errors.ReplkvError:
+    """Return the error that a refusal in the log's outcome stands for."""
+    return refuse(_KINDS[status][0], facts, *details)
