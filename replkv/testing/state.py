@@ -51,7 +51,7 @@ class State:
         most = at[published.applied + (node._applying is not None)]
         if not least.revision <= published.revision <= most.revision:
             raise Violation("V1", f"{member.where} is at revision {published.revision} at index {published.applied}, not {least.revision}")
-        if machine.store.compacted not in (least.compacted, most.compacted):
+        if not least.compacted <= machine.store.compacted <= most.compacted:
             raise Violation("V4", f"{member.where} is compacted up to {machine.store.compacted}, {least.compacted} would be right")
         if node._applying is not None or machine.applied != published.applied:
             return

@@ -65,6 +65,7 @@ class SimWatch(_Watching):
 
     def __init__(self, node: Node, span: Span, **options: Any) -> None:
         self._sight = _Sight(node)
+        self.kept_from = 0  # the oldest revision of the store that refused to go on
         super().__init__(cast("Node", self._sight), span, **options)
 
     def _make_bell(self) -> SimBell:
@@ -74,6 +75,9 @@ class SimWatch(_Watching):
         """Take one step; what it yielded, () if there is more to read first, None if it has to wait."""
         try:
             found = self._look(whole=whole)
+        except Compacted:
+            self.kept_from = (self._store or self._sight.published.machine.store).compacted
+            raise
         finally:
             self._sight.seen = None
         return () if found is _MORE else found
@@ -141,13 +145,26 @@ class Watcher:
     # -- beginning ----------------------------------------------------------------------------------------------------------------------
 
     def begin_soon(self, delay: float) -> None:
-        """Find a member before long."""
-        self.cluster.scheduler.after(self.watchers.rng.expovariate(1.0) * delay, self._begin)
+        """Find a member before long; what was planned before is forgotten."""
+        self._steps += 1
+        number = self._steps
+        self.cluster.scheduler.after(self.watchers.rng.expovariate(1.0) * delay, lambda: self._begin(number))
 
-    def _begin(self) -> None:
+    def _begin(self, number: int) -> None:
+        if number != self._steps:
+            return
         running = self.cluster.running
+
+        def open_there(member: SimMember) -> None:
+            if number == self._steps:
+                self.open(member)
+
+        def look_elsewhere() -> None:
+            if number == self._steps:
+                self.begin_soon(0.2)
+
         if running:
-            self.watchers.rng.choice(running).on_caller_thread(self.open, otherwise=lambda: self.begin_soon(0.2))
+            self.watchers.rng.choice(running).on_caller_thread(open_there, otherwise=look_elsewhere)
         else:
             self.begin_soon(0.2)
 
@@ -208,7 +225,9 @@ class Watcher:
 
     def hurry(self) -> None:
         """Take the next step now, if this does not wait."""
-        if not self._waiting:
+        if self.watch is None:
+            self.begin_soon(0.0)
+        elif not self._waiting:
             self._plan(0.0)
 
     def ask(self) -> None:
@@ -278,10 +297,8 @@ class Watcher:
         self._over(End.LEFT, 0.05)
 
     def _compacted(self, watch: SimWatch, error: Compacted) -> None:
-        node = self.node
-        assert node is not None
         self.stream.place = watch.revision
-        self.stream.compacted = error.revision, node.published.machine.store.compacted
+        self.stream.compacted = error.revision, watch.kept_from
         watch.close()
         self._over(End.COMPACTED, 0.05)
 

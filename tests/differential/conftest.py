@@ -21,7 +21,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"differential tests: against {versions}" if ETCDS else f"differential tests: skipped, {NO_ETCD}")
 
 
-@pytest.fixture(scope="session", params=WANTED, ids=str)
+@pytest.fixture(scope="package", params=WANTED, ids=str)
 def installed(request: pytest.FixtureRequest) -> Etcd:
     if request.param is None:
         pytest.skip(NO_ETCD)
@@ -29,18 +29,18 @@ def installed(request: pytest.FixtureRequest) -> Etcd:
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(installed: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     with running_etcd(installed, tmp_path_factory.mktemp("etcd")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def etcd(server: EtcdServer) -> EtcdStore:
     return EtcdStore(server)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def replkv(installed: Etcd) -> Iterator[ReplkvStore]:
     with Replica() as replica:
         replica.wait_ready()
