@@ -110,6 +110,7 @@ def leases(base: Path, scale: float) -> list[Row]:
     return [
         ("an idle leader of three members", f"{before:.1%} of one core"),
         (f"with {count:,} leases of {LEASE_TTL:g} s kept alive by {KEEPERS} processes", f"{after:.1%} of one core"),
+        ("what the leases cost it", f"{after - before:.1%} of one core"),
     ]
 
 

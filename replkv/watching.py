@@ -43,7 +43,9 @@ _Look: TypeAlias = tuple[Watched, ...] | Literal[_Found.MORE] | None
 
 
 class _Bell(Protocol):
-    def ring(self) -> None:
+    """Is called to ring."""
+
+    def __call__(self) -> None:
         """Have the consumer look once more; any thread, without waiting, also when nobody listens."""
 
 
@@ -90,9 +92,7 @@ class _Watching:
         start = published + 1 if start_revision is None else _checked_start(start_revision)
         self._node = node
         self._bell = self._make_bell()
-        self._cursor = Cursor(
-            span, Place(start), self._bell.ring, "put" in wanted, "delete" in wanted, _flag(prev_kv, "prev_kv"), len(prefix)
-        )
+        self._cursor = Cursor(span, Place(start), self._bell, "put" in wanted, "delete" in wanted, _flag(prev_kv, "prev_kv"), len(prefix))
         self._cursor.synced = start > published
         self._next = 0 if self._initial else start  # ``revision``, unless the cursor has passed it
         self._state: Generator[list[Record], None, None] | None = None
@@ -103,11 +103,16 @@ class _Watching:
         self._answered: object = None
         self._quiet_since = node.clock()
         self._over: ReplkvError | None = None
-        self._leave = weakref.finalize(self, node.hub.leave, self._cursor)
-        self._leave.atexit = False
 
     def _make_bell(self) -> _Bell:
         raise NotImplementedError
+
+    def _leave(self) -> None:
+        self._node.hub.leave(self._cursor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_cursor"):  # or an argument was wrong
+            self._leave()
 
     @property
     def revision(self) -> int:
@@ -235,12 +240,12 @@ class _Watching:
         if self._over is None:
             self._over = Closed(f"this watch of member {self._node.name} is closed")
         self._leave()
-        self._bell.ring()
+        self._bell()
 
     def _ask(self) -> None:
         fork.ensure_not_forked()
         self._asked = object()
-        self._bell.ring()
+        self._bell()
 
 
 class Watch(_Watching):
@@ -348,7 +353,7 @@ class _ThreadBell:
         self._silent = threading.Lock()
         self._silent.acquire()
 
-    def ring(self) -> None:
+    def __call__(self) -> None:
         with suppress(RuntimeError):  # it has rung already
             self._silent.release()
 
@@ -471,7 +476,7 @@ class _LoopBell:
         elif self._loop() is not loop:
             raise RuntimeError("a watch belongs to the loop it was first used on; open another one on this loop")
 
-    def ring(self) -> None:
+    def __call__(self) -> None:
         if self._inbox is not None:
             self._inbox.put(self.resolve)
 

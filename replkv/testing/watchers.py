@@ -37,7 +37,7 @@ class SimBell:
     def __init__(self) -> None:
         self.rung = False
 
-    def ring(self) -> None:
+    def __call__(self) -> None:
         """Have the consumer look once more."""
         self.rung = True
 
