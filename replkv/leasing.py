@@ -16,7 +16,7 @@ from replkv.ops import Grant, Renew, Revoke, to_lease_id
 from replkv.plans import LeaseKeys, Plan, Write, pack_command
 from replkv.surface import DEFAULT, Awaiting, Blocking, Surface, Timeout, operation
 from replkv.values import to_timeout, to_ttl
-from replkv.waiting import loop_inbox
+from replkv.waiting import LOOK_UP, loop_inbox
 from replkv.wire import unless_refused
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Lost(_Signal):
         while not self.is_set():
             if self._over(until):
                 return False
-            self._told.wait(min(self._left(until), threading.TIMEOUT_MAX))
+            self._told.wait(min(self._left(until), LOOK_UP))
         return True
 
 

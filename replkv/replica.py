@@ -312,14 +312,25 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
             return cast("R", result)
         self._refuse_to_block()
         call = BlockedCall(plan.command(node))
+        try:
+            limit = self._hand_over(node, plan, call, limit)
+            return self._wait(node, plan, call, limit)
+        except ReplkvError:
+            raise
+        except BaseException:  # Ctrl-C, at whatever moment: nothing is left behind, as far as that can be
+            node.give_up(call)
+            raise
+
+    def _hand_over(self, node: Node, plan: Plan[Any], call: BlockedCall, limit: float | None) -> float | None:
+        """Queue a call, a command when it has been let in; return what is left of the timeout."""
         if call.command is None:
             call.look = plan.look if plan.looks else None
             node.read_barrier(call)
-        else:
-            if not node.proposals.admission.enter(len(call.command)):
-                limit = self._line_up(node, plan, call.command, limit)
-            node.submit(call)
-        return self._wait(node, plan, call, limit)
+            return limit
+        if not node.proposals.admission.enter(len(call.command)):
+            limit = self._line_up(node, plan, call.command, limit)
+        node.submit(call)
+        return limit
 
     def _refuse_to_block(self) -> None:
         if self._thread is threading.current_thread():
@@ -358,12 +369,7 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
         return self._wait(node, plan, call, limit)
 
     def _wait(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
-        try:
-            done = call.wait(timeout)
-        except BaseException:
-            node.give_up(call)  # Ctrl-C: nothing is left behind, as far as that can be
-            raise
-        if not done:
+        if not call.wait(timeout):
             untouched = node.give_up(call)
             if not call.wait(0):
                 raise resumable(plan.expired(node, untouched=untouched), partial(self._wait_on, node, plan, call))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from concurrent.futures import Future, wait
@@ -30,6 +31,21 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
+LOOK_UP = 1.0
+"""Seconds after which a thread that waits for a lock looks up: a signal that came just before it began to wait does not end the wait."""
+
+
+def acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    """Acquire a lock, waiting for at most ``timeout`` seconds, None being without limit; Ctrl-C ends the wait within a second."""
+    if timeout is not None and timeout <= LOOK_UP:
+        return lock.acquire(timeout=timeout)
+    until = None if timeout is None else time.monotonic() + timeout
+    while not lock.acquire(timeout=LOOK_UP if until is None else max(0.0, min(LOOK_UP, until - time.monotonic()))):
+        if until is not None and time.monotonic() >= until:
+            return False
+    return True
+
+
 class BlockedCall(Call):
     """A thread that waits on a lock."""
 
@@ -46,7 +62,7 @@ class BlockedCall(Call):
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for at most ``timeout`` seconds; tell whether the call is finished."""
-        if not self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        if not acquire(self._lock, timeout):
             return False
         self._lock.release()  # finished stays finished
         return True

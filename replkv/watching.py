@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias, get
 from replkv import fork
 from replkv.errors import Closed, Compacted, ReplkvError
 from replkv.values import Event, EventKind, Progress, Synced, to_count, to_seconds, to_timeout
-from replkv.waiting import loop_inbox
+from replkv.waiting import acquire, loop_inbox
 from replkv.watch import Cursor, Place, check_kept, to_event
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class Watch(_Watching):
     def _wait(self, timeout: float | None, *, whole: bool) -> tuple[Watched, ...] | None:
         fork.ensure_not_forked()
         until = self._until(timeout)
-        if not self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        if not acquire(self._turn, timeout):
             return None  # another thread waits for the same
         try:
             while True:
@@ -359,7 +359,7 @@ class _ThreadBell:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until it rings, or has since the last time; tell whether it did."""
-        return self._silent.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return acquire(self._silent, timeout)
 
 
 class AsyncWatch(_Watching):

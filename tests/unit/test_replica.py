@@ -738,6 +738,32 @@ replica.close()
     assert printed == "interrupted 0\n"
 
 
+def test_ctrl_c_ends_a_blocked_put_whenever_it_comes(tmp_path: Path) -> None:
+    """A signal just before the wait began did not end it, and one while the call was handed over left it in the queue."""
+    printed = run(
+        f"""
+replica = Replica("a", data_dir={str(tmp_path / "a")!r}, cluster={{"a": "ipc://{tmp_path}/s", "b": "127.0.0.1:1"}})
+proposals = replica._node.proposals
+def interrupt():
+    while not proposals._queue:
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+left = 0
+for _ in range(100):
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        replica.put("a", "1", timeout=None)
+    except KeyboardInterrupt:
+        left += len(proposals._queue) + proposals.admission.commands
+    thread.join()
+print(left)
+replica.close()
+"""
+    )
+    assert printed == "0\n"
+
+
 def test_ctrl_c_that_nobody_catches_ends_the_process_as_it_should(tmp_path: Path) -> None:
     program = f"""
 replica = Replica("a", data_dir={str(tmp_path / "a")!r}, cluster={{"a": "ipc://{tmp_path}/s", "b": "127.0.0.1:1"}})
