@@ -81,7 +81,9 @@ class History(Sequence[T], Generic[T]):
         length = len(self)
         if isinstance(place, slice):
             start, stop, step = place.indices(length)
-            return self._between(start + self._first, stop + self._first)[::step]
+            if step != 1:
+                return [self[at] for at in range(start, stop, step)]
+            return self._between(start + self._first, stop + self._first)
         if not -length <= place < length:
             raise IndexError(place)
         run, at = divmod(self._first + place % length, self._run)

@@ -394,10 +394,10 @@ class Store:
         gone = self.events.first_at(revision)
         self.events, runs = self.events.without(gone)  # a new one: readers may be walking the old one
         del self._superseded_at[:gone]
-        self._scrubbed = revision
         while runs:
             del runs[-1]
             yield
+        self._scrubbed = revision
 
     def _scrub(self, key: bytes, revision: int) -> None:
         newest, versions = self.newest.get(key), self.older.get(key, ())

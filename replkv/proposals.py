@@ -159,7 +159,9 @@ class Proposals:
                 self._opening_at, self._opening_in = now, to
                 batches.append(codec.pack_batch(0, self._nonce, 0, ()))
             return batches
-        batches += [self._next_batch(queue, to, now) for queue in (self._own, self._queue) if self._may_send(queue)]
+        for queue in (self._own, self._queue):
+            if self._may_send(queue) and (batch := self._next_batch(queue, to, now)):
+                batches.append(batch)
         return batches
 
     def _to_repeat(self, to: tuple[int, str | None], now: float, retry_after: float) -> list[bytes]:
@@ -172,6 +174,8 @@ class Proposals:
 
     def _next_batch(self, queue: deque[Call], to: tuple[int, str | None], now: float) -> bytes:
         calls, size = self._take(queue)
+        if not calls:
+            return b""  # the last one who waited has just given up
         self._sequence += 1
         lowest = min(self._batches, default=self._sequence)
         data = codec.pack_batch(self.session, self._sequence, lowest, [call.command for call in calls if call.command is not None])

@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import re
-import sys
 import threading
 import time
 import warnings
@@ -353,13 +352,13 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
         size, begun = len(command), node.clock()
         waiting = BlockedCall(command)
         node.line_up(waiting, size)
-        admitted = False
+        admission = node.proposals.admission
         try:
-            admitted = waiting.wait(timeout)
-        finally:
-            admitted = admitted or not node.proposals.admission.give_up(waiting, size)
-            if admitted and sys.exc_info()[0] is not None:
-                node.proposals.admission.leave(1, size)  # Ctrl-C came when it had just been let in
+            admitted = waiting.wait(timeout) or not admission.give_up(waiting, size)
+        except BaseException:
+            if not admission.give_up(waiting, size):
+                admission.leave(1, size)  # Ctrl-C came when it had just been let in
+            raise
         return time_left(node, plan, waiting, begun, timeout, admitted=admitted)
 
     def _wait_on(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:

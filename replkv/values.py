@@ -234,6 +234,10 @@ def to_seconds(seconds: float, what: str) -> float:
     return float(seconds)
 
 
+WITHOUT_LIMIT = 1e9
+"""Seconds from which on a timeout is none: thirty years."""
+
+
 def to_timeout(seconds: float | None) -> float | None:
     """Return for how long to wait, in seconds; None waits without limit, 0 does not wait.
 
@@ -247,7 +251,7 @@ def to_timeout(seconds: float | None) -> float | None:
         raise TypeError(f"timeout must be seconds or None, not {type(seconds).__name__}")
     if not seconds >= 0:
         raise ValueError(f"timeout must be at least 0 seconds, not {seconds}")
-    return float(seconds)
+    return None if seconds >= WITHOUT_LIMIT else float(seconds)
 
 
 def to_ttl(seconds: float) -> int:

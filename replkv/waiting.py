@@ -95,17 +95,19 @@ class Inbox:
 
 
 _inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
+_inboxes_gate = threading.Lock()  # loops of several threads may come at once
 
 
 def loop_inbox(loop: asyncio.AbstractEventLoop) -> Inbox:
     """Return the queue through which a loop is woken, once per turn of a member; on the loop's thread."""
-    inbox = _inboxes.get(loop)
-    if inbox is None:
-        for known in list(_inboxes):
-            if known.is_closed():  # what is still in its queue would keep it for ever
-                _inboxes.pop(known, None)
-        inbox = _inboxes[loop] = _LoopInbox(loop)
-    return inbox
+    with _inboxes_gate:
+        inbox = _inboxes.get(loop)
+        if inbox is None:
+            for known in list(_inboxes):
+                if known.is_closed():  # what is still in its queue would keep it for ever
+                    _inboxes.pop(known, None)
+            inbox = _inboxes[loop] = _LoopInbox(loop)
+        return inbox
 
 
 class _LoopInbox(Inbox):

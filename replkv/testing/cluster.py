@@ -301,7 +301,7 @@ def note_batches(proposals: Proposals, note: Callable[[Call, Slot], None]) -> No
 
         def _next_batch(self, *arguments: Any, **named: Any) -> bytes:
             data = super()._next_batch(*arguments, **named)
-            for place, call in enumerate(self._batches[self._sequence].calls):
+            for place, call in enumerate(self._batches[self._sequence].calls if data else ()):
                 note(call, (self.session, self._sequence, place))
             return data
 

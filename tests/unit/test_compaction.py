@@ -10,7 +10,7 @@ import pytest
 from fake_network import FakeCluster
 from test_machine import Log
 
-from replkv import codec, ops
+from replkv import codec, history, ops
 from replkv.compaction import ALMOST_FULL, SAMPLES, SCRUB_PAUSE, SCRUB_SLICE, Compactor, Scrubbing
 from replkv.config import Settings
 from replkv.kv import Store
@@ -214,6 +214,17 @@ def test_removing_works_in_slices_and_leaves_four_fifths_of_the_time_to_others()
     assert worked >= 4
     assert turns > 3 * worked
     assert not store.older
+
+
+def test_nothing_is_left_to_let_go_of_when_all_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the history that was cut stayed in memory until the next compaction."""
+    monkeypatch.setattr(history, "RUN", 8)
+    clock = Clock(SCRUB_SLICE / 4)
+    store, scrubbing = compacted_store(), Scrubbing(clock)
+    while store.unscrubbed:
+        scrubbing.go_on(store)
+    assert scrubbing._steps is None
+    assert len(store.events) == 1
 
 
 def test_a_new_store_is_begun_with_afresh() -> None:

@@ -74,6 +74,7 @@ class Both:
             assert events[start:] == model[start:]
             assert events[start : start + 5] == model[start : start + 5]
             assert events[:start:2] == model[:start:2]
+            assert events[start::-1] == model[start::-1]
         for revision in range(self.revision + 2):
             before = [record for record in model[: self.settled] if record[0] < revision]
             assert events.first_at(revision) == len(before)

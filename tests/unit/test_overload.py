@@ -71,6 +71,26 @@ def test_a_call_beyond_the_bound_waits_for_room(blocking: tuple[Replica, Brake])
     assert [future.result(PATIENCE).revision for future in futures] == [3, 4]
 
 
+def test_who_waits_for_room_while_it_handles_an_error_leaves_once(blocking: tuple[Replica, Brake]) -> None:
+    replica, brake = blocking
+    for number in range(2):
+        replica.submit(Put(f"key{number}", "value"))
+
+    def put() -> None:
+        try:
+            raise KeyError
+        except KeyError:
+            replica.put("more", "value")
+
+    caller = threading.Thread(target=put)
+    caller.start()
+    eventually(lambda: in_line(replica) == 1)
+    brake.release.set()
+    caller.join(PATIENCE)
+    admission = replica._running().proposals.admission
+    eventually(lambda: (admission.commands, admission.bytes) == (0, 0))
+
+
 def test_a_submit_beyond_the_bound_waits_for_room_too(blocking: tuple[Replica, Brake]) -> None:
     replica, brake = blocking
     futures: list[Future[Any]] = []

@@ -431,6 +431,15 @@ def test_keeping_leases_alive_does_not_wait_behind_the_members_callers(ready: Pr
     assert sent(ready) == []
 
 
+def test_a_batch_whose_only_caller_has_just_given_up_is_none(ready: Proposals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was sent empty, and stopped the member if its session had expired meanwhile."""
+    (call,) = put(ready)
+    take = ready._take
+    monkeypatch.setattr(Proposals, "_take", lambda self, queue: (ready.give_up(call), take(queue))[1])
+    assert sent(ready) == []
+    assert not ready.under_way
+
+
 def test_after_a_session_expired_the_members_own_go_first_again(ready: Proposals) -> None:
     put(ready)
     submit_own(ready)
