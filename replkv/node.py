@@ -160,7 +160,7 @@ class Node:
         self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout, admission)
         self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
         self.reads = Reads(self.rng.getrandbits(62))
-        self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from)
+        self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from, self.clock)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
         self.links.dial(self.addresses, now)
@@ -434,7 +434,7 @@ class Node:
         elif isinstance(message, Forward):
             self._forwarded(raft, peer, message)
         elif isinstance(message, SnapshotChunk):
-            self.snapshots.receive(raft, peer, message, now)
+            self.snapshots.receive(raft, peer, message)
         elif isinstance(message, SnapshotAck):
             self.snapshots.acknowledged(raft, peer, message, now)
         elif isinstance(message, Digest):

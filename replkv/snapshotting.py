@@ -1,8 +1,8 @@
 """Snapshots in a member's life: taking one when the log has grown, sending it to a follower that is too far behind, installing one.
 
 Taking runs beside the node: the state is pinned in one turn, the file is written by the housekeeper.  Sending goes chunk by chunk, each
-waiting for the acknowledgement of the one before, so that heartbeats pass in between.  Installing is atomic: the file is durable
-before the log points to it, and the log points to it before Raft and the machine go on from it.
+waiting for the acknowledgement of the one before, so that heartbeats pass in between.  Installing is atomic: the file is durable and
+its state loaded, by the housekeeper, before the log points to it, and the log points to it before Raft and the machine go on from it.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Snapshots:
         disk: where the files are.
         log: points to the newest one.
         links: to the peers.
-        housekeeper: writes them.
+        housekeeper: writes and loads them.
         go_on_from: called with the machine that an installed one holds.
+        clock: seconds.
     """
 
     _name: str
@@ -86,11 +87,14 @@ class Snapshots:
     _links: Links
     _housekeeper: Housekeeper
     _go_on_from: Callable[[Machine], None]
+    _clock: Callable[[], float]
     _bytes: int = field(default=0, init=False)  # of log applied since the last snapshot
     _taking: bool = field(default=False, init=False)
     _taken: SnapshotFile | None = field(default=None, init=False)
     _sending: dict[str, _Sending] = field(factory=dict, init=False)
     _receiver: SnapshotReceiver | None = field(default=None, init=False)
+    _loading: SnapshotFile | None = field(default=None, init=False)
+    _loaded: Machine | None = field(default=None, init=False)
 
     # -- taking --------------------------------------------------------------------------------------------------------------------
 
@@ -171,17 +175,18 @@ class Snapshots:
 
     # -- installing ----------------------------------------------------------------------------------------------------------------
 
-    def receive(self, raft: Raft, peer: str, chunk: SnapshotChunk, now: float) -> None:
-        """Take a chunk from the leader; after the last one go on from the snapshot."""
-        if chunk.term != raft.term or peer != raft.leader:
-            return
+    def receive(self, raft: Raft, peer: str, chunk: SnapshotChunk) -> None:
+        """Take a chunk from the leader; after the last one load the snapshot, and go on from it."""
+        if chunk.term != raft.term or peer != raft.leader or self._loading is not None:
+            return  # while one is loaded the leader is told nothing: it sends its last chunk again
         if not raft.wants(chunk.meta):  # all of it is here: Raft's next answer says so
             self._acknowledge(raft, peer, chunk.meta, chunk.total)
             return
         try:
             receiver = self._receive(chunk)
             if receiver.complete:
-                self._install(raft, receiver, now)
+                self._load(raft, receiver.finish())
+                return
         except Corrupt as error:
             logger.warning("%s dropped a snapshot that %s sent: %s", self._name, peer, error)
             self._abandon()
@@ -199,15 +204,32 @@ class Snapshots:
     def _acknowledge(self, raft: Raft, peer: str, meta: SnapshotMeta, offset: int) -> None:
         self._links.send(peer, SnapshotAck(raft.term, meta.index, offset))
 
-    def _install(self, raft: Raft, receiver: SnapshotReceiver, now: float) -> None:
-        file = receiver.finish()
-        self._receiver = None
-        machine = load_machine(self._disk, file)
-        self._log.install_snapshot(file, HardState(raft.term, raft.vote))
-        raft.install(file.meta, now, machine.time)
-        self._bytes = 0
-        self._go_on_from(machine)
-        logger.info("%s goes on from the snapshot at %d", self._name, file.meta.index)
+    def _load(self, raft: Raft, file: SnapshotFile) -> None:
+        """Have the housekeeper load a snapshot that is here as a whole: that takes long, and the leader must be heard meanwhile."""
+        self._receiver, self._loading = None, file
+
+        def steps() -> Iterator[None]:
+            self._loaded = load_machine(self._disk, file)
+            yield
+
+        self._housekeeper.start(steps(), partial(self._install, raft))
+
+    def _install(self, raft: Raft, error: BaseException | None) -> None:
+        """Go on from the snapshot that was loaded, if there is still need of it; on the node's thread."""
+        file, machine = self._loading, self._loaded
+        self._loading = self._loaded = None
+        if isinstance(error, Corrupt):
+            logger.warning("%s dropped a snapshot: %s", self._name, error)
+        elif error is not None:
+            raise error
+        elif file is not None and machine is not None and raft.wants(file.meta):
+            self._log.install_snapshot(file, HardState(raft.term, raft.vote))
+            raft.install(file.meta, self._clock(), machine.time)
+            self._bytes = 0
+            self._go_on_from(machine)
+            logger.info("%s goes on from the snapshot at %d", self._name, file.meta.index)
+            if raft.leader is not None:
+                self._acknowledge(raft, raft.leader, file.meta, file.size)
 
     def _abandon(self) -> None:
         if self._receiver is not None:

@@ -154,9 +154,13 @@ class InlineHousekeeper:
         ended: list[tuple[Callable[[BaseException | None], None], BaseException | None]] = []
         while self.jobs and not self.idle:
             steps, done = self.jobs.popleft()
-            for _ in steps:
-                pass
-            ended.append((done, None))
+            error: BaseException | None = None
+            try:
+                for _ in steps:
+                    pass
+            except Exception as raised:  # noqa: BLE001  # the node judges
+                error = raised
+            ended.append((done, error))
         return ended
 
     def close(self) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_network import FakeCluster
+from fake_network import FakeCluster, InlineHousekeeper
 
-from replkv import codec, ops
+from replkv import codec, ops, snapshotting
 from replkv.config import Config
+from replkv.errors import Corrupt
+from replkv.machine import Machine
 from replkv.messages import Message, SnapshotAck, SnapshotChunk
 from replkv.node import Node
 from replkv.proposals import Call
+from replkv.snapshotting import GIVE_UP_AFTER
 
 RNG = random.Random(5)
 SMALL = Config(snapshot_bytes=20_000, trailing_entries=4, segment_bytes=1 << 16)
@@ -314,3 +317,69 @@ def test_members_that_scrubbed_differently_take_equal_snapshots(cluster: FakeClu
     assert cluster.nodes[slow].machine.store.unscrubbed
     assert len(sums) >= 3
     assert {len(each) for each in sums.values()} == {1}
+
+
+def loading(cluster: FakeCluster) -> tuple[str, Node]:
+    """Have a follower that fell behind receive a whole snapshot, while its housekeeper does nothing."""
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    assert isinstance(node.housekeeper, InlineHousekeeper)
+    node.housekeeper.idle = True
+    cluster.run(lambda: node.snapshots._loading is not None)
+    return late, node
+
+
+def rouse(node: Node) -> None:
+    assert isinstance(node.housekeeper, InlineHousekeeper)
+    node.housekeeper.idle = False
+
+
+def test_a_member_is_heard_while_it_loads_a_snapshot(cluster: FakeCluster) -> None:
+    """A million keys took seconds on the thread that answers heartbeats."""
+    _, node = loading(cluster)
+    leader, term = cluster.leader(), node.raft.term if node.raft is not None else 0
+    until = cluster.now + 5 * cluster.settings.election_timeout
+    cluster.run(lambda: cluster.now >= until)
+    assert node.snapshots._loading is not None
+    assert base(node) == 0
+    assert cluster.leader() == leader
+    assert node.raft is not None
+    assert node.raft.term == term
+    rouse(node)
+    cluster.run(lambda: base(node) > 8 and equal(cluster))
+
+
+def test_a_leader_that_gave_up_meanwhile_is_answered_when_the_snapshot_is_loaded(cluster: FakeCluster) -> None:
+    _, node = loading(cluster)
+    until = cluster.now + 3 * GIVE_UP_AFTER
+    cluster.run(lambda: cluster.now >= until)
+    rouse(node)
+    cluster.run(lambda: equal(cluster))
+
+
+def test_a_snapshot_that_nobody_needs_any_more_when_it_is_loaded_changes_nothing(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, node = loading(cluster)
+    machine, raft = node.machine, node.raft
+    assert raft is not None
+    monkeypatch.setattr(type(raft), "wants", lambda self, meta: False)
+    rouse(node)
+    cluster.run(lambda: node.snapshots._loading is None)
+    assert node.machine is machine
+    monkeypatch.undo()
+    cluster.run(lambda: equal(cluster))
+
+
+def test_a_snapshot_that_holds_no_state_is_dropped_and_sent_again(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, node = loading(cluster)
+
+    def corrupt(disk: object, file: object) -> Machine:
+        raise Corrupt("no state")
+
+    monkeypatch.setattr(snapshotting, "load_machine", corrupt)
+    rouse(node)
+    cluster.run(lambda: node.snapshots._loading is None)
+    assert base(node) == 0
+    monkeypatch.undo()
+    cluster.run(lambda: equal(cluster), 120.0)
