@@ -46,7 +46,7 @@ class Config:
 
     timeout: float = 5.0
     segment_bytes: int = 8 * MIB
-    snapshot_bytes: int = 64 * MIB
+    snapshot_bytes: int = 48 * MIB
     trailing_entries: int = 256
     block_bytes: int = MIB // 2
     max_commands_in_flight: int = 100_000

@@ -423,3 +423,22 @@ class MemoryDisk:
             return self._files[name]
         except KeyError:
             raise StorageError(f"there is no file {name} in {self.where}") from None
+
+
+class ForgetfulDisk(MemoryDisk):
+    """The directory of a lone member in memory: it neither restarts nor has followers, so nothing is read again and only sizes are kept."""
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Refuse: what was written is gone.
+
+        Raises:
+            StorageError: always, where the file has bytes to read.
+        """
+        if min(length, self.size(name) - offset) > 0:
+            raise StorageError(f"{name} was written to a member in memory, which keeps no files; give it data_dir=")
+        return b""
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Note how large the file is now."""
+        size, content = self._file(name)
+        self._files[name] = (max(size, offset + len(data)), content)

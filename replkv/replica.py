@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from replkv import address, fork
 from replkv.blocking import BlockingSurface
 from replkv.config import Config, Settings
-from replkv.disk import MemoryDisk, RealDisk
+from replkv.disk import ForgetfulDisk, MemoryDisk, RealDisk
 from replkv.errors import Closed, ReplkvError
 from replkv.housekeeper import HousekeeperThread
 from replkv.leasing import Lease
@@ -105,7 +105,7 @@ class EmbeddedMember(Surface[W, L]):
 
     def _start(self) -> None:
         """Open, recover and start; waits for nothing but the disk."""
-        disk = MemoryDisk() if self._data_dir is None else RealDisk(self._data_dir)
+        disk = ForgetfulDisk() if self._data_dir is None else RealDisk(self._data_dir)
         transport = NngTransport()
         housekeeper = HousekeeperThread(f"replkv-{self._name}-housekeeper", transport.wake)
         rng = random.Random(int.from_bytes(os.urandom(16)))

@@ -42,6 +42,7 @@ from replkv import (
     WaitTimeout,
     WrongCluster,
 )
+from replkv.disk import ForgetfulDisk
 
 T = TypeVar("T")
 
@@ -717,6 +718,20 @@ threading.Thread(target=wait, daemon=True).start()
 while not replica._node.proposals._queue:
     time.sleep(0.001)
 """)
+
+
+def test_a_member_in_memory_holds_its_state_once() -> None:
+    """Its log and its snapshots were kept as well, which nobody can ever read."""
+    with Replica(config=Config(snapshot_bytes=50_000, segment_bytes=1 << 16)) as replica:
+        for number in range(300):
+            replica.put(f"key{number}", os.urandom(1000))
+        node = replica._running()
+        eventually(lambda: node.log.snapshot is not None and not node.snapshots.taking)
+        assert isinstance(node.disk, ForgetfulDisk)
+        assert sum(len(content) for _, content in node.disk._files.values()) == 0
+        with pytest.raises(StorageError, match="data_dir="):
+            node.disk.read(node.disk.list()[0], 0, 10)
+        assert replica.scan().count == 300
 
 
 def test_ctrl_c_interrupts_a_blocked_put_and_leaves_nothing_behind(tmp_path: Path) -> None:
