@@ -13,6 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from replkv import Add, Compare, Config, Delete, Event, Get, Key, Lease, Put, Replica, Scan, Settings, Watch
+from replkv.machine import Machine
+from replkv.node import Node
+from replkv.plans import Plan
+from replkv.proposals import Call
 
 OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add}
 
@@ -40,6 +44,19 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__attrs_attrs__"):
         return {field.name: plain(getattr(value, field.name)) for field in value.__attrs_attrs__}
     return value
+
+
+class Digest(Plan[str]):
+    """The digest of the state, which can be taken between two entries only."""
+
+    looks = True
+
+    def look(self, machine: Machine, time: int) -> str:
+        return machine.digest()
+
+    def result(self, node: Node, call: Call) -> str:
+        assert call.answer is not None
+        return str(call.answer[1])
 
 
 class Host:
@@ -96,8 +113,12 @@ class Host:
         gc.collect()
         with open("/proc/self/status", encoding="ascii") as lines:
             rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-        base = node.log.snapshot.meta.index if node.log.snapshot is not None else 0
-        return {"digest": node.machine.digest(), "dropped": node.links.frames_dropped, "rss": rss, "snapshot": base}
+        return {"digest": self._replica._run(Digest(), 10.0), "dropped": node.links.frames_dropped, "rss": rss}
+
+    def snapshot(self) -> int:
+        """Return the index that the newest snapshot stands for; 0 without one."""
+        newest = self._replica._running().log.snapshot
+        return newest.meta.index if newest is not None else 0
 
     def failure(self) -> str:
         """Return why the member stopped, or nothing."""

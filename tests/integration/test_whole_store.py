@@ -111,11 +111,11 @@ def test_a_watch_from_the_past_is_complete_on_a_member_that_was_brought_up_by_a_
         late.kill()
         others = cluster.others(late)
         revisions: list[int] = []
-        while not all(member.call("internals")["snapshot"] for member in others) or len(revisions) < 1000:
+        while not all(member.call("snapshot") for member in others) or len(revisions) < 1000:
             revisions += others[0].call("put_many", [[f"w/{number}", os.urandom(100).hex()] for number in range(50)])
         late.start()
         late.call("get", "w/first", timeout=PATIENCE)
-        assert late.call("internals")["snapshot"], "it was brought up by a snapshot"
+        assert late.call("snapshot"), "it was brought up by a snapshot"
         late.call("begin_watch", "all", prefix="w/", start_revision=2)
         events = late.call("events", "all", 1 + len(revisions), PATIENCE)
         assert [event[3] for event in events] == [2, *sorted(revisions)]
