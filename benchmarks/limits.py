@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import _on_disk, _say
 from benchmarks.meters import process_cpu
-from benchmarks.peer import new_directory
+from benchmarks.peer import new_directory, on_disk, say
 from benchmarks.replkv_peer import ReplkvPeer
 from benchmarks.report import machine
 from benchmarks.workloads import WORKLOADS, Workload
@@ -38,7 +37,7 @@ def memory(base: Path, scale: float) -> list[Row]:
     root = new_directory(base, "filled")
 
     def run(what: str) -> Any:
-        _say(f"memory: {what} {keys:,} keys")
+        say(f"memory: {what} {keys:,} keys")
         command = [sys.executable, "-m", "benchmarks.filled", str(root / "data"), str(keys), what]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -67,7 +66,7 @@ def watches(base: Path, scale: float) -> list[Row]:
         peer.start()
         for name in ("W1", "W3"):
             for where, title in (("idle", "on keys that nobody writes"), ("written", "on the keys written, nobody waiting")):
-                _say(f"watches: {name} {title}")
+                say(f"watches: {name} {title}")
                 without, among = _in_turns(peer, chosen[name], count, where)
                 rows.append(
                     (f"{name} with {count:,} watches {title}", f"{among / without - 1:+.1%} time per put ({without:.4g} → {among:.4g} ms)")
@@ -95,12 +94,12 @@ def leases(base: Path, scale: float) -> list[Row]:
     peer = ReplkvPeer(base)
     try:
         peer.start()
-        _say("leases: an idle leader")
+        say("leases: an idle leader")
         before = _idle_cpu(peer)
         for follower in peer.followers:
-            _say(f"leases: granting {count // 2:,} through {follower.name}")
+            say(f"leases: granting {count // 2:,} through {follower.name}")
             follower.ask("keep", count // 2, KEEPERS // 2, LEASE_TTL)
-        _say("leases: a leader that has nothing else to do")
+        say("leases: a leader that has nothing else to do")
         after = _idle_cpu(peer)
         left = peer.ask_leader("leases")
     finally:
@@ -130,7 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"{', '.join(LIMITS)}; all by default")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of keys, watches and leases")
-    parser.add_argument("--workdir", type=Path, default=_on_disk(), help="where the data directories go (default %(default)s)")
+    parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/limits.json"), help="where the figures go")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.what if name not in LIMITS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,3 +55,14 @@ def wait_until(condition: Callable[[], T | None], what: str, timeout: float = ST
 def new_directory(base: Path, name: str) -> Path:
     """Make an empty directory for one cluster."""
     return Path(tempfile.mkdtemp(prefix=f"replkv-bench-{name}-", dir=base))
+
+
+def on_disk() -> Path:
+    """Return a place that is a real disk on most systems: where temporary files are memory, a sync costs nothing."""
+    lasting = Path("/var/tmp")  # noqa: S108
+    return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
+
+
+def say(text: str) -> None:
+    """Tell how far the measuring is."""
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

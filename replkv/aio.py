@@ -16,7 +16,7 @@ from replkv.plans import NOT_YET, Plan
 from replkv.replica import EmbeddedMember
 from replkv.surface import Timeout
 from replkv.values import to_timeout
-from replkv.waiting import LoopCall, finished, overloaded, resumable, time_left
+from replkv.waiting import LoopCall, ask, finished, overloaded, resumable, time_left
 from replkv.watching import AsyncWatch
 
 R = TypeVar("R")
@@ -72,8 +72,7 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
         loop = asyncio.get_running_loop()
         call = LoopCall(plan.command(node), loop)
         if call.command is None:
-            call.look = plan.look if plan.looks else None
-            node.read_barrier(call)
+            ask(node, plan, call)
         else:
             if not node.proposals.admission.enter(len(call.command)):
                 limit = await self._line_up(node, plan, call.command, limit)

@@ -28,7 +28,7 @@ from replkv.plans import NOT_YET, Plan
 from replkv.surface import DEFAULT, Surface, Timeout
 from replkv.transport import NngTransport
 from replkv.values import to_timeout
-from replkv.waiting import BlockedCall, FutureCall, Notifier, finished, overloaded, resumable, time_left
+from replkv.waiting import BlockedCall, FutureCall, Notifier, ask, finished, overloaded, resumable, time_left
 from replkv.watching import Watch
 
 if TYPE_CHECKING:
@@ -218,7 +218,10 @@ class EmbeddedMember(Surface[W, L]):
         if call.command is not None:
             self._make_room(node, plan, call.command)
         self._notifier.expect(call)
-        (node.read_barrier if call.command is None else node.submit)(call)
+        if call.command is None:
+            ask(node, plan, call)
+        else:
+            node.submit(call)
         return call.future
 
     def _make_room(self, node: Node, plan: Plan[Any], command: bytes) -> None:
@@ -323,8 +326,7 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
     def _hand_over(self, node: Node, plan: Plan[Any], call: BlockedCall, limit: float | None) -> float | None:
         """Queue a call, a command when it has been let in; return what is left of the timeout."""
         if call.command is None:
-            call.look = plan.look if plan.looks else None
-            node.read_barrier(call)
+            ask(node, plan, call)
             return limit
         if not node.proposals.admission.enter(len(call.command)):
             limit = self._line_up(node, plan, call.command, limit)

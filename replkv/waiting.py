@@ -290,6 +290,12 @@ class Notifier:
             self._calls.popleft().expire()
 
 
+def ask(node: Node, plan: Plan[Any], call: Call) -> None:
+    """Let a call without a command wait until its plan may read, or look."""
+    call.look = plan.look if plan.looks else None
+    node.read_barrier(call)
+
+
 def overloaded(node: Node, plan: Plan[Any], waited: float | None) -> ReplkvError:
     """Return the error for a command that was not let in, after waiting so many seconds or, with None, at once."""
     if waited is not None and (node.raft is None or node.raft.leader is None):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import define, field
 
 from replkv.errors import Compacted
-from replkv.history import History
 from replkv.kv import KEY, MOD, VALUE
 from replkv.values import Event, KeyValue
 
@@ -42,19 +41,20 @@ class Place(NamedTuple):
     passed: int = 0
 
 
-def walk(events: Sequence[Record], place: Place, revision: int, limit: int) -> tuple[list[Record], Place]:
-    """Return the events from a place on, whole revisions of them, and the place behind them; logarithmic in their number.
+def walk(events: Sequence[Record], first: int, place: Place, revision: int, limit: int) -> tuple[list[Record], Place]:
+    """Return the events from a place on, whole revisions of them, and the place behind them.
 
     Args:
         events: in the order of their revisions.
+        first: the first of them that is not from before the place's revision.
         place: where to begin.
         revision: the last one to look at; later ones may yet be taken back.
         limit: at most so many events.  A revision that has more is the only one that is split.
     """
     if place.revision > revision:
         return [], place
-    at = events.first_at(place.revision) if isinstance(events, History) else bisect_left(events, place.revision, key=_mod)
-    records = list(events[at + place.passed : at + place.passed + limit + 1])
+    at = first + place.passed
+    records = list(events[at : at + limit + 1])
     seen = bisect_right(records, revision, key=_mod)
     if seen <= limit:
         return records[:seen], Place(revision + 1)
@@ -67,7 +67,8 @@ def walk_key(store: Store, key: bytes, place: Place, revision: int, limit: int) 
     """Do as ``walk`` does with the events of one key, without looking at any others; here ``passed`` counts only those of the key."""
     while True:
         newest = store.newest.get(key)
-        records, behind = walk(store.older.get(key, ()), place, revision, limit)
+        older = store.older.get(key, ())
+        records, behind = walk(older, bisect_left(older, place.revision, key=_mod), place, revision, limit)
         if store.newest.get(key) is newest:  # then the older ones were complete (kv.Store._older)
             break
     if newest is not None and behind.revision > revision and place.revision <= newest[MOD] <= revision and records[-1:] != [newest]:
@@ -144,7 +145,8 @@ class Cursor:
         if self.span.is_single:
             records, behind = walk_key(store, start, place, revision, limit)
         else:
-            records, behind = walk(store.events, place, revision, limit)
+            past = store.events  # one and the same: a compaction replaces it
+            records, behind = walk(past, past.first_at(place.revision), place, revision, limit)
         found = [record for record in records if start <= record[KEY] and (end is None or record[KEY] < end) and self.wants(record)]
         before = [store.get(record[KEY], record[MOD] - 1) for record in found] if self.prev_kv else [None] * len(found)
         # Only now is it sure that nothing was missing: both revisions are raised before anything is removed.
@@ -250,7 +252,7 @@ class Hub:
         if self._place.revision < store.removed_below:
             woken += self._release_all()
             return
-        records, behind = walk(store.events, self._place, revision, PUBLISHED_STEP)
+        records, behind = walk(store.events, store.events.first_at(self._place.revision), self._place, revision, PUBLISHED_STEP)
         for record in records:
             if not self._armed:
                 break

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from hypothesis import strategies as st
 
 from replkv import errors, ops, wire
+from replkv.kv import run
 from replkv.refusals import STATUS
+from replkv.txn import Writer
 from replkv.values import INT64, Span
 from replkv.wire import Raw
 
@@ -332,6 +334,17 @@ def _within(record: Raw, min_mod: int, max_mod: int, min_create: int, max_create
 def bytes_of(record: Raw) -> int:
     """Return what a version takes."""
     return len(record[KEY]) + len(record[VALUE] or b"") + BYTES_EACH
+
+
+def carry_out(writer: Writer, packed: Raw) -> Raw:
+    """Have a writer carry out a command as a whole or not at all, as the machine does; return the answer."""
+    try:
+        answer = run(writer.execute(packed))
+    except errors.Rejected as refused:
+        run(writer.rollback())
+        return wire.refused(refused)
+    run(writer.commit())
+    return answer
 
 
 def same(answer: Raw, expected: Raw) -> bool:

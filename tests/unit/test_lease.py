@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from model_kv import carry_out
 
 from replkv import errors, kv, ops, txn, wire
 from replkv.kv import Store, run
@@ -33,13 +34,7 @@ class Member:
         self.writer.time = time
 
     def execute(self, packed: Raw) -> Raw:
-        try:
-            answer = run(self.writer.execute(packed))
-        except errors.Rejected as refused:
-            run(self.writer.rollback())
-            return wire.refused(refused)
-        run(self.writer.commit())
-        return answer
+        return carry_out(self.writer, packed)
 
     def do(self, operation: ops.Packable[Any]) -> Any:
         """Return an operation's result, or raise what it is refused with."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from eventual import PATIENCE, eventually
 
 from replkv import (
     KEEP,
@@ -25,9 +25,6 @@ from replkv import (
     Settings,
 )
 
-T = TypeVar("T")
-
-PATIENCE = 20.0  # s; what is waited for takes a fraction of it
 FAST = Settings(heartbeat=0.05, promise=0.1, election_timeout=0.5)
 SHORT = 0.2
 
@@ -37,14 +34,6 @@ def replica() -> Iterator[Replica]:
     with Replica(settings=FAST) as replica:
         replica.wait_ready(PATIENCE)
         yield replica
-
-
-def eventually(condition: Callable[[], T]) -> T:
-    give_up = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
-    return value
 
 
 def test_a_lease_that_is_kept_alive_outlives_its_ttl(replica: Replica) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from eventual import PATIENCE, eventually
 
 from replkv import AsyncReplica, Closed, Config, NoLeader, OutcomeUnknown, Overloaded, Put, Replica, TooLarge
 
-PATIENCE = 20.0
 TWO = Config(max_commands_in_flight=2, timeout=PATIENCE)
 REFUSING = Config(max_commands_in_flight=2, timeout=PATIENCE, overload="raise")
 
@@ -48,13 +47,6 @@ def refusing() -> Iterator[tuple[Replica, Brake]]:
 
 def in_line(replica: Replica | AsyncReplica) -> int:
     return len(replica._running().proposals.admission._line)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 def test_a_call_beyond_the_bound_waits_for_room(blocking: tuple[Replica, Brake]) -> None:

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from eventual import PATIENCE, eventually
 
 from replkv import (
     Add,
@@ -44,19 +45,8 @@ from replkv import (
 )
 from replkv.disk import ForgetfulDisk
 
-T = TypeVar("T")
-
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0  # s; what is waited for takes milliseconds
 LIMIT = Settings().max_request_bytes
-
-
-def eventually(condition: Callable[[], T]) -> T:
-    give_up = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
-    return value
 
 
 @pytest.fixture

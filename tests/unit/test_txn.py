@@ -9,7 +9,7 @@ import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from model_kv import LEASES, Dice, Model, long_throws, same
+from model_kv import LEASES, Dice, Model, carry_out, long_throws, same
 
 from replkv import errors, kv, ops, txn, wire
 from replkv.kv import Selection, Store, run
@@ -33,13 +33,7 @@ class Member:
         self.writer.max_bytes = max_bytes
 
     def execute(self, packed: Raw) -> Raw:
-        try:
-            answer = run(self.writer.execute(packed))
-        except errors.Rejected as refused:
-            run(self.writer.rollback())
-            return wire.refused(refused)
-        run(self.writer.commit())
-        return answer
+        return carry_out(self.writer, packed)
 
     def do(self, operation: ops.Packable[T]) -> T:
         """Return an operation's result, or raise what it is refused with."""

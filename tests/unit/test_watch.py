@@ -378,7 +378,9 @@ def history(*revisions: int) -> list[kv.Record]:
     ],
 )
 def test_a_step_passes_whole_revisions_where_it_can(place: Place, revision: int, limit: int, found: list[int], behind: Place) -> None:
-    records, next_place = watch.walk(history(2, 3, 3, 5, 9), place, revision, limit)
+    events = history(2, 3, 3, 5, 9)
+    first = sum(event[kv.MOD] < place.revision for event in events)
+    records, next_place = watch.walk(events, first, place, revision, limit)
     assert ([record[kv.MOD] for record in records], next_place) == (found, behind)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pytest
+from eventual import PATIENCE, eventually
 
 from replkv import (
     AsyncReplica,
@@ -39,7 +39,6 @@ from replkv.watch import STEP, Cursor, Hub
 
 T = TypeVar("T")
 
-PATIENCE = 20.0  # s; what is waited for takes a fraction of it
 FAST = Settings(heartbeat=0.05, promise=0.1, election_timeout=0.5)
 EVERYTHING = Span.of()
 
@@ -49,14 +48,6 @@ def replica() -> Iterator[Replica]:
     with Replica(settings=FAST) as replica:
         replica.wait_ready(PATIENCE)
         yield replica
-
-
-def eventually(condition: Callable[[], T]) -> T:
-    give_up = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
-    return value
 
 
 def node_of(replica: Replica | AsyncReplica) -> Node:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_kv import KEYS, Dice, commands, keys, long_throws, reading_txns, same, simple, spans, txns
+from model_kv import KEYS, Dice, carry_out, commands, keys, long_throws, reading_txns, same, simple, spans, txns
 
 from replkv import codec, errors, ops, wire
 from replkv.codec import DecodeError
@@ -492,16 +492,6 @@ def begun() -> Writer:
     return writer
 
 
-def answer(writer: Writer, packed: Raw) -> Raw:
-    try:
-        result = run(writer.execute(packed))
-    except errors.Rejected as refused:
-        run(writer.rollback())
-        return wire.refused(refused)
-    run(writer.commit())
-    return result
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(simple, txns), min_size=1, max_size=6), st.sampled_from([b"n/", b"n", b"\x00", b"\xff", b"n\xff"]))
 def test_a_namespace_answers_like_a_store_of_its_own(operations: list[ops.Operation], prefix: bytes) -> None:
@@ -516,7 +506,7 @@ def test_a_namespace_answers_like_a_store_of_its_own(operations: list[ops.Operat
         packed = operation.to_wire()
         placed = wire.below(packed, prefix)
         wire.check_operation(placed)
-        expected, got = answer(alone, packed), wire.stripped(packed, answer(shared, placed), len(prefix))
+        expected, got = carry_out(alone, packed), wire.stripped(packed, carry_out(shared, placed), len(prefix))
         assert same(got, (expected[0], *expected[2:]) if expected[0] != OK else expected), (packed, placed)
     assert [record[0] for record in shared._store.events] == [prefix + record[0] for record in alone._store.events]
 
