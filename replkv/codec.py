@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgpack
@@ -76,6 +77,22 @@ def unpack(data: bytes | memoryview, limit: int = HEAD_MAX) -> Any:
         raise DecodeError(f"not a msgpack value: {error}") from None
 
 
+def unpack_canonical(data: bytes, limit: int = HEAD_MAX) -> Any:
+    """Unpack a value that is to be logged or hashed, and so may be written in one way only.
+
+    Raises:
+        DecodeError: as by ``unpack``, or ``pack`` would write it otherwise: a number in more bytes than it takes, a float of 32 bits.
+    """
+    value = unpack(data, limit)
+    try:
+        same = pack(value) == data
+    except ValueError as error:  # it is nested too deep to be packed again
+        raise DecodeError(f"not a value that replkv writes: {error}") from None
+    if not same:
+        raise DecodeError("a value that is written in another way than replkv writes it")
+    return value
+
+
 def _never_written(*_: object) -> NoReturn:
     raise ValueError("a map or an extension")
 
@@ -140,6 +157,13 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(_str(name) for name in value)
 
 
+def _voters(value: object) -> tuple[str, ...]:
+    names = _names(value)
+    if len(set(names)) < len(names):
+        raise DecodeError("a list that names a member twice: who is in it counts once")
+    return names
+
+
 def _tuple(value: object, length: int) -> tuple[Any, ...]:
     if type(value) is not tuple or len(value) != length:
         _fail(f"a list of {length}", value)
@@ -181,7 +205,10 @@ def configuration_from_wire(wire: object) -> Configuration:
     if type(members) is not tuple:
         _fail("a list of members", members)
     pairs = [_tuple(pair, 2) for pair in members]
-    return m.Configuration(_names(voters), _names(outgoing), _names(learners), {_str(name): _uint64(number) for name, number in pairs})
+    incarnations = {_str(name): _uint64(number) for name, number in pairs}
+    if any(one >= following for (one, _), (following, _) in pairwise(pairs)):
+        raise DecodeError("members that are not in the order of their names")
+    return m.Configuration(_voters(voters), _voters(outgoing), _voters(learners), incarnations)
 
 
 def encode_configuration(configuration: Configuration) -> bytes:
@@ -191,7 +218,7 @@ def encode_configuration(configuration: Configuration) -> bytes:
 
 def decode_configuration(payload: bytes) -> Configuration:
     """Read the payload of a configuration entry."""
-    return configuration_from_wire(unpack(payload))
+    return configuration_from_wire(unpack_canonical(payload))
 
 
 def encode_founding(founding: Founding) -> bytes:
@@ -201,7 +228,7 @@ def encode_founding(founding: Founding) -> bytes:
 
 def decode_founding(payload: bytes) -> Founding:
     """Read the payload of the first entry."""
-    cluster, configuration, settings = _tuple(unpack(payload), 3)
+    cluster, configuration, settings = _tuple(unpack_canonical(payload), 3)
     if type(settings) is not tuple:
         _fail("a list of settings", settings)
     values = {}
@@ -210,6 +237,8 @@ def decode_founding(payload: bytes) -> Founding:
         if type(value) not in (int, float):
             _fail("a number", value)
         values[_str(name)] = value
+    if [name for name, _ in settings] != sorted(values):
+        raise DecodeError("settings that are not in the order of their names")
     return m.Founding(_cluster(cluster), configuration_from_wire(configuration), values)
 
 
@@ -253,7 +282,7 @@ def unpack_batch(data: bytes, check: Callable[[object], None]) -> Batch:
     Raises:
         DecodeError: not a batch, or ``check`` raised it.
     """
-    batch = _batch(unpack(data, BATCH_MAX))
+    batch = _batch(unpack_canonical(data, BATCH_MAX))
     for command in batch.commands:
         check(command)
     return batch
@@ -454,10 +483,13 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
     m.ReadIndex: (20, _fields("term", "id")),
     m.ReadIndexReply: (21, _fields("term", "id", "index")),
     m.TimeoutNow: (22, _fields("term")),
+    m.Census: (23, _fields("id")),
+    m.CensusReply: (24, _fields("id", "term", "last_index", "last_term", "in_doubt")),
     m.Forward: (32, _write_forward),
     m.SnapshotChunk: (33, _write_chunk),
     m.SnapshotAck: (34, _fields("term", "index", "offset")),
     m.Digest: (35, _fields("index", "full", "hash")),
+    m.Scarcity: (36, _fields("full")),
 }
 
 _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
@@ -474,8 +506,11 @@ _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]
     20: _plain(m.ReadIndex, natural, natural),
     21: _plain(m.ReadIndexReply, natural, natural, natural),
     22: _plain(m.TimeoutNow, natural),
+    23: _plain(m.Census, natural),
+    24: _plain(m.CensusReply, natural, natural, natural, natural, _bool),
     32: (1, _read_forward),
     33: (4, _read_chunk),
     34: _plain(m.SnapshotAck, natural, natural, natural),
     35: _plain(m.Digest, natural, _bool, _hash),
+    36: _plain(m.Scarcity, _bool),
 }

@@ -15,7 +15,7 @@ MAY_BE_OFF = ("compact_age", "compact_revisions", "compact_bytes")
 
 
 def _check_positive(owner: Config | Settings) -> None:
-    """Check that every number is one, above 0 or where that turns something off 0, finite, and whole where its default is."""
+    """Check that every number is one, above 0 or where that turns something off 0, below 2**63, and whole where its default is."""
     for field in fields(type(owner)):
         if isinstance(field.default, str):
             continue
@@ -26,6 +26,8 @@ def _check_positive(owner: Config | Settings) -> None:
         may_be_off = field.name in MAY_BE_OFF
         if not 0 <= value < float("inf") or (value == 0 and not may_be_off):
             raise ValueError(f"{name} must be {'at least 0' if may_be_off else 'above 0'} and finite, not {value!r}")
+        if value >= 1 << 63:
+            raise ValueError(f"{name} must be below 2**63, not {value!r}: the log could not hold it, or not what is reckoned with it")
 
 
 @frozen(kw_only=True)

@@ -2,7 +2,8 @@
 
 What is written is durable once ``sync`` of that file has returned; what is created, renamed or removed once ``sync_directory`` has.
 After the first change that failed nothing is tried again (a page that failed to reach the disk may be marked clean, so that a second
-fsync succeeds and lies): every later change raises the same error, and the member stops.
+fsync succeeds and lies): every later change raises the same error, and the member stops.  Only a temporary file for which there is no
+room fails by itself: nothing rests on it yet.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 from replkv.errors import Corrupt, DirectoryInUse, DiskFull, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 TEMPORARY = ".tmp"
@@ -81,14 +82,31 @@ def corrupt(what: str) -> Corrupt:
     """Return the error for stored bytes that are not what was written, with the only safe remedy."""
     return Corrupt(
         f"{what}; this member stops rather than guess, the others go on without it.  Keep the directory, and never put an older copy "
-        "of it in its place: that one has forgotten what it acknowledged since"
+        "of it in its place: that one has forgotten what it acknowledged since",
+        what,
     )
 
 
 def create(disk: Disk, name: str, size: int) -> None:
-    """Create a durable file of ``size`` zero bytes: after a crash it is there complete, or not at all."""
-    disk.allocate(name + TEMPORARY, size)
-    publish(disk, name + TEMPORARY, name)
+    """Create a durable file of ``size`` zero bytes: after a crash it is there complete, or not at all.
+
+    Raises:
+        DiskFull: there is no room; nothing is left behind.
+    """
+    with removed_if_full(disk, name + TEMPORARY):
+        disk.allocate(name + TEMPORARY, size)
+        publish(disk, name + TEMPORARY, name)
+
+
+@contextlib.contextmanager
+def removed_if_full(disk: Disk, temporary: str) -> Iterator[None]:
+    """Remove a temporary file for which there turns out to be no room, and let the error through."""
+    try:
+        yield
+    except DiskFull:
+        if temporary in disk.list():
+            disk.remove(temporary)
+        raise
 
 
 def publish(disk: Disk, temporary: str, name: str) -> None:
@@ -136,8 +154,10 @@ def _change(method: Callable[Concatenate[RealDisk, P], T]) -> Callable[Concatena
         try:
             return method(self, *args, **kwargs)
         except OSError as error:
-            self.failure = self._storage_error(error, method.__name__)
-            raise self.failure from error
+            failure = self._storage_error(error, method.__name__)
+            if not isinstance(failure, DiskFull) or not str(args[0] if args else "").endswith(TEMPORARY):
+                self.failure = failure
+            raise failure from error
 
     return latched
 
@@ -305,7 +325,7 @@ class RealDisk:
 
     def _storage_error(self, error: OSError, action: str) -> StorageError:
         if error.errno in _FULL:
-            return DiskFull(f"{self.where}: no space left to {action}: free some, then start this member again ({error})")
+            return DiskFull(f"{self.where}: no space left to {action}: free some ({error})")
         return StorageError(f"{self.where}: cannot {action}: {error}")
 
     def disown(self) -> None:

@@ -165,11 +165,15 @@ class OutcomeUnknown(ReplkvError, TimeoutError):
 
 
 class StorageError(ReplkvError):
-    """This member's disk failed; the member has stopped and acknowledges nothing more."""
+    """This member's disk failed; unless the subclass says otherwise it has stopped, and acknowledges nothing more."""
 
 
 class Corrupt(StorageError):
-    """Stored bytes are not what was written."""
+    """Stored bytes are not what was written; ``damage`` says which, without the remedy."""
+
+    def __init__(self, message: str, damage: str = "") -> None:
+        super().__init__(message)
+        self.damage = damage or message
 
 
 class DirectoryInUse(StorageError):
@@ -177,7 +181,11 @@ class DirectoryInUse(StorageError):
 
 
 class DiskFull(StorageError):
-    """The disk has no space left."""
+    """The disk has no space left.
+
+    A call that raises it was surely not applied, and its member goes on: reads, deletes and compaction work, and writes will when there
+    is room again.  Only a member that can't even write down a vote stops with it.
+    """
 
 
 class WrongCluster(StorageError):

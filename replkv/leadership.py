@@ -16,7 +16,7 @@ from replkv.progress import Pace, Progress, Rounds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from replkv.messages import AppendReply, Entry
+    from replkv.messages import AppendReply, Configuration, Entry
     from replkv.raftlog import RaftLog
     from replkv.ready import Ready, Timing
 
@@ -74,10 +74,23 @@ class Leadership:
         """Return up to where a quorum holds the log durably, this member up to ``durable_index``."""
         return quorum.agreed(self._log.configuration, lambda name: durable_index if name == self._name else self.peers[name].match)
 
+    def may_change_to(self, new: Configuration, commit: int) -> bool:
+        """Tell whether the configuration may be changed now: one change at a time, and none before an own entry is committed.
+
+        Raises:
+            ValueError: the new one can't follow the one in effect.
+        """
+        if commit < max(self.first_index, self._log.configuration_index):
+            return False
+        old = self._log.configuration
+        if not quorum.may_follow(old, new):
+            raise ValueError(f"{new} can't follow {old}: one voter at a time, or through a joint configuration")
+        return True
+
     def heard(self, peer: Progress, reply: AppendReply, now: float) -> bool:
         """Take an answer to an Append; tell whether more of the log is known to be there."""
-        if reply.round > self.rounds.current or reply.match > self._log.last_index:
-            return False  # nothing this leader ever sent
+        if not peer.since_round <= reply.round <= self.rounds.current or reply.match > self._log.last_index:
+            return False  # nothing this leader ever sent, or nothing that is still true
         peer.heard_at = now
         peer.acked_round = max(peer.acked_round, reply.round)
         if reply.rejected:
@@ -101,6 +114,11 @@ class Leadership:
         peer = self.peers.get(name)
         if peer and peer.pace is not Pace.SNAPSHOT:
             peer.probe(peer.match + 1 if peer.match else peer.next, wait=wait)
+
+    def begin_anew(self, name: str) -> None:
+        """Ask from the beginning what a follower holds: its disk lost a part of what it had acknowledged."""
+        round_ = self.rounds.current + 1
+        self.peers[name] = Progress(self._log.last_index + 1, self.peers[name].incarnation, since_round=round_)
 
     def snapshot_ended(self, name: str) -> None:
         """Ask a follower where it stands now that no snapshot is on its way to it."""

@@ -240,7 +240,9 @@ class Leases:
                 raise ValueError(f"lease {number} can't stand where it does")
             before = renewed
             self._add(Lease(number, ttl, keeper, renewed, passing))
+        last = NOBODY
         for keeper, time in kept_alive:
-            if keeper not in self._numbers or keeper in self._kept_alive:
-                raise ValueError(f"keeper {keeper} can't have kept anything alive")
+            if keeper not in self._numbers or keeper <= last:
+                raise ValueError(f"keeper {keeper} can't have kept anything alive, or stands out of order")
+            last = keeper
             self._kept_alive[keeper] = time

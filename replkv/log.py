@@ -7,6 +7,7 @@ replaces everything from there on.  Segments are zeroed and synced ahead, so tha
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from attrs import evolve, frozen
 
 from replkv.codec import decode_entry, pack
 from replkv.disk import TEMPORARY, corrupt, create
-from replkv.errors import InvariantBroken, StorageError
-from replkv.messages import EntryKind, HardState, Identity
+from replkv.errors import Corrupt, DiskFull, InvariantBroken, StorageError
+from replkv.messages import NOWHERE, EntryKind, HardState, Identity, Position
 from replkv.recovery import Replay, replay, segments
+from replkv.salvage import Salvage, beyond_cure, salvage
 from replkv.snapshot import SnapshotFile, is_snapshot, open_snapshot
 from replkv.wal_format import (
     SECTOR,
@@ -35,14 +37,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replkv.disk import Disk
-    from replkv.messages import Entry
+    from replkv.messages import Configuration, Entry
+
+logger = logging.getLogger(__name__)
+
+VOTES = 64 << 10
+"""Bytes of the last segment that are kept for votes where the disk is full: one takes a sector."""
 
 
 @frozen
 class Recovered:
     """What a data directory remembers.
 
-    ``founding``: the payload of the first entry, b"" if the log never held it; ``entries``: all behind the snapshot.
+    ``founding``: the payload of the first entry, b"" if the log never held it; ``entries``: all behind the snapshot.  After a loss
+    ``floor`` is where the log ended before, and ``configuration`` the newest that is known, where no snapshot or entry says it.
     """
 
     identity: Identity
@@ -50,22 +58,25 @@ class Recovered:
     hard_state: HardState
     snapshot: SnapshotFile | None
     entries: tuple[Entry, ...]
+    floor: Position = NOWHERE
+    configuration: Configuration | None = None
 
 
 class Log:
     """Built by ``open``.  One thread appends and syncs; ``prepare`` may run on another.
 
-    ``last_index``: where the log ends, what is not yet synced included; ``snapshot``: the newest one, with which recovery begins.
+    ``snapshot``: the newest one, with which recovery begins.
     """
 
     def __init__(self, disk: Disk, identity: Identity, segment_bytes: int) -> None:
-        self.last_index = 0
         self.snapshot: SnapshotFile | None = None
         self._disk = disk
         self._identity = identity
         self._segment_bytes = min(SEGMENT_MAX, max(SEGMENT_MIN, -(-segment_bytes // SECTOR) * SECTOR))
         self._hard_state = HardState()
         self._founding = b""
+        self._end = NOWHERE
+        self._floor = NOWHERE  # where the log ended before a part of it was lost, until it has grown that far again
         self._records: list[bytes] = []
         self._count = 0
         self._dirty = False
@@ -85,6 +96,8 @@ class Log:
         self._housekeeping = threading.Lock()
         self._blank: dict[int, int] = {}  # segments that wait to be used -> bytes
         self._garbage: list[str] = []
+        self.short = False
+        """Whether there was no room for the next segment: what is left of this one is all there is."""
 
     # -- opening -------------------------------------------------------------------------------------------------------------------
 
@@ -110,19 +123,22 @@ class Log:
         """
         disk.lock()
         try:
-            return cls._open(disk, name, new_incarnation, segment_bytes)
+            names = disk.list()
+            try:
+                return cls._open(disk, names, Identity(name, new_incarnation), segment_bytes)
+            except Corrupt as error:
+                return cls._recover_from(disk, names, name, segment_bytes, error)
         except BaseException:
             disk.close()
             raise
 
     @classmethod
-    def _open(cls, disk: Disk, name: str, new_incarnation: int, segment_bytes: int) -> tuple[Log, Recovered]:
-        names = disk.list()
+    def _open(cls, disk: Disk, names: Sequence[str], newcomer: Identity, segment_bytes: int) -> tuple[Log, Recovered]:
         numbers = segments(names)
-        state = replay(disk, name, numbers)
+        state = replay(disk, newcomer.name, numbers)
         if state.identity is None:
             _check_unused(disk, names, numbers)
-        log = cls(disk, state.identity or Identity(name, new_incarnation), segment_bytes)
+        log = cls(disk, state.identity or newcomer, segment_bytes)
         log.snapshot = _check_snapshot(disk, state.snapshot)
         log._settle(state)
         log._clean(names, numbers, state)
@@ -130,8 +146,11 @@ class Log:
             log._begin()
         else:
             log._adopt(state)
-        founding = decode_entry(log._founding).payload if log._founding else b""
-        return log, Recovered(log._identity, founding, log._hard_state, log.snapshot, tuple(state.entries))
+        return log, log._recovered(tuple(state.entries))
+
+    def _recovered(self, entries: tuple[Entry, ...], configuration: Configuration | None = None) -> Recovered:
+        founding = decode_entry(self._founding).payload if self._founding else b""
+        return Recovered(self._identity, founding, self._hard_state, self.snapshot, entries, self._floor, configuration)
 
     def _settle(self, state: Replay) -> None:
         """Make durable what was read: cut a torn tail, or write the last flush again.
@@ -158,7 +177,8 @@ class Log:
         """Take over the state that was read."""
         if state.flush is None or state.identity is None:
             raise InvariantBroken("a log without a flush has no state")
-        self._hard_state, self._founding, self.last_index = state.hard_state, state.founding, state.last_index
+        self._hard_state, self._founding, self._end = state.hard_state, state.founding, state.end
+        self._floor = state.flush.end if state.flush.end > state.end else NOWHERE
         self._durable = (self.last_index, self._founding, self.snapshot)
         self._flush = state.flush.number + 1
         self._segment = state.segment
@@ -173,6 +193,66 @@ class Log:
         pointer = self.snapshot.name if self.snapshot else ""
         self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != pointer)]
         self._remove_garbage()
+
+    # -- after a loss --------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _recover_from(cls, disk: Disk, names: Sequence[str], name: str, segment_bytes: int, error: Corrupt) -> tuple[Log, Recovered]:
+        """Open a damaged log with what is intact, if others can send the rest."""
+        numbers = segments(names)
+        if not numbers:
+            raise error
+        left = salvage(disk, name, numbers, error)
+        log = cls(disk, left.identity, segment_bytes)
+        try:
+            log.snapshot = _check_snapshot(disk, left.snapshot)
+        except Corrupt:
+            left = evolve(left, snapshot=None, entries=())
+        return log, log._begin_afresh(left, [*names], error)
+
+    def lose_snapshot(self, error: Corrupt) -> Recovered:
+        """Go on without the snapshot, which turned out to be damaged when it was loaded, and so without the entries behind it.
+
+        Raises:
+            Corrupt: nobody else could replace it; ``error``, with the ways out.
+        """
+        if self.snapshot is None:
+            raise InvariantBroken("there is no snapshot to lose")
+        end, configuration = max(self._end, self._floor), self.snapshot.meta.configuration
+        numbers = (self._flush - 1, max(self._segment, *self._blank))
+        left = Salvage(self._identity, self._founding, self._hard_state, end, None, (), configuration, *numbers)
+        self.snapshot = None
+        return self._begin_afresh(left, self._disk.list(), error)
+
+    def _begin_afresh(self, left: Salvage, names: Sequence[str], error: Corrupt) -> Recovered:
+        """Write what is left as one flush of a new segment; as soon as that is durable nothing before it counts."""
+        if not left.is_curable:
+            raise beyond_cure(left, error)
+        logger.warning("%s; what is intact is kept, up to entry %d, and the leader sends the rest", error.damage, left.last_index)
+        self._hard_state, self._founding, self._floor = left.hard_state, left.founding, left.end
+        self._end = Position(left.snapshot.meta.term, left.snapshot.meta.index) if left.snapshot else NOWHERE
+        self._durable = (self._end.index, self._founding, left.snapshot)
+        self._flush, self._segment, self._segment_size = left.flush + 1, left.segment, 0
+        self._blank = {}
+        self.append(None, left.entries)
+        self._roll(RecordKind.HEAD_AFRESH)
+        self._reach = {}
+        self._write_flush()
+        kept = left.snapshot.name if left.snapshot else ""
+        self._garbage = [segment_name(number) for number in segments(names) if number != self._segment]
+        self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != kept)]
+        self._remove_garbage()
+        return self._recovered(left.entries, left.configuration)
+
+    @property
+    def last_index(self) -> int:
+        """Where the log ends, what is not yet synced included."""
+        return self._end.index
+
+    def set_floor(self, floor: Position) -> None:
+        """Note how far the log may have reached before a part of it was lost, now that this is known; durable after ``sync``."""
+        self._floor = floor
+        self._dirty = True
 
     @property
     def founding_entry(self) -> Entry:
@@ -192,7 +272,7 @@ class Log:
             if not covered < entry.index <= self.last_index + 1:
                 raise InvariantBroken(f"entry {entry.index} appended to a log from {covered + 1} to {self.last_index}")
             self._note(RecordKind.ENTRY, entry.encoded)
-            self.last_index = entry.index
+            self._end = Position(entry.term, entry.index)
             if entry.kind is EntryKind.FOUNDING:
                 self._founding = entry.encoded
 
@@ -227,7 +307,7 @@ class Log:
             self._note_hard_state(hard_state)
         self._note_snapshot(RecordKind.SNAPSHOT_INSTALLED, file)
         self._keep_from = file.meta.index + 1
-        self.last_index = file.meta.index
+        self._end = Position(file.meta.term, file.meta.index)
         self.sync()
 
     def _note_hard_state(self, new: HardState) -> None:
@@ -276,7 +356,10 @@ class Log:
         if (self._sector + sectors) * SECTOR > self._segment_size:
             self._roll()
             sectors = flush_sectors(self._hard_state, sum(map(len, self._records)))
-        data = encode_flush(self._segment, self._flush, self._sector, self._hard_state, self._records, self._count)
+        if self._end >= self._floor:
+            self._floor = NOWHERE
+        end = max(self._end, self._floor)
+        data = encode_flush(self._segment, self._flush, self._sector, self._hard_state, end, self._records, self._count)
         self._disk.write(segment_name(self._segment), self._sector * SECTOR, data)
         self._disk.sync(segment_name(self._segment))
         self._flush += 1
@@ -286,11 +369,11 @@ class Log:
             self._discard()
         self._durable = (self.last_index, self._founding, self.snapshot)
 
-    def _roll(self) -> None:
+    def _roll(self, kind: RecordKind = RecordKind.HEAD) -> None:
         """Go over to the next segment; its head comes before what is noted."""
         last_index, founding, snapshot = self._durable
         head = Head(0, self._identity, last_index, founding, snapshot)
-        head_size = len(encode_record(RecordKind.HEAD, encode_head(head)))
+        head_size = len(encode_record(kind, encode_head(head)))
         needed = flush_sectors(self._hard_state, head_size + sum(map(len, self._records))) * SECTOR
         if needed > SEGMENT_MAX:
             raise InvariantBroken(f"a flush of {needed} bytes; a segment has at most {SEGMENT_MAX}")
@@ -303,7 +386,7 @@ class Log:
                 self._reach[self._segment] = last_index
             self._segment += 1
         self._sector, self._segment_size = 0, size
-        self._records.insert(0, encode_record(RecordKind.HEAD, encode_head(evolve(head, size=size))))
+        self._records.insert(0, encode_record(kind, encode_head(evolve(head, size=size))))
         self._count += 1
 
     def _discard(self) -> None:
@@ -318,6 +401,24 @@ class Log:
             self._garbage += [file.name for file in self._replaced if file.name != current]
             self._replaced = []
 
+    def make_room(self, size: int) -> bool:
+        """Tell whether entries of ``size`` bytes, together with all that is noted, will find room; make it if there is none yet.
+
+        A part of the last segment is kept for votes: a member whose disk is full still has a say in who leads.
+        """
+        # Of each sector 492 bytes are used; a new segment begins with a head.
+        needed = size + sum(map(len, self._records)) + len(self._founding)
+        sectors = needed // 480 + 8 + (min(VOTES, self._segment_bytes // 8) // SECTOR if self.short else 0)
+        if self._segment_size // SECTOR - self._sector >= sectors:
+            return True
+        with self._housekeeping:
+            if self._blank.get(self._segment + 1, 0) < sectors * SECTOR:
+                try:
+                    self._prepare_next(max(self._segment_bytes, sectors * SECTOR))
+                except DiskFull:
+                    return False
+        return True
+
     # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
     @property
@@ -326,12 +427,24 @@ class Log:
         return bool(self._garbage) or self._segment + 1 not in self._blank
 
     def prepare(self) -> None:
-        """Have a zeroed segment ready, and remove files that are no longer needed.  May run on another thread."""
+        """Remove files that are no longer needed, and have a zeroed segment ready.  May run on another thread.
+
+        Raises:
+            DiskFull: there is no room for it; see ``short``.
+        """
+        self._remove_garbage()
         with self._housekeeping:
             if self._segment + 1 not in self._blank:
-                create(self._disk, segment_name(self._segment + 1), self._segment_bytes)
-                self._blank[self._segment + 1] = self._segment_bytes
-        self._remove_garbage()
+                self._prepare_next(self._segment_bytes)
+
+    def _prepare_next(self, size: int) -> None:
+        try:
+            create(self._disk, segment_name(self._segment + 1), size)
+        except DiskFull:
+            self.short = True
+            raise
+        self._blank[self._segment + 1] = size
+        self.short = False
 
     def _remove_garbage(self) -> None:
         """Remove files; a crash may bring any of them back, and recovery passes over segments that the snapshot covers."""

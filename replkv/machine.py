@@ -293,7 +293,7 @@ class Machine:
         machine = cls()
         try:
             version, *head = next(parts)
-            if version != DUMP_VERSION:
+            if type(version) is not int or version != DUMP_VERSION:
                 what = "upgrade this member" if isinstance(version, int) and version > DUMP_VERSION else "no release has written it"
                 raise Incompatible(f"a dump of version {version}, this version reads {DUMP_VERSION}: {what}")
             *place, sessions, last_lease, leases, kept_alive, revision, compacted, events = head
@@ -308,8 +308,10 @@ class Machine:
             raise DecodeError("a dump that goes on behind its end")
         return machine
 
-    def _load_place(self, applied: object, term: object, time: object, chain: object, founding: bytes, configuration: object) -> None:
+    def _load_place(self, applied: object, term: object, time: object, chain: object, founding: object, configuration: object) -> None:
         self.applied, self.term, self.time, self.chain = map(codec.natural, (applied, term, time, chain))
+        if type(founding) is not bytes or self.chain >= 1 << 32:
+            raise DecodeError("a founding that is not packed, or a chained hash of more than 32 bits")
         if founding:
             self._found(codec.decode_founding(founding))
         self.configuration = codec.configuration_from_wire(configuration)
@@ -422,7 +424,7 @@ def _load_parts(chunks: Iterable[bytes]) -> Iterator[Any]:
             end = _LENGTH.size + length
             if len(waiting) < end:
                 break
-            part = codec.unpack(bytes(waiting[_LENGTH.size : end]), codec.BLOCK_MAX)
+            part = codec.unpack_canonical(bytes(waiting[_LENGTH.size : end]), codec.BLOCK_MAX)
             del waiting[:end]
             if type(part) is not tuple or not part:
                 raise DecodeError("a part of a dump that is no list, or empty")

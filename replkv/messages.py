@@ -60,6 +60,19 @@ class HardState:
     vote: str | None = None
 
 
+@frozen(order=True)
+class Position:
+    """Where a log ends; the greater one is the more up to date (thesis §3.6.1)."""
+
+    term: int
+    index: int
+
+
+NOWHERE = Position(0, 0)
+UNKNOWN = Position((1 << 63) - 1, (1 << 63) - 1)
+"""Where a log may have ended that lost its own end: beyond anything that can be named."""
+
+
 @frozen
 class Configuration:
     """Who decides.  ``members`` maps every name, learners included, to its incarnation.
@@ -144,6 +157,17 @@ class Append:
     time: int
     entries: tuple[Entry, ...] = ()
 
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether the entries follow ``prev_index`` without a gap and their terms never fall."""
+        index, term = self.prev_index, self.prev_term
+        for entry in self.entries:
+            index += 1
+            if entry.index != index or entry.term < term:
+                return False
+            term = entry.term
+        return term <= self.term
+
 
 @frozen
 class AppendReply:
@@ -184,7 +208,25 @@ class TimeoutNow:
     term: int
 
 
-RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow
+@frozen
+class Census:
+    """A member whose disk lost a part of its log says so, and asks where everybody stands; ``id`` is never used twice."""
+
+    id: int
+
+
+@frozen
+class CensusReply:
+    """The newest term its sender knows, and where its log ends; ``in_doubt``: it does not know either."""
+
+    id: int
+    term: int
+    last_index: int
+    last_term: int
+    in_doubt: bool = False
+
+
+RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow | Census | CensusReply
 
 
 # -- messages of the node ----------------------------------------------------------------------------------------------------------
@@ -224,6 +266,13 @@ class Digest:
     index: int
     full: bool
     hash: bytes
+
+
+@frozen
+class Scarcity:
+    """Tells whether its sender's disk is full; said again and again while it is."""
+
+    full: bool
 
 
 @frozen
@@ -274,5 +323,5 @@ class Pong:
     """The answer to a Ping, on the same connection."""
 
 
-NodeMessage: TypeAlias = Forward | SnapshotChunk | SnapshotAck | Digest | Hello | Welcome | Refuse | Found | Ping | Pong
+NodeMessage: TypeAlias = Forward | SnapshotChunk | SnapshotAck | Digest | Scarcity | Hello | Welcome | Refuse | Found | Ping | Pong
 Message: TypeAlias = RaftMessage | NodeMessage

@@ -19,17 +19,31 @@ from attrs import define, field
 from replkv import codec, wire
 from replkv.admission import Admission
 from replkv.config import Settings
-from replkv.errors import Closed, Incompatible, InvariantBroken, OutcomeUnknown, Rejected, ReplkvError, WrongCluster
+from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, InvariantBroken, OutcomeUnknown, Rejected, ReplkvError, WrongCluster
 from replkv.founding import founding_entry, is_for
 from replkv.keeper import Keeper
 from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
-from replkv.messages import Append, Digest, Entry, EntryKind, Forward, Found, HardState, SnapshotAck, SnapshotChunk
+from replkv.messages import (
+    Append,
+    Digest,
+    Entry,
+    EntryKind,
+    Forward,
+    Found,
+    HardState,
+    Position,
+    Scarcity,
+    SnapshotAck,
+    SnapshotChunk,
+    SnapshotMeta,
+)
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
 from replkv.snapshotting import Snapshots, load_machine
+from replkv.space import Space
 from replkv.status import Member, Status
 from replkv.upkeep import Upkeep
 from replkv.watch import Hub
@@ -107,6 +121,7 @@ class Node:
     snapshots: Snapshots = field(init=False)
     hub: Hub = field(factory=Hub, init=False)
     keeper: Keeper = field(init=False)
+    space: Space = field(init=False)
     upkeep: Upkeep = field(init=False)
     published: Published = field(init=False)
     failure: ReplkvError | None = field(default=None, init=False)
@@ -154,13 +169,14 @@ class Node:
             raise
 
     def _recover(self, recovered: Recovered, now: float) -> None:
-        self.machine = Machine() if recovered.snapshot is None else load_machine(self.disk, recovered.snapshot)
+        recovered = self._load(recovered)
         self.links = Links(self.transport, recovered.identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
         admission = Admission(self.config.max_commands_in_flight, self.config.max_bytes_in_flight)
         self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout, admission)
         self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
         self.reads = Reads(self.rng.getrandbits(62))
         self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from, self.clock)
+        self.space = Space(self.name, self.log, self.links)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
         self.links.dial(self.addresses, now)
@@ -169,11 +185,23 @@ class Node:
         elif len(self.addresses) == 1:
             self._found(now)
 
+    def _load(self, recovered: Recovered) -> Recovered:
+        """Load the state of the snapshot; if that is damaged, return what the log knows without it."""
+        self.machine = Machine()
+        if recovered.snapshot is not None:
+            try:
+                self.machine = load_machine(self.disk, recovered.snapshot)
+            except Corrupt as error:
+                return self.log.lose_snapshot(error)
+        return recovered
+
     def _begin(self, recovered: Recovered, now: float) -> None:
         """Take part in the cluster the log tells of."""
         founding = codec.decode_founding(recovered.founding)
         snapshot = recovered.snapshot.meta if recovered.snapshot is not None else None
-        restored = Restored(recovered.hard_state, snapshot, recovered.entries, time=self.machine.time)
+        if snapshot is None and not recovered.entries:  # all is lost but who the others are
+            snapshot = SnapshotMeta(0, 0, recovered.configuration or founding.configuration)
+        restored = Restored(recovered.hard_state, snapshot, recovered.entries, time=self.machine.time, floor=recovered.floor)
         settings = Settings.from_wire(founding.settings)
         if settings != self.settings:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
@@ -231,6 +259,9 @@ class Node:
 
     def submit(self, call: Call) -> None:
         """Queue a command that ``proposals.admission`` has let in."""
+        if self.space.scarce and call.command is not None and (full := self.space.refusal(call.command)) is not None:
+            self.proposals.refuse(call, full)
+            return
         self.proposals.submit(call)
         self.transport.wake()
         if self.stopped and self.proposals.give_up(call):
@@ -305,6 +336,7 @@ class Node:
             raft.configuration.voters if raft is not None else tuple(sorted(self.addresses)),
             self.links.unreachable(),
             str(self.failure or ""),
+            self.space.full,
         )
 
     def members(self) -> list[Member]:
@@ -391,9 +423,9 @@ class Node:
             self._seen_leader = raft.leader
             logger.info("%s: the leader of term %d is %s", self.name, raft.term, raft.leader or "not known")
 
-    def _keep_house(self) -> None:
+    def _keep_house(self, now: float) -> None:
         """Let the housekeeper have the log's next segment ready, and clear away what is no longer needed."""
-        if self.log.unprepared and not self._preparing:
+        if self.log.unprepared and not self._preparing and (not self.log.short or now >= self.space.look_at):
             self._preparing = True
             self.housekeeper.start(self._prepare(), self._prepared)
 
@@ -403,17 +435,20 @@ class Node:
 
     def _prepared(self, error: BaseException | None) -> None:
         self._preparing = False
-        if error is not None:
+        if error is not None and not isinstance(error, DiskFull):  # of which the log takes note
             raise error
 
     def _look_around(self, now: float) -> None:
         """Do what no event announces."""
         self.links.tick(now)
-        self._keep_house()
+        self._keep_house(now)
         if self.raft is not None:
             self._stay_fresh(now)
+            if self.space.look_around(self.raft, now):
+                self.proposals.refuse_queued(self.space.refusal)
             self.snapshots.tick(self.raft, now)
             if self._applying is None:
+                self.snapshots.take_if_due(self.raft, self.machine)
                 self.upkeep.look_around(self.raft, self.machine)
             for peer in self.raft.configuration.names:
                 if peer != self.name and self.links.is_unfounded(peer):
@@ -439,7 +474,11 @@ class Node:
             self.snapshots.acknowledged(raft, peer, message, now)
         elif isinstance(message, Digest):
             self.upkeep.heard(raft, peer, message)
+        elif isinstance(message, Scarcity):
+            self.space.heard(peer, message, now)
         else:
+            if isinstance(message, Append) and message.entries:
+                self.space.admit(raft, sum(len(entry.encoded) for entry in message.entries))
             raft.receive(peer, message, now)  # type: ignore[arg-type]  # what remains are Raft's own
 
     def _forwarded(self, raft: Raft, peer: str, message: Forward) -> None:
@@ -489,6 +528,8 @@ class Node:
 
     def _propose_block(self, raft: Raft, batches: list[bytes]) -> int | None:
         payload = codec.encode_block(batches)
+        if not self.space.admit(raft, len(payload)):
+            return None
         # Its stamp must not be older than the commands in it: who holds a lease counts from the moment before it asked.
         index = raft.propose(EntryKind.BLOCK, payload, self.clock())
         self._stamped = raft.time
@@ -523,7 +564,8 @@ class Node:
             self._publish()
             for peer, message in ready.messages:
                 self._send(peer, message)
-            self._persist(raft, ready.hard_state, ready.entries)
+            self._persist(raft, ready.hard_state, ready.floor, ready.entries)
+            self.space.written()
             for peer, message in ready.after_sync:
                 self._send(peer, message)
             self._to_apply.extend(ready.committed)
@@ -552,9 +594,11 @@ class Node:
                 self.links.send(peer, notice)
             self._notices.clear()
 
-    def _persist(self, raft: Raft, hard_state: HardState | None, entries: list[Entry]) -> None:
-        if hard_state is None and not entries:
+    def _persist(self, raft: Raft, hard_state: HardState | None, floor: Position | None, entries: list[Entry]) -> None:
+        if hard_state is None and floor is None and not entries:
             return
+        if floor is not None:
+            self.log.set_floor(floor)
         self.log.append(hard_state, entries)
         self.log.sync()
         if entries:

@@ -39,6 +39,8 @@ class Progress:
     acked_round: int = 0
     fresh_round: int = 0
     """Refusals from rounds before this one were overtaken by what the leader has learnt since."""
+    since_round: int = 0
+    """Answers from rounds before this one tell of a log that its disk has lost since."""
     heard_at: float = float("-inf")
     behind_at: int = 0
     """Where its log ended when it was found to need a snapshot."""

@@ -125,6 +125,20 @@ class Proposals:
         self._let_out((call,))
         return True
 
+    def refuse(self, call: Call, error: ReplkvError) -> None:
+        """Refuse a command that was let in and not yet queued."""
+        self._let_out((call,))
+        call.fail(error)
+
+    def refuse_queued(self, refusal: Callable[[bytes], ReplkvError | None]) -> None:
+        """Refuse those commands in the queue for which there is a reason."""
+        with self._gate:
+            found = [(call, refusal(call.command or b"")) for call in self._queue]
+            self._queue = deque(call for call, error in found if error is None)
+        for call, error in found:
+            if error is not None:
+                self.refuse(call, error)
+
     def _let_out(self, calls: Sequence[Call]) -> None:
         self.admission.leave(len(calls), sum(len(call.command or b"") for call in calls))
 

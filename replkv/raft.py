@@ -7,7 +7,7 @@ time, ``leadership.py`` a leader's state.  Sections (§) are those of Ongaro's t
 Beyond the paper, a **promise** makes leases and fast fail-over possible: whoever acknowledges a leader's Append helps no other candidate
 for a fixed time on its own clock, whatever happens to connections.  As long as a majority is so bound nobody else can be elected, so
 that the leader may answer reads from memory; once the promise has run out, a voter that has also lost its connection to the leader
-need not wait for the whole election timeout.
+need not wait for the whole election timeout.  A member whose disk lost a part of its log goes by ``caution.py`` until that is healed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from replkv import codec, quorum
+from replkv.caution import Caution
+from replkv.cluster_time import ClusterTime
 from replkv.errors import InvariantBroken
 from replkv.leadership import Leadership
 from replkv.messages import (
     NOTICE,
+    NOWHERE,
     Append,
     AppendReply,
+    Census,
+    CensusReply,
     Configuration,
     Entry,
     EntryKind,
     HardState,
+    Position,
     RaftMessage,
     ReadIndex,
     ReadIndexReply,
@@ -82,6 +88,8 @@ class Raft:
         self._ballots: dict[str, bool] = {}
         self._asked: dict[int, float] = {}  # reads asked of the leader: id, when to give up
         self._lead: Leadership | None = None  # while this member leads
+        self._caution = Caution(restored.floor, rng.getrandbits(62), now) if self._log.end < restored.floor else None
+        self.full = False  # set by the caller: the disk has no room for entries, so none are proposed, and none taken from a leader
         self._out = Ready()
         self._configure()
         founded = [configuration for configuration in self._log.configurations if configuration.voters]
@@ -96,8 +104,7 @@ class Raft:
         self.commit = max(self._applied, restored.commit)
         self.durable_index = self._log.last_index
         self._unsaved = self._log.last_index + 1
-        self._time = max(restored.time, self._log.last_time)
-        self._time_at = self._now
+        self._cluster_time = ClusterTime(max(restored.time, self._log.last_time), self._now)
         if self.commit > self._log.last_index or self.term < self._log.last_term:
             raise InvariantBroken(
                 f"{self.name}: commit {self.commit} and term {self.term} were restored with a log that ends at "
@@ -123,8 +130,8 @@ class Raft:
 
     @property
     def can_propose(self) -> bool:
-        """Whether ``propose`` would take a block now: leading, not handing over, and with room in the window."""
-        lead = self._lead
+        """Whether ``propose`` would take a block now: leading, not handing over, and with room on the disk and in the window."""
+        lead = None if self.full else self._lead
         return lead is not None and lead.heir is None and self._log.last_index - max(self.commit, lead.first_index - 1) < WINDOW
 
     @property
@@ -135,18 +142,18 @@ class Raft:
     @property
     def time(self) -> int:
         """Cluster time in microseconds: as of the last event where this member leads, the newest stamp it received otherwise."""
-        return self._time
+        return self._cluster_time.stamp
 
     def moment(self, time: int) -> float:
         """Return when cluster time will be ``time`` on this member's clock, if it leads and works without a stall."""
-        return self._time_at + (time - self._time) / 1e6
+        return self._cluster_time.moment(time)
 
     @property
     def deadline(self) -> float:
         """When the next ``tick`` is due."""
         if self._lead:
             return self._lead.heartbeat_at
-        due = self._patience.deadline
+        due = min(self._patience.deadline, self._caution.ask_at) if self._caution else self._patience.deadline
         return min(due, next(iter(self._asked.values()))) if self._asked else due
 
     def check(self) -> None:
@@ -177,7 +184,7 @@ class Raft:
     def receive(self, sender: str, message: RaftMessage, now: float) -> None:
         """Take a message from another member, in any order, late or twice."""
         self._pass_time(now)
-        if sender != self.name:
+        if sender != self.name and (not self.in_doubt or isinstance(message, (Census, CensusReply))):
             self._HANDLERS[type(message)](self, sender, message)
 
     def propose(self, kind: EntryKind, payload: bytes, now: float) -> int | None:
@@ -193,7 +200,9 @@ class Raft:
         self._pass_time(now)
         if kind is EntryKind.FOUNDING:
             raise ValueError("a cluster is founded once, before its first election")
-        if not self.can_propose or (kind is EntryKind.CONFIGURATION and not self._may_change_to(payload)):
+        if not (self._lead and self.can_propose):
+            return None
+        if kind is EntryKind.CONFIGURATION and not self._lead.may_change_to(codec.decode_configuration(payload), self.commit):
             return None
         return self._append_own(kind, payload)
 
@@ -202,6 +211,7 @@ class Raft:
         self._pass_time(now)
         if index > self.durable_index and self._log.term_at(index) == term:
             self.durable_index = index
+            self._heal()
             if self._lead:
                 self._advance_commit(self._lead)
 
@@ -301,7 +311,8 @@ class Raft:
         self._log.restart(meta)
         self.commit = self._applied = self.durable_index = meta.index
         self._unsaved = meta.index + 1
-        self._stamp(time)
+        self._heal()
+        self._cluster_time.hear(time, self._now)
         self._configure()
 
     def snapshot_failed(self, peer: str) -> None:
@@ -334,19 +345,7 @@ class Raft:
     def _pass_time(self, now: float) -> None:
         self._now = now = max(now, self._now)
         if self._lead:
-            # A stall must not expire anybody: one step adds at most two heartbeats to cluster time.
-            elapsed = now - self._time_at
-            if elapsed > 2 * self._timing.heartbeat:
-                elapsed = 2 * self._timing.heartbeat
-                self._time_at = now - elapsed
-            passed = int(elapsed * 1e6)
-            self._time += passed
-            self._time_at += passed / 1e6
-
-    def _stamp(self, time: int) -> None:
-        if time > self._time:
-            self._time = time
-            self._time_at = self._now
+            self._cluster_time.pass_on(now, 2 * self._timing.heartbeat)
 
     def _send(self, to: str, message: RaftMessage) -> None:
         self._out.messages.append((to, message))
@@ -382,6 +381,8 @@ class Raft:
         return known and configuration.is_voter(self.name)
 
     def _may_stand(self) -> bool:
+        if self._caution:
+            return False  # it lacks what it may have acknowledged
         # A leader that removes itself may be the only one to hold that entry: until it is committed it may be needed once more (§4.2.2).
         return self._votes_in(self.configuration) or (self._is_unsettled() and self._votes_in(self._log.configurations[-2]))
 
@@ -399,7 +400,7 @@ class Raft:
     def _enter(self, term: int) -> None:
         """Begin a higher term: what was promised to the older one and not yet said need not be said (§3.3)."""
         self.term, self.vote = term, None
-        self._out.after_sync = [pair for pair in self._out.after_sync if pair[1].term >= term]
+        self._out.after_sync = [pair for pair in self._out.after_sync if isinstance(pair[1], Census) or pair[1].term >= term]
 
     def _of_this_term(self, sender: str, term: int) -> bool:
         """Tell whether an answer counts; one of a higher term ends whatever this member was doing (§3.3)."""
@@ -427,7 +428,7 @@ class Raft:
             self._asked.clear()
 
     def _on_append(self, sender: str, append: Append) -> None:
-        if not _is_well_formed(append):
+        if not append.is_well_formed:
             return
         if append.term < self.term:
             # A leader that has been cut off must learn of the newer term, or it would never let this member back in.
@@ -435,16 +436,18 @@ class Raft:
             return
         if append.term > self.term or sender != self.leader:
             self._accept_leader(sender, append.term)
-            # Its time counts, though this member's own may be ahead: what the new leader's time began with must not end by another's.
-            self._time, self._time_at = append.time, self._now
+            self._cluster_time.adopt(append.time, self._now)
         self._patience.heard(sender, self._now)
-        match = self._take_in(append)
-        self._stamp(append.time)
+        match, news = self._log.compare(append, self.commit)
+        if news and self.full:
+            match, news = news[0].index - 1, ()
+        self._replace(news)
+        self._cluster_time.hear(append.time, self._now)
         if match is not None and append.commit > self.commit and match > self.commit:
             self._commit_to(min(append.commit, match))
         if append.round == NOTICE:
             return
-        if match is None:
+        if match is None or self.full:  # a refusal keeps the leader from sending more than heartbeats
             self._refuse(sender, append)
         else:
             self._send_after_sync(sender, AppendReply(self.term, append.round, match))
@@ -454,26 +457,6 @@ class Raft:
             raise InvariantBroken(f"{self.name}: {leader} and {self.leader} both lead term {term}")
         self._follow(term, leader)
         self._patience.wait(self._now)
-
-    def _take_in(self, append: Append) -> int | None:
-        """Append what is new; return up to where the logs agree now, None if they don't at ``prev_index`` (§3.5)."""
-        entries: Sequence[Entry] = append.entries
-        prev_index, prev_term = append.prev_index, append.prev_term
-        if prev_index < self.commit:
-            # Committed entries are in every leader's log (§3.6.3); comparing begins behind them.
-            skipped = entries[: self.commit - prev_index]
-            if prev_index + len(skipped) < self.commit:
-                return self.commit
-            entries = entries[len(skipped) :]
-            prev_index, prev_term = self.commit, skipped[-1].term
-        own_term = self._log.term_at(prev_index)
-        if own_term != prev_term and prev_index == self.commit:
-            raise InvariantBroken(f"{self.name}: committed entry {prev_index} has term {own_term}, the leader's {prev_term}")
-        if own_term != prev_term:
-            return None
-        if entries:
-            self._replace(entries[self._log.first_difference(entries) :])
-        return prev_index + len(entries)
 
     def _replace(self, entries: Sequence[Entry]) -> None:
         if not entries:
@@ -485,7 +468,7 @@ class Raft:
         self._log.put(entries)
         self.durable_index = min(self.durable_index, first - 1)
         self._unsaved = min(self._unsaved, first)
-        self._stamp(entries[-1].time)
+        self._cluster_time.hear(entries[-1].time, self._now)
         if before >= first or self._log.configuration_index >= first:
             self._configure()
 
@@ -500,6 +483,8 @@ class Raft:
     # -- voting -----------------------------------------------------------------------------------------------------------------------
 
     def _tick_voter(self) -> None:
+        if self._caution:
+            self._out.messages += self._caution.questions(self._others, self._now)
         for candidate, vote in self._patience.release(self._now):
             self._on_vote(candidate, vote)
         for read_id in [read_id for read_id, until in self._asked.items() if until <= self._now]:
@@ -557,7 +542,7 @@ class Raft:
     def _on_vote(self, sender: str, vote: Vote) -> None:
         if not self.configuration.voters:
             return  # without a log there is no telling who may ask
-        current = (vote.last_term, vote.last_index) >= (self._log.last_term, self._log.last_index)
+        current = Position(vote.last_term, vote.last_index) >= self._end
         if sender not in self._others and not current:
             return  # removed, most likely; a new member that this one hasn't heard of has the newer log
         if vote.term < self.term or (vote.pre and not current):
@@ -594,11 +579,43 @@ class Raft:
         if self._of_this_term(sender, message.term) and sender == self.leader and self._may_stand():
             self._campaign(transfer=True)
 
+    # -- after a loss -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether this member lost its last vote with the end of its log, and says nothing until it has heard the others."""
+        return self._caution is not None and self._caution.in_doubt
+
+    @property
+    def _end(self) -> Position:
+        """Where this member's log ends, or would without a loss."""
+        return max(self._log.end, self._caution.floor) if self._caution else self._log.end
+
+    def _heal(self) -> None:
+        if self._caution and self._log.end >= self._caution.floor and self.durable_index == self._log.last_index:
+            self._caution = None
+
+    def _on_census(self, sender: str, census: Census) -> None:
+        end = NOWHERE if self.in_doubt else self._end
+        self._send(sender, CensusReply(census.id, self.term, end.index, end.term, self.in_doubt))
+        if self._lead and sender in self._lead.peers:
+            self._lead.begin_anew(sender)
+
+    def _on_census_reply(self, sender: str, reply: CensusReply) -> None:
+        caution = self._caution
+        if caution is None:
+            return
+        caution.heard(sender, reply)
+        term = caution.settle(self.name, self.configuration, self._log.end)
+        if term is not None:
+            self._follow(max(term, self.term), None)
+            self.vote = self.vote or self.name  # it may have given its vote in this term, and does not know to whom
+            self._out.floor = caution.floor
+
     # -- leading ----------------------------------------------------------------------------------------------------------------------
 
     def _take_office(self) -> None:
-        self._time = max(self._time + int((self._now - self._time_at) * 1e6), self._log.last_time)
-        self._time_at = self._now
+        self._cluster_time.take_over(self._log.last_time, self._now)
         self.role, self.leader = Role.LEADER, self.name
         self._lead = Leadership(self.name, self.term, self._log, self._timing, self._now)
         self._lead.beat(self._now)
@@ -624,16 +641,8 @@ class Raft:
         if (heir := lead.ready_heir) is not None:
             self._send(heir, TimeoutNow(self.term))
 
-    def _may_change_to(self, payload: bytes) -> bool:
-        if self._lead is None or self.commit < max(self._lead.first_index, self._log.configuration_index):
-            return False
-        new = codec.decode_configuration(payload)
-        if not quorum.may_follow(self.configuration, new):
-            raise ValueError(f"{new} can't follow {self.configuration}: one voter at a time, or through a joint configuration")
-        return True
-
     def _append_own(self, kind: EntryKind, payload: bytes) -> int:
-        entry = codec.make_entry(self._log.last_index + 1, self.term, kind, self._time, payload)
+        entry = codec.make_entry(self._log.last_index + 1, self.term, kind, self.time, payload)
         self._log.put((entry,))
         if kind is EntryKind.CONFIGURATION:
             self._configure()
@@ -666,7 +675,7 @@ class Raft:
             self._send(sender, ReadIndexReply(self.term, question.id, 0))
 
     def _replicate(self, lead: Leadership) -> None:
-        if lead.send(self._out, self._now, self.commit, self._time) and lead.is_alone:
+        if lead.send(self._out, self._now, self.commit, self.time) and lead.is_alone:
             self._confirm(lead)
         if lead.settling:
             self._settle(lead)
@@ -686,15 +695,6 @@ class Raft:
         ReadIndex: _on_read_index,
         ReadIndexReply: _on_read_index_reply,
         TimeoutNow: _on_timeout_now,
+        Census: _on_census,
+        CensusReply: _on_census_reply,
     }
-
-
-def _is_well_formed(append: Append) -> bool:
-    """Tell whether the entries follow ``prev_index`` without a gap and their terms never fall."""
-    index, term = append.prev_index, append.prev_term
-    for entry in append.entries:
-        index += 1
-        if entry.index != index or entry.term < term:
-            return False
-        term = entry.term
-    return term <= append.term

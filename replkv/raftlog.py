@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from replkv import codec
 from replkv.errors import InvariantBroken
-from replkv.messages import Configuration, Entry, EntryKind, SnapshotMeta
+from replkv.messages import Append, Configuration, Entry, EntryKind, Position, SnapshotMeta
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,11 @@ class RaftLog:
         return self._entries[-1].term if self._entries else self.base_term
 
     @property
+    def end(self) -> Position:
+        """Where the log ends: what decides whose is more up to date."""
+        return Position(self.last_term, self.last_index)
+
+    @property
     def last_time(self) -> int:
         """The cluster time of the newest entry, 0 if there is none."""
         return self._entries[-1].time if self._entries else 0
@@ -136,6 +141,34 @@ class RaftLog:
         known = min(index, self.last_index) - self.base_index
         at = bisect_right(self._entries, term, hi=known, key=_term)
         return self.base_index + at if at or self.base_term <= term else self.base_index - 1
+
+    def compare(self, append: Append, commit: int) -> tuple[int | None, Sequence[Entry]]:
+        """Compare this log with what a leader sends (§3.5).
+
+        Args:
+            append: well-formed.
+            commit: what is committed here is in every leader's log (§3.6.3); comparing begins behind it.
+
+        Returns:
+            Up to where the logs agree once the entries that are new have been put, and these; (None, ()): they don't agree.
+
+        Raises:
+            InvariantBroken: they differ in what is committed.
+        """
+        entries: Sequence[Entry] = append.entries
+        prev_index, prev_term = append.prev_index, append.prev_term
+        if prev_index < commit:
+            skipped = entries[: commit - prev_index]
+            if prev_index + len(skipped) < commit:
+                return commit, ()
+            entries = entries[len(skipped) :]
+            prev_index, prev_term = commit, skipped[-1].term
+        own_term = self.term_at(prev_index)
+        if own_term != prev_term and prev_index == commit:
+            raise InvariantBroken(f"committed entry {prev_index} has term {own_term}, the leader's {prev_term}")
+        if own_term != prev_term:
+            return None, ()
+        return prev_index + len(entries), entries[self.first_difference(entries) :]
 
     def first_difference(self, entries: Sequence[Entry]) -> int:
         """Return the position of the first of ``entries`` that this log does not hold."""

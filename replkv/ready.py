@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define, frozen
 
-from replkv.messages import Entry, HardState, RaftMessage, SnapshotMeta
+from replkv.messages import NOWHERE, Entry, HardState, Position, RaftMessage, SnapshotMeta
 
 if TYPE_CHECKING:
     from replkv.config import Settings
@@ -29,13 +29,18 @@ class Timing:
 
 @frozen
 class Restored:
-    """What the disk gave back; ``time`` is the cluster time of the state machine loaded from the snapshot, in microseconds."""
+    """What the disk gave back.
+
+    ``time``: the cluster time of the state machine loaded from the snapshot, in microseconds; ``floor``: where the log ended before the
+    disk lost a part of it.
+    """
 
     hard_state: HardState = Factory(HardState)
     snapshot: SnapshotMeta | None = None
     entries: tuple[Entry, ...] = ()
     commit: int = 0
     time: int = 0
+    floor: Position = NOWHERE
 
 
 @define
@@ -46,6 +51,7 @@ class Ready:
         messages: send at once: a leader's Appends leave before its own disk is done, and nothing here promises anything.
         notices: tell followers what is committed; they are not answered, and a later Append to the same peer makes them superfluous.
         hard_state: persist before ``after_sync``, together with ``entries``; None if unchanged.
+        floor: persist with it; None if unchanged.
         entries: persist; the first replaces everything stored from its index on.
         after_sync: send once the above is durable: acknowledgements, granted votes, an own candidacy.
         committed: apply in order; every index comes exactly once.
@@ -57,6 +63,7 @@ class Ready:
     messages: list[tuple[str, RaftMessage]] = Factory(list)
     notices: list[tuple[str, RaftMessage]] = Factory(list)
     hard_state: HardState | None = None
+    floor: Position | None = None
     entries: list[Entry] = Factory(list)
     after_sync: list[tuple[str, RaftMessage]] = Factory(list)
     committed: list[Entry] = Factory(list)
@@ -77,6 +84,7 @@ class Ready:
             or self.lost_reads
             or self.snapshots
             or self.hard_state
+            or self.floor
         )
 
 

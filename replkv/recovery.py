@@ -8,16 +8,31 @@ is whole, a torn tail can only be flush f + 1, because no flush is begun before 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
 from replkv import codec
 from replkv.codec import DecodeError
 from replkv.disk import corrupt
-from replkv.errors import Corrupt, Incompatible, WrongCluster
-from replkv.messages import EntryKind, HardState, Identity
+from replkv.errors import Corrupt, WrongCluster
+from replkv.messages import NOWHERE, EntryKind, HardState, Identity, Position
 from replkv.snapshot import SnapshotFile
-from replkv.wal_format import Flush, Head, Record, RecordKind, Torn, damage, decode_head, read_flushes, segment_name
+from replkv.wal_format import (
+    HEADS,
+    Flush,
+    Head,
+    Record,
+    RecordKind,
+    Torn,
+    damage,
+    decode_head,
+    glance,
+    read_flushes,
+    segment_name,
+    snapshot_pointer,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +49,7 @@ def segments(names: Sequence[str]) -> list[int]:
 
 
 class Replay:
-    """The state that flushes lead to, one after the other.
+    """The state that flushes lead to, one after the other; one that begins the log afresh forgets those before it.
 
     The entries that are known are those behind ``base``; the ones up to there are in a snapshot, or in segments that are not read.
     """
@@ -58,6 +73,13 @@ class Replay:
     def last_index(self) -> int:
         """The index at which the log ends."""
         return self.base + len(self.entries)
+
+    @property
+    def end(self) -> Position:
+        """Where the log ends, once all of it was found."""
+        if self.entries:
+            return Position(self.entries[-1].term, self.entries[-1].index)
+        return Position(self.snapshot.meta.term, self.snapshot.meta.index) if self.snapshot else NOWHERE
 
     def run(self, numbers: Sequence[int]) -> None:
         """Follow segments from the oldest to the newest.
@@ -91,20 +113,20 @@ class Replay:
     def check_whole(self) -> None:
         """Raise ``Corrupt`` unless everything that counts was found: an identity, and all entries behind the snapshot."""
         covered = self.snapshot.meta.index if self.snapshot else 0
+        if self.flush is not None and self.flush.end < self.end:
+            raise damage(self._disk, self.segment, f"flush {self.flush.number} claims that the log ends at {self.flush.end}")
         if self.base > covered:
             missing = f"{self._disk.where}: the entries {covered + 1} to {self.base} are missing, with the segments they were in"
             raise corrupt(missing)
 
     def _take(self, segment: int, flush: Flush) -> None:
-        if (segment not in self.reach) != (flush.records[:1] != [] and flush.records[0].kind is RecordKind.HEAD):
+        if (segment not in self.reach) != (flush.records[:1] != [] and flush.records[0].kind in HEADS):
             raise damage(self._disk, segment, f"flush {flush.number} does not begin with the segment's head")
         try:
             for record in flush.records:
                 self._replay(segment, record)
         except DecodeError as error:
-            raise Incompatible(
-                f"{damage(self._disk, segment, str(error))}; or it was written by another version: upgrade this member"
-            ) from None
+            raise unreadable(self._disk, segment, error) from None
         if flush.hard_state.term < self.hard_state.term:
             raise damage(self._disk, segment, f"flush {flush.number} goes back to term {flush.hard_state.term}")
         self.hard_state = flush.hard_state
@@ -113,20 +135,20 @@ class Replay:
     def _replay(self, segment: int, record: Record) -> None:
         if record.kind is RecordKind.ENTRY:
             self._replay_entry(segment, codec.decode_entry(record.body))
-        elif record.kind is RecordKind.HEAD:
-            self._replay_head(segment, decode_head(record.body))
+        elif record.kind in HEADS:
+            self._replay_head(segment, decode_head(record.body), afresh=record.kind is RecordKind.HEAD_AFRESH)
         else:
-            self._replay_snapshot(segment, record.kind, SnapshotFile.from_wire(codec.unpack(record.body)))
+            self._replay_snapshot(segment, record.kind, snapshot_pointer(record.body))
 
-    def _replay_head(self, segment: int, head: Head) -> None:
+    def _replay_head(self, segment: int, head: Head, *, afresh: bool) -> None:
         if head.identity.name != self._name:
             raise WrongCluster(
                 f"{self._disk.where} belongs to the member {head.identity.name!r}, not to {self._name!r}: give each its own directory"
             )
         if (size := self._disk.size(segment_name(segment))) != head.size:
             raise damage(self._disk, segment, f"has {size} bytes of {head.size}")
-        if self.identity is None:
-            self.base = head.last_index
+        if self.identity is None or afresh:
+            self.base, self.entries, self.reach = head.last_index, [], {}
         elif (head.identity, head.last_index, head.founding, head.snapshot) != (
             self.identity,
             self.last_index,
@@ -173,6 +195,16 @@ def replay(disk: Disk, name: str, numbers: Sequence[int]) -> Replay:
         WrongCluster: the directory is another member's.
         Incompatible: another version wrote it.
     """
+    if afresh := [number for number in numbers if (glance(disk, number) or (0, 0))[0] == RecordKind.HEAD_AFRESH]:
+        with contextlib.suppress(Corrupt):
+            state = replay_from(disk, name, [number for number in numbers if number >= afresh[-1]])
+            if state.flush is not None:
+                return state  # else the new beginning was torn
+    return replay_from(disk, name, numbers)
+
+
+def replay_from(disk: Disk, name: str, numbers: Sequence[int]) -> Replay:
+    """Return what these segments lead to by themselves; see ``replay``."""
     first: Corrupt | None = None
     while True:
         state = Replay(disk, name)

@@ -153,7 +153,7 @@ class Sessions:
             ValueError: it can't stand there.
         """
         newest = next(reversed(self._table.values())).heard if self._table else 0
-        misplaced = number in self._table or session.heard < newest
+        misplaced = not number or number in self._table or session.heard < newest
         outside = any(not session.floor <= sequence < session.floor + WINDOW for sequence in session.answers)
         if misplaced or outside or len(max(session.answers.values(), key=len, default=b"")) > KEPT_MAX or session.size > WINDOW_BYTES:
             raise ValueError(f"session {number} can't be what a table held")

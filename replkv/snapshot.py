@@ -17,7 +17,7 @@ from attrs import frozen
 
 from replkv import codec
 from replkv.codec import DecodeError
-from replkv.disk import TEMPORARY, corrupt, publish
+from replkv.disk import TEMPORARY, corrupt, publish, removed_if_full
 from replkv.errors import Corrupt, Incompatible, InvariantBroken
 from replkv.machine import CHUNK_MAX
 
@@ -31,12 +31,13 @@ _MAGIC, _VERSION = b"rkSnap", 1
 _HEADER = struct.Struct("<6sHII")  # magic, version, length of the description, crc32 of both numbers and the description
 _FRAME = struct.Struct("<III")  # length, plain length, crc32 of both numbers and the zstd frame; length 0: the trailer follows
 _TRAILER = struct.Struct("<IIQ32sI")  # 0, 0, plain length of the whole, its SHA-256, crc32 of these four
+_SHA256 = 32  # bytes
 _DESCRIPTION_MAX = 64 << 10
 _PACKED_MAX = CHUNK_MAX + (4 << 10)
 _WINDOW_MAX = 8 << 20
 _SYNC_EVERY = 4 << 20  # bytes: one sync of all at the end would make the log's own syncs wait for it
 _READ_AT_ONCE = 256 << 10
-_NAME = re.compile(r"snapshot-\d{16}-\d{16}")
+_NAME = re.compile(r"snapshot-\d{16,19}-\d{16,19}", re.ASCII)  # numbers of 63 bits have up to 19 digits
 
 
 @frozen
@@ -64,8 +65,10 @@ class SnapshotFile:
             DecodeError: it did not write this.
         """
         match wire:
-            case (str(name), meta, bytes(cluster), int(size), bytes(sha256)) if is_snapshot(name):
-                return cls(name, codec.meta_from_wire(meta), cluster, size, sha256)
+            case (str(name), meta, bytes(cluster), size, bytes(sha256)) if (len(cluster), len(sha256)) == (len(codec.NO_CLUSTER), _SHA256):
+                file = cls(name, codec.meta_from_wire(meta), cluster, codec.natural(size), sha256)
+                if name == snapshot_name(file.meta):
+                    return file
         raise DecodeError("not a pointer to a snapshot")
 
 
@@ -103,12 +106,28 @@ class SnapshotParser:
             Corrupt: these are not the bytes of a snapshot file.
             Incompatible: they are of another version's.
         """
+        for packed, plain in self.frames(data):
+            chunk = self._unpack(packed, plain)
+            self._digest.update(chunk)
+            yield chunk
+        if self.finished and self.sha256 != self._digest.digest():
+            raise self._corrupt("does not add up: its trailer names another content")
+
+    def frames(self, data: bytes) -> Iterator[tuple[bytes, int]]:
+        """Take the next bytes of the file, and yield the frames they complete, packed, with the size each claims for its content.
+
+        Checksums and sizes are checked, at a cost in proportion to ``data``; what is in the frames, which may be a thousand times
+        as much, is not looked at.
+
+        Raises:
+            Corrupt: these are not the bytes of a snapshot file.
+            Incompatible: they are of another version's.
+        """
         self._waiting += data
         if self.meta is None and not self._read_header():
             return
-        while not self.finished and (chunk := self._next()) is not None:
-            if chunk:
-                yield chunk
+        while (frame := self._next()) is not None:
+            yield frame
         if self.finished and self._waiting:
             raise self._corrupt("has bytes behind its end")
 
@@ -130,20 +149,21 @@ class SnapshotParser:
 
     def _describe(self, description: bytes) -> tuple[bytes, SnapshotMeta]:
         try:
-            match codec.unpack(description):
+            match codec.unpack_canonical(description):
                 case (bytes(cluster), meta) if len(cluster) == len(codec.NO_CLUSTER):
                     return cluster, codec.meta_from_wire(meta)
         except DecodeError as error:
             raise self._corrupt(f"has an odd header ({error})") from None
         raise self._corrupt("has an odd header")
 
-    def _next(self) -> bytes | None:
-        """Return the next chunk, or b"" for the trailer, or None if it is not complete yet."""
-        if len(self._waiting) < _FRAME.size:
+    def _next(self) -> tuple[bytes, int] | None:
+        """Return the next frame and the size of its content, None if it is not complete yet or there is none any more."""
+        if self.finished or len(self._waiting) < _FRAME.size:
             return None
         length, plain, crc = _FRAME.unpack_from(self._waiting)
         if length == 0:
-            return self._read_trailer()
+            self._read_trailer()
+            return None
         if length > _PACKED_MAX or not 0 < plain <= CHUNK_MAX:
             raise self._corrupt(f"has a frame that claims {length} bytes for {plain}")
         if len(self._waiting) < _FRAME.size + length:
@@ -151,10 +171,8 @@ class SnapshotParser:
         packed = self._take(_FRAME.size + length)[_FRAME.size :]
         if _frame_crc(plain, packed) != crc:
             raise self._corrupt("has a damaged frame")
-        chunk = self._unpack(packed, plain)
         self._plain += plain
-        self._digest.update(chunk)
-        return chunk
+        return packed, plain
 
     def _unpack(self, packed: bytes, plain: int) -> bytes:
         try:
@@ -167,16 +185,15 @@ class SnapshotParser:
             raise self._corrupt("has a frame of another size than it claims")
         return chunk
 
-    def _read_trailer(self) -> bytes | None:
+    def _read_trailer(self) -> None:
         if len(self._waiting) < _TRAILER.size:
-            return None
+            return
         raw = self._take(_TRAILER.size)
-        _, _, plain, sha256, crc = _TRAILER.unpack(raw)
-        if zlib.crc32(raw[:-4]) != crc or plain != self._plain or sha256 != self._digest.digest():
+        _, none, plain, sha256, crc = _TRAILER.unpack(raw)
+        if zlib.crc32(raw[:-4]) != crc or none or plain != self._plain:
             raise self._corrupt("does not add up: its trailer names another content")
         self.sha256 = sha256
         self.finished = True
-        return b""
 
     def _take(self, size: int) -> bytes:
         data = bytes(self._waiting[:size])
@@ -229,22 +246,26 @@ class _File:
         self._temporary = self._name + suffix + TEMPORARY
         self._unsynced = 0
         self.size = 0
-        disk.allocate(self._temporary, 0)
+        with removed_if_full(disk, self._temporary):
+            disk.allocate(self._temporary, 0)
 
     def add(self, data: bytes) -> None:
-        self._disk.write(self._temporary, self.size, data)
-        self.size += len(data)
-        self._unsynced += len(data)
-        if self._unsynced >= _SYNC_EVERY:
-            self._disk.sync(self._temporary)
-            self._unsynced = 0
+        with removed_if_full(self._disk, self._temporary):
+            self._disk.write(self._temporary, self.size, data)
+            self.size += len(data)
+            self._unsynced += len(data)
+            if self._unsynced >= _SYNC_EVERY:
+                self._disk.sync(self._temporary)
+                self._unsynced = 0
 
     def finish(self, meta: SnapshotMeta, cluster: bytes, sha256: bytes) -> SnapshotFile:
-        publish(self._disk, self._temporary, self._name)
+        with removed_if_full(self._disk, self._temporary):
+            publish(self._disk, self._temporary, self._name)
         return SnapshotFile(self._name, meta, cluster, self.size, sha256)
 
     def abandon(self) -> None:
-        self._disk.remove(self._temporary)
+        if self._temporary in self._disk.list():
+            self._disk.remove(self._temporary)
 
 
 class SnapshotWriter:
@@ -292,7 +313,7 @@ class SnapshotWriter:
 
 
 class SnapshotReceiver:
-    """Takes the raw bytes of a leader's snapshot file, checks them as they come, and installs the file under its real name.
+    """Takes the raw bytes of a leader's snapshot file, checks them as they come, and gives the file its real name.
 
     Args:
         disk: where to.
@@ -326,7 +347,7 @@ class SnapshotReceiver:
             return
         if offset + len(data) > self.total:
             raise Corrupt(f"a snapshot of {self.total} bytes goes on behind its end")
-        for _ in self._parser.feed(data):
+        for _ in self._parser.frames(data):  # they are unpacked when the file is loaded, which takes longer than the leader may wait
             pass
         if self._parser.meta not in (None, self.meta):
             raise Corrupt(f"received another snapshot than announced: {self._parser.meta} for {self.meta}")

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from replkv.codec import DecodeError
 from replkv.disk import corrupt
-from replkv.errors import Corrupt
+from replkv.errors import Corrupt, DiskFull
 from replkv.machine import Machine
 from replkv.messages import HardState, SnapshotAck, SnapshotChunk, SnapshotMeta
 from replkv.raft import Role
@@ -39,6 +39,10 @@ RESEND_AFTER = 1.0
 """Seconds without an acknowledgement after which a chunk is sent again."""
 GIVE_UP_AFTER = 10.0
 """Seconds without progress after which the follower is left to Raft's probes."""
+TRUSTED_FOR = 60.0
+"""Seconds for which a snapshot that was read through, and found to be what was written, is sent without another look."""
+ROOM_AGAIN = 5.0
+"""Seconds after which a snapshot is tried again that the disk had no room for."""
 
 
 def load_machine(disk: Disk, file: SnapshotFile) -> Machine:
@@ -89,9 +93,13 @@ class Snapshots:
     _go_on_from: Callable[[Machine], None]
     _clock: Callable[[], float]
     _bytes: int = field(default=0, init=False)  # of log applied since the last snapshot
+    _damaged: bool = field(default=False, init=False)  # the newest one is: another is needed at once
+    _not_before: float = field(default=float("-inf"), init=False)
     _taking: bool = field(default=False, init=False)
     _taken: SnapshotFile | None = field(default=None, init=False)
     _sending: dict[str, _Sending] = field(factory=dict, init=False)
+    _checking: bool = field(default=False, init=False)
+    _trusted: tuple[SnapshotFile | None, float] = field(default=(None, 0.0), init=False)  # and until when
     _receiver: SnapshotReceiver | None = field(default=None, init=False)
     _loading: SnapshotFile | None = field(default=None, init=False)
     _loaded: Machine | None = field(default=None, init=False)
@@ -106,9 +114,15 @@ class Snapshots:
     def applied(self, raft: Raft, machine: Machine, size: int) -> None:
         """Count an applied entry of ``size`` bytes, and take a snapshot if the log has grown enough; between two entries."""
         self._bytes += size
-        if self._bytes < self._config.snapshot_bytes or self._taking or self._sending:
+        if self._bytes >= self._config.snapshot_bytes:
+            self.take_if_due(raft, machine)
+
+    def take_if_due(self, raft: Raft, machine: Machine) -> None:
+        """Take a snapshot if the log has grown enough, or the newest one was found to be damaged; between two entries."""
+        due = self._damaged or self._bytes >= self._config.snapshot_bytes
+        if not due or self._taking or self._sending or self._clock() < self._not_before:
             return
-        self._bytes, self._taking = 0, True
+        self._bytes, self._taking, self._damaged = 0, True, False
         meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
         self._housekeeper.start(self._write(meta, machine.dump()), partial(self._done, raft))
 
@@ -121,6 +135,10 @@ class Snapshots:
     def _done(self, raft: Raft, error: BaseException | None) -> None:
         """Let the log rest on the new snapshot; on the node's thread."""
         self._taking = False
+        if isinstance(error, DiskFull):
+            logger.warning("%s can't take a snapshot: %s; its log grows until there is room", self._name, error)
+            self._bytes, self._not_before = self._config.snapshot_bytes, self._clock() + ROOM_AGAIN
+            return
         if error is not None:
             raise error
         file, self._taken = self._taken, None
@@ -133,14 +151,37 @@ class Snapshots:
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
     def send(self, raft: Raft, peer: str, now: float) -> None:
-        """Begin to send the newest snapshot to a follower; while a newer one is being taken, which will replace it, Raft asks again."""
+        """Begin to send the newest snapshot to a follower, once it was read through: damage must not travel.
+
+        While that is done, or a newer one is being taken, which will replace it, Raft asks again.
+        """
         file = self._log.snapshot
-        if file is None or self._taking:
+        if file is None or self._taking or self._trusted[0] != file or now > self._trusted[1]:
             raft.snapshot_failed(peer)
+            if file is not None and not self._taking and not self._checking:
+                self._checking = True
+                self._housekeeper.start(self._check(file), partial(self._checked, file))
             return
         logger.info("%s sends %s the snapshot at %d, %d bytes", self._name, peer, file.meta.index, file.size)
         self._sending[peer] = _Sending(raft.term, file, 0, now, now)
         self._send_chunk(raft, peer, now)
+
+    def _check(self, file: SnapshotFile) -> Iterator[None]:
+        for _ in read_snapshot(self._disk, file):
+            yield
+
+    def _checked(self, file: SnapshotFile, error: BaseException | None) -> None:
+        """Trust a snapshot that is what was written; on the node's thread."""
+        self._checking = False
+        if error is None:
+            self._trusted = file, self._clock() + TRUSTED_FOR
+        elif self._log.snapshot != file:
+            return  # it was replaced, and removed, meanwhile
+        elif isinstance(error, Corrupt):
+            logger.warning("%s; %s takes another", error.damage, self._name)
+            self._damaged = True
+        else:
+            raise error
 
     def _send_chunk(self, raft: Raft, peer: str, now: float) -> None:
         sending = self._sending[peer]
@@ -187,7 +228,7 @@ class Snapshots:
             if receiver.complete:
                 self._load(raft, receiver.finish())
                 return
-        except Corrupt as error:
+        except (Corrupt, DiskFull) as error:
             logger.warning("%s dropped a snapshot that %s sent: %s", self._name, peer, error)
             self._abandon()
         else:

@@ -21,6 +21,7 @@ class Status:
         voters: who decides, sorted.
         unreachable: peers this member can't send to now.
         failure: why the member stopped; empty while it runs.
+        full: members whose disks are full, as far as this one knows.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Status:
     voters: tuple[str, ...]
     unreachable: tuple[str, ...]
     failure: str = ""
+    full: tuple[str, ...] = ()
 
 
 @frozen

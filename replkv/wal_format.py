@@ -19,7 +19,7 @@ from replkv import codec
 from replkv.codec import DecodeError
 from replkv.disk import corrupt
 from replkv.errors import Corrupt, Incompatible
-from replkv.messages import HardState, Identity
+from replkv.messages import HardState, Identity, Position
 from replkv.snapshot import SnapshotFile
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ SEGMENT_MIN = 8 * SECTOR
 SEGMENT_MAX = 1 << 30
 """Bytes of a segment file; a larger one is not ours."""
 
-_FORMAT = b"rkW\x01"  # the magic, and the version of the format
+_FORMAT = b"rkW\x02"  # the magic, and the version of the format
 _CRC = struct.Struct("<I")  # crc32 of the rest of the sector, begun with the sector's number
 _MARK = struct.Struct("<4sIQ")  # format, segment, flush
 _STAMP = _CRC.size + _MARK.size
 _ROOM = SECTOR - _STAMP
-_FLUSH = struct.Struct("<IIQIH")  # sectors, length of all that follows the stamps, term, records, length of the vote (0: none)
+_FLUSH = struct.Struct("<IIQQQIH")  # sectors, length of all that follows the stamps, term, end (term, index), records, length of the vote
 _RECORD = struct.Struct("<BI")  # kind, length
 _SIZE = struct.Struct("<Q")
 _BLANK = bytes(SECTOR)
@@ -53,6 +53,10 @@ class RecordKind(IntEnum):
     ENTRY = 2
     SNAPSHOT_TAKEN = 3
     SNAPSHOT_INSTALLED = 4
+    HEAD_AFRESH = 5  # a HEAD with which the log begins anew: the segments before it count no more
+
+
+HEADS = (RecordKind.HEAD, RecordKind.HEAD_AFRESH)
 
 
 @frozen
@@ -78,12 +82,13 @@ class Record(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """What one sync made durable: ``sectors`` sectors from ``sector`` on."""
+    """What one sync made durable: ``sectors`` sectors from ``sector`` on; ``end``: where the log then ended, or would without a loss."""
 
     number: int
     sector: int
     sectors: int
     hard_state: HardState
+    end: Position
     records: list[Record]
 
 
@@ -128,7 +133,9 @@ def flush_sectors(hard_state: HardState, records_size: int) -> int:
     return -(-(_FLUSH.size + len((hard_state.vote or "").encode()) + records_size) // _ROOM)
 
 
-def encode_flush(segment: int, number: int, sector: int, hard_state: HardState, records: Sequence[bytes], count: int) -> bytes:
+def encode_flush(
+    segment: int, number: int, sector: int, hard_state: HardState, end: Position, records: Sequence[bytes], count: int
+) -> bytes:
     """Return a flush as it stands in its segment.
 
     Args:
@@ -136,13 +143,14 @@ def encode_flush(segment: int, number: int, sector: int, hard_state: HardState, 
         number: of the flush; one more than the flush before, across segments.
         sector: of the segment, at which the flush will be written.
         hard_state: repeated by every flush.
+        end: so is where the log ends.
         records: their bytes, in any division.
         count: how many records that is.
     """
     vote = (hard_state.vote or "").encode()
     length = _FLUSH.size + len(vote) + sum(map(len, records))
     sectors = -(-length // _ROOM)
-    head = _FLUSH.pack(sectors, length, hard_state.term, count, len(vote))
+    head = _FLUSH.pack(sectors, length, hard_state.term, end.term, end.index, count, len(vote))
     payload = b"".join((head, vote, *records, bytes(sectors * _ROOM - length)))
     mark = _MARK.pack(_FORMAT, segment, number)
     crc32 = zlib.crc32
@@ -224,6 +232,68 @@ def read_flushes(disk: Disk, segment: int, following: int | None) -> Iterator[Fl
         yield Torn(following or 0, start, end)
 
 
+def glance(disk: Disk, segment: int) -> tuple[int, int] | None:
+    """Return what a segment's first sector says of it: the kind of its head, and how many bytes its file should have.
+
+    None: it is blank, damaged, or tells nothing.
+    """
+    raw = disk.read(segment_name(segment), 0, SECTOR)
+    if raw in (_BLANK, b""):
+        return None
+    try:
+        payload = _open_sector(disk, segment, 0, raw).payload
+    except Corrupt:
+        return None
+    at = _FLUSH.size + _FLUSH.unpack_from(payload)[-1]
+    if at + _RECORD.size + _SIZE.size > len(payload):
+        return None
+    return payload[at], _SIZE.unpack_from(payload, at + _RECORD.size)[0]
+
+
+def sift(disk: Disk, segment: int) -> Iterator[Flush | int | None]:
+    """Yield what can be read of a damaged segment, in order: whole flushes, the flush of every sector, None for what is damaged.
+
+    A flush counts only where its first sector is known to be one: the bytes behind it are users' and may look like anything.
+    """
+    run: list[Sector] = []  # sectors of one flush, from its first one on
+    before: Sector | None = None  # the sector in front
+    for sector in _sift_sectors(disk, segment):
+        if sector is None:
+            yield None
+        else:
+            yield sector.flush
+            if before is not None and (sector.number, sector.flush) == (before.number + 1, before.flush):
+                run += [sector] if run else []
+            elif sector.number == 0 or (before is not None and (sector.number, sector.flush) == (before.number + 1, before.flush + 1)):
+                run = [sector]
+            else:
+                run = []
+            yield from _try_flush(disk, segment, run)
+        before = sector
+
+
+def _sift_sectors(disk: Disk, segment: int) -> Iterator[Sector | None]:
+    size = disk.size(segment_name(segment))
+    for offset in range(0, min(size, SEGMENT_MAX), SECTOR):
+        raw = disk.read(segment_name(segment), offset, SECTOR)
+        if raw != _BLANK:
+            try:
+                yield _open_sector(disk, segment, offset // SECTOR, raw)
+            except Corrupt:
+                yield None
+
+
+def _try_flush(disk: Disk, segment: int, run: list[Sector]) -> Iterator[Flush | None]:
+    """Yield the flush that a run of sectors makes up, if it is whole by now."""
+    if not run:
+        return
+    try:
+        if len(run) == _wanted(disk, segment, run[0].number, run[0].payload):
+            yield _decode_flush(disk, segment, run[0].flush, run[0].number, [sector.payload for sector in run])
+    except Corrupt:
+        yield None
+
+
 def _wanted(disk: Disk, segment: int, sector: int, payload: bytes) -> int:
     sectors, length, *_ = _FLUSH.unpack_from(payload)
     if not (_FLUSH.size <= length and sectors == -(-length // _ROOM) and (sector + sectors) * SECTOR <= disk.size(segment_name(segment))):
@@ -233,7 +303,7 @@ def _wanted(disk: Disk, segment: int, sector: int, payload: bytes) -> int:
 
 def _decode_flush(disk: Disk, segment: int, number: int, sector: int, parts: list[bytes]) -> Flush:
     payload = b"".join(parts)
-    _, length, term, count, vote_size = _FLUSH.unpack_from(payload)
+    _, length, term, end_term, end_index, count, vote_size = _FLUSH.unpack_from(payload)
     at = _FLUSH.size + vote_size
     try:
         hard_state = HardState(term, payload[_FLUSH.size : at].decode() or None)
@@ -242,7 +312,7 @@ def _decode_flush(disk: Disk, segment: int, number: int, sector: int, parts: lis
         raise damage(disk, segment, f"flush {number} at sector {sector} makes no sense ({error})") from None
     if len(records) != count:
         raise damage(disk, segment, f"flush {number} at sector {sector} has {len(records)} records where {count} were written")
-    return Flush(number, sector, len(parts), hard_state, records)
+    return Flush(number, sector, len(parts), hard_state, Position(end_term, end_index), records)
 
 
 def _decode_records(payload: bytes, at: int, end: int) -> Iterator[Record]:
@@ -278,6 +348,20 @@ def decode_head(body: bytes) -> Head:
     raise DecodeError("not a segment head")
 
 
+def snapshot_pointer(body: bytes) -> SnapshotFile:
+    """Read the body of a record that points to a snapshot.
+
+    Raises:
+        DecodeError: it does not.
+    """
+    return SnapshotFile.from_wire(codec.unpack(body))
+
+
 def damage(disk: Disk, segment: int, what: str) -> Corrupt:
     """Return the error for a damaged segment."""
     return corrupt(f"{disk.where}/{segment_name(segment)}: {what}")
+
+
+def unreadable(disk: Disk, segment: int, error: DecodeError) -> Incompatible:
+    """Return the error for records whose checksums are right and whose contents are not."""
+    return Incompatible(f"{damage(disk, segment, str(error))}; or it was written by another version: upgrade this member")

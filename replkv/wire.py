@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any, NoReturn, TypeAlias
 
 from replkv import codec, errors
@@ -61,60 +64,84 @@ def shortest_ttl(wire: Raw) -> int:
 
 
 def check_distinct(wire: Raw) -> None:
-    """Check that no path through a packed transaction writes a key twice, by put, add or a delete that covers it; n log n.
+    """Check that no path through a packed transaction writes a key twice, by put, add or a delete that covers it.
+
+    Takes n log² n, however deep transactions are nested.
 
     Raises:
         DuplicateKey: one does.
     """
-    _written(wire)
+    if wire[0] == TXN:
+        _written(wire)
 
 
-_Writes: TypeAlias = tuple[set[bytes], list[Span]]
+_Writes: TypeAlias = tuple[list[bytes], list[tuple[bytes, bytes | None]]]
+"""What a part of a transaction may write, whichever branches it takes: keys it puts, and spans it deletes; in any order."""
 
 
 def _written(wire: Raw) -> _Writes:
-    """Return the keys an operation may put and the spans it may delete, whichever branches it takes."""
-    tag = wire[0]
-    if tag in (PUT, PUT_WITH, ADD):
-        return {wire[1]}, []
-    if tag == EXPECT:
-        return _written(wire[3])
-    if tag == DELETE:
-        return set(), [Span(wire[1], wire[2])]
-    if tag != TXN:
-        return set(), []
-    then, otherwise = (_branch_written(branch) for branch in wire[2:])
-    return then[0] | otherwise[0], then[1] + otherwise[1]
+    _, _, then, otherwise = wire
+    keys, spans = _branch_written(then) if then else ([], [])
+    if not otherwise:
+        return keys, spans
+    other_keys, other_spans = _branch_written(otherwise)
+    return keys + other_keys, spans + other_spans
 
 
-def _branch_written(branch: Iterable[Raw]) -> _Writes:
-    puts: dict[bytes, int] = {}
-    deletes: list[tuple[Span, int]] = []
-    for place, wire in enumerate(branch):
-        keys, spans = _written(wire)
-        for key in keys:
-            if puts.setdefault(key, place) != place:
-                _refuse_twice(key)
-        deletes += [(span, place) for span in spans if span.end is None or span.start < span.end]
-    _check_uncovered(puts, deletes)
-    return set(puts), [span for span, _ in deletes]
+def _branch_written(branch: tuple[Raw, ...]) -> _Writes:
+    keys: list[bytes] = []
+    spans: list[tuple[bytes, bytes | None]] = []
+    parts = [(keys, spans)]
+    for wire in branch:
+        if wire[0] == EXPECT:
+            wire = wire[3]
+        tag = wire[0]
+        if tag in (PUT, PUT_WITH, ADD):
+            keys.append(wire[1])
+        elif tag == DELETE:
+            spans.append(wire[1:3])
+        elif tag == TXN:
+            parts.append(_written(wire))
+    if len(keys) > 1 and len(set(keys)) < len(keys):
+        _refuse_twice(next(key for key, following in pairwise(sorted(keys)) if key == following))
+    _check_uncovered(keys, spans)
+    while len(parts) > 1:  # in pairs, for then a write is looked at only as often as the part it belongs to doubles
+        parts = [_both_written(*parts[at : at + 2]) for at in range(0, len(parts), 2)]
+    return parts[0]
 
 
-def _check_uncovered(puts: dict[bytes, int], deletes: list[tuple[Span, int]]) -> None:
-    """Check that no delete covers a key that stands at another place of the same list: one sweep over both in key order.
+def _both_written(one: _Writes, other: _Writes = ([], [])) -> _Writes:
+    """Return what two parts write of which both are carried out."""
+    keys, spans = one
+    other_keys, other_spans = other
+    if keys and other_keys and not set(keys).isdisjoint(other_keys):
+        _refuse_twice(min(set(keys).intersection(other_keys)))
+    _check_uncovered(keys, other_spans)
+    _check_uncovered(other_keys, spans)
+    return keys + other_keys, spans + other_spans
 
-    Of the deletes that began, it keeps the two that reach furthest from different places: one of them is not the put's own.
-    """
-    furthest: list[tuple[bool, bytes, int]] = []
-    waiting = sorted(deletes, key=lambda delete: delete[0].start, reverse=True)
-    for key in sorted(puts):
-        while waiting and waiting[-1][0].start <= key:
-            span, place = waiting.pop()
-            reach = (span.end is None, span.end or b"", place)
-            own = [other for other in (*furthest, reach) if other[2] == place]
-            furthest = sorted([*(other for other in furthest if other[2] != place), max(own)])[-2:]
-        if any(place != puts[key] and (endless or key < end) for endless, end, place in furthest):
+
+def _check_uncovered(keys: list[bytes], spans: list[tuple[bytes, bytes | None]]) -> None:
+    """Check that no span covers a key; sorts them, which is quick where parts of them are sorted already."""
+    if not (keys and spans):
+        return
+    keys.sort()
+    if len(spans) <= len(keys):
+        for start, end in spans:
+            at = bisect_left(keys, start)
+            if at < len(keys) and (end is None or keys[at] < end):
+                _refuse_twice(keys[at])
+        return
+    spans.sort(key=itemgetter(0))
+    starts, reach = [start for start, _ in spans], list(accumulate((end for _, end in spans), _further))
+    for key in keys:
+        covering = bisect_right(starts, key)
+        if covering and ((end := reach[covering - 1]) is None or key < end):
             _refuse_twice(key)
+
+
+def _further(one: bytes | None, other: bytes | None) -> bytes | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _refuse_twice(key: bytes) -> NoReturn:
@@ -247,6 +274,16 @@ def check_operation(wire: object) -> None:
         check_distinct(wire)  # type: ignore[arg-type]  # it was just found to be a tuple
     except errors.DuplicateKey as duplicate:
         raise codec.DecodeError(f"a command that no member of this version packs: {duplicate}") from None
+
+
+def grows(wire: Raw) -> bool:
+    """Tell whether an operation may make the store larger; linear in its number of parts."""
+    tag = wire[0]
+    if tag == EXPECT:
+        return grows(wire[3])
+    if tag == TXN:
+        return any(grows(inner) for branch in wire[2:] for inner in branch)
+    return tag in (PUT, PUT_WITH, ADD, GRANT)
 
 
 # -- namespaces --------------------------------------------------------------------------------------------------------------------

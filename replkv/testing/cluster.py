@@ -17,6 +17,7 @@ from replkv.proposals import OwnCall, Proposals
 from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
 from replkv.testing.network import SimNetwork, SimTransport
+from replkv.testing.rot import damage
 from replkv.testing.sim import Clock, Scheduler, SimHousekeeper, Timer, nothing
 from replkv.testing.trace import Trace
 
@@ -48,7 +49,9 @@ class SimMember:
     disk_faults: int = 0  # injected in this life: it may stop because of them
     closing: bool = False
     wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
-    rotten: bool = False  # its disk may hold damage: it may refuse to start
+    rotten: bool = False  # its disk may hold damage that has not been healed yet
+    rotten_in: int = 0  # the life in which that happened: the next one finds it
+    beyond_help: bool = False  # nobody can heal it: it refuses to start
     _planned: Timer | None = None
     _at_work: bool = False
     _woken: bool = False
@@ -76,8 +79,8 @@ class SimMember:
     # -- lives ------------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin a new life, unless one is going on, or the machine is away."""
-        if self.node is not None or self.cluster.scheduler.now < self.away_until:
+        """Begin a new life, unless one is going on, the machine is away, or there is no sense in it."""
+        if self.node is not None or self.beyond_help or self.cluster.scheduler.now < self.away_until:
             return
         cluster, scenario = self.cluster, self.cluster.scenario
         self.life += 1
@@ -183,14 +186,12 @@ class SimMember:
         self.disk = SimDisk(random.Random(f"disk {self.cluster.scenario.seed} {self.where}"))
 
     def rot(self) -> None:
-        """Stop the machine, and flip one bit of its disk."""
-        self.crash(power=True)
-        self.rotten = True
-        files = sorted(name for name, content in self.disk.seen.items() if content.seen)
-        if files:
-            name = self.rng.choice(files)
-            written = [at for at, byte in enumerate(self.disk.seen[name].seen) if byte]
-            self.disk.rot(name, self.rng.choice(written or [0]), 1 << self.rng.randrange(8))
+        """Damage the disk, of a running member or of one that is then stopped."""
+        if self.rng.random() < 0.8:
+            self.crash(power=True)
+        if (what := damage(self.disk, self.rng)) is not None:
+            self.rotten, self.rotten_in = True, self.life
+            self.cluster.count(f"rot: {what}")
 
     def recover(self) -> None:
         """End all that was done to this member: it runs, and its disk works."""
@@ -269,6 +270,8 @@ class SimMember:
         scheduler = self.cluster.scheduler
         self._busy_until = scheduler.now + self.clock.lag
         self._at_work = False
+        if self.rotten and self.life > self.rotten_in and node.raft is not None and node.raft._caution is None:
+            self.rotten = False
         self.cluster.observe(self, node)
         if node.stopped:
             self._judge(node.failure)
@@ -287,6 +290,7 @@ class SimMember:
             return
         if isinstance(failure, (Corrupt, Incompatible)) and self.rotten:
             self.cluster.count("refused to start on a rotten disk")
+            self.beyond_help = True
             return
         if isinstance(failure, WrongCluster) and self.wiped:
             return  # its peers know it under the incarnation of the disk it lost
@@ -377,8 +381,14 @@ class SimCluster:
 
     @property
     def sound(self) -> list[SimMember]:
-        """The members that still have the disk they began with, undamaged."""
-        return [member for member in self.members.values() if not member.wiped and not member.rotten]
+        """The members that still have the disk they began with, undamaged or healed."""
+        return [member for member in self.mendable if not member.rotten]
+
+    @property
+    def mendable(self) -> list[SimMember]:
+        """The members that take part once all faults have ended; one that lost its last vote only if all others can be asked."""
+        left = [member for member in self.members.values() if not member.wiped and not member.beyond_help]
+        return left if len(left) == len(self.members) else [member for member in left if not member.rotten]
 
     @property
     def running(self) -> list[SimMember]:

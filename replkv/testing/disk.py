@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import define, field
 
+from replkv.disk import TEMPORARY
 from replkv.errors import DirectoryInUse, DiskFull, StorageError
 
 SECTOR = 512
@@ -49,6 +50,11 @@ def _put(content: bytearray, offset: int, data: bytes) -> None:
     content[offset : offset + len(data)] = data
 
 
+def is_segment(name: str) -> bool:
+    """Tell whether a file is a segment of the log that is in use."""
+    return name.startswith("wal-") and not name.endswith(TEMPORARY)
+
+
 _Link = tuple[str | None, str | None, _Content]
 """A change of the directory: the name that goes, the name that comes, and the file it is about."""
 
@@ -80,6 +86,7 @@ class SimDisk:
         self.seen: dict[str, _Content] = {}
         self.platter: dict[str, _Content] = {}
         self.waiting: list[_Link] = []
+        self.newest: tuple[_Content, int] | None = None  # where the newest flush of the log begins
         self.door: SimDoor | None = None
 
     def open(self, spend: Callable[[float], None] = lambda _: None) -> SimDoor:
@@ -119,10 +126,25 @@ class SimDisk:
 
     def rot(self, name: str, offset: int, mask: int = 1) -> None:
         """Flip bits of one byte, on the platter and in the cache."""
+        self.overwrite(name, offset, bytes([self.seen[name].seen[offset] ^ mask]))
+
+    def overwrite(self, name: str, offset: int, data: bytes) -> None:
+        """Let other bytes be there, on the platter and in the cache, without anybody having written them."""
         content = self.seen[name]
-        content.seen[offset] ^= mask
+        content.seen[offset : offset + len(data)] = data
         if offset < len(content.platter):
-            content.platter[offset] ^= mask
+            content.platter[offset : offset + len(data)] = data[: len(content.platter) - offset]
+
+    def cut(self, name: str, size: int) -> None:
+        """Let a file end early."""
+        del self.seen[name].seen[size:]
+        del self.seen[name].platter[size:]
+
+    def lose(self, name: str) -> None:
+        """Let a file be gone."""
+        self.waiting = [link for link in self.waiting if name not in link[:2]]
+        self.platter.pop(name, None)
+        del self.seen[name]
 
     def copy(self) -> SimDisk:
         """Return another disk with the same contents, seen and unsynced, and no faults."""
@@ -218,7 +240,7 @@ class SimDoor:
     def allocate(self, name: str, size: int) -> None:
         """Create a file of zero bytes; see ``Disk``."""
         self._change()
-        self._room(size)
+        self._room(name, size)
         content = _Content()
         if old := self._disk.seen.get(name):
             self._disk.waiting.append((name, None, old))
@@ -230,7 +252,7 @@ class SimDoor:
         """Write into a file; see ``Disk``."""
         self._change()
         content = self._content(name)
-        self._room(offset + len(data) - len(content.seen))
+        self._room(name, offset + len(data) - len(content.seen))
         content.write(offset, data)
 
     def sync(self, name: str) -> None:
@@ -238,11 +260,14 @@ class SimDoor:
         self._change()
         content = self._content(name)
         self._spend(self._disk.sync_takes + self._disk.rng.random() * self._disk.slow)
+        begin = content.waiting[0][0] if content.waiting else None
         try:
             self._disk.sync_content(content)
         except OSError as error:
             self.failure = StorageError(f"{self.where}: cannot sync: {error}")
             raise self.failure from error
+        if begin is not None and is_segment(name):
+            self._disk.newest = content, begin
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file; see ``Disk``."""
@@ -286,10 +311,12 @@ class SimDoor:
         except KeyError:
             raise StorageError(f"there is no file {name} in {self.where}") from None
 
-    def _room(self, growth: int) -> None:
+    def _room(self, name: str, growth: int) -> None:
         if self._disk.capacity is None or growth <= 0:
             return
         used = sum(len(content.seen) for content in self._disk.seen.values())
         if used + growth > self._disk.capacity:
-            self.failure = DiskFull(f"{self.where}: no space left: {used} of {self._disk.capacity} bytes are in use")
-            raise self.failure
+            failure = DiskFull(f"{self.where}: no space left: {used} of {self._disk.capacity} bytes are in use")
+            if not name.endswith(TEMPORARY):
+                self.failure = failure
+            raise failure

@@ -97,6 +97,10 @@ class Invariants:
         self.looks += 1
         seen = self._members.setdefault(member.name, _Seen())
         raft.check()
+        if seen.life <= member.rotten_in < member.life and seen.life:
+            # What it begins with may be less than it had; the votes it gave on the wire bind it still.
+            self._lost[member.name] = seen
+            seen = self._members[member.name] = _Seen(granted=seen.granted)
         if seen.life != member.life or seen.last_raft is None:
             self._check_recovery(member, raft, seen)
         self._check_terms(member, raft, seen)
@@ -182,7 +186,7 @@ class Invariants:
         first = self.leaders.setdefault(raft.term, member.where)
         if first != member.where:
             raise Violation("E1", f"{member.where} leads term {raft.term}, as did {first}")
-        if not raft.configuration.is_voter(member.name):
+        if not _may_lead(member.name, raft):
             raise Violation("E2", f"{member.where} leads without being a voter of {raft.configuration.voters}")
         term, last, last_term = seen.led
         if term != raft.term:
@@ -222,7 +226,7 @@ class Invariants:
     def _check_progress(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         """L5: what a leader believes of its followers' logs is true, and never less than before."""
         for name, peer in raft.peers.items():
-            if peer.match < seen.matches.get(name, 0):
+            if peer.match < seen.matches.get(name, 0) and not self.cluster.members[name].rotten_in:
                 raise Violation("L5", f"{member.where} believed {name} to match up to {seen.matches[name]}, now {peer.match}")
             seen.matches[name] = peer.match
             follower = self._members.get(name)
@@ -336,3 +340,9 @@ class Invariants:
 def _is_durable(raft: Raft, index: int, term: int | None) -> bool:
     known = index <= raft._log.base_index or term is None or raft._log.term_at(index) == term
     return known and index <= raft.durable_index
+
+
+def _may_lead(name: str, raft: Raft) -> bool:
+    """Tell whether a member votes in the configuration in effect, or in the one before while that may come back (thesis §4.2.2)."""
+    unsettled = len(raft._log.configurations) > 1 and raft._log.configuration_index > raft.commit
+    return any(configuration.is_voter(name) for configuration in raft._log.configurations[-2 if unsettled else -1 :])

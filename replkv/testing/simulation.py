@@ -168,7 +168,7 @@ class Simulation:
         self.nemesis.heal()
         self.watchers.settle()
         self.cluster.trace.note("healed")
-        sound = self.cluster.sound
+        sound = self.cluster.mendable
         self._serve(sound)
         self._must(lambda: self._are_equal(sound), "members do not catch up")
         self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)

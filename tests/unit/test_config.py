@@ -38,6 +38,20 @@ def test_a_session_that_never_ends_is_refused(value: float) -> None:
         Settings(session_ttl=value)
 
 
+@pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
+@pytest.mark.parametrize("value", [1 << 63, 1 << 70])
+def test_a_number_beyond_63_bits_is_refused_before_a_cluster_is_founded_with_it(field: Any, value: int) -> None:
+    with pytest.raises(ValueError, match=f"Settings.{field.name} must be below"):
+        Settings(**{field.name: value})
+
+
+def test_a_session_may_last_as_long_as_the_largest_number_of_63_bits() -> None:
+    """1e305 seconds were accepted once: in microseconds they are infinite, and the member stopped for good at its first entry."""
+    with pytest.raises(ValueError, match="Settings.session_ttl must be below"):
+        Settings(session_ttl=1e305)
+    assert round(Settings(session_ttl=float((1 << 63) - 1024)).session_ttl * 1e6) < 1 << 83
+
+
 @pytest.mark.parametrize("times", [{"heartbeat": 0.15}, {"promise": 0.1}, {"promise": 0.8}, {"election_timeout": 0.25}])
 def test_times_that_leave_gaps_in_the_lease_are_refused(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="heartbeat < promise < election_timeout"):

@@ -221,8 +221,14 @@ def test_after_the_first_failed_change_every_change_fails_alike(
 
     with monkeypatch.context() as patch:
         patch.setattr(f"os.{call}", fail)
+        failing: dict[str, Callable[[], None]] = {
+            "pwrite": lambda: disk.write("f", 0, b"x"),
+            "fdatasync": lambda: disk.sync("f"),
+            "fsync": disk.sync_directory,
+            "rename": lambda: disk.rename("f", "g"),
+        }
         with pytest.raises(kind) as first:
-            create(disk, "g", 10)
+            failing[call]()
     assert type(first.value) is kind
     changes: list[Callable[[], None]] = [
         lambda: disk.write("f", 0, b"x"),
@@ -235,6 +241,25 @@ def test_after_the_first_failed_change_every_change_fails_alike(
             change()
         assert again.value is first.value
     assert disk.read("f", 0, 10) == bytes(10)
+    disk.close()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "rename"])
+def test_a_file_there_is_no_room_for_leaves_nothing_behind_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    disk = open_directory(tmp_path / "d")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"os.{call}", fail)
+        with pytest.raises(DiskFull):
+            create(disk, "g", 10)
+    assert disk.list() == []
+    create(disk, "g", 10)
+    assert disk.list() == ["g"]
     disk.close()
 
 

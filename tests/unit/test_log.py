@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from replkv.codec import make_entry
 from replkv.disk import MemoryDisk, RealDisk
 from replkv.errors import Corrupt, DirectoryInUse, DiskFull, Incompatible, InvariantBroken, StorageError, WrongCluster
 from replkv.log import Log, Recovered
-from replkv.messages import Configuration, Entry, EntryKind, HardState, Identity, SnapshotMeta
+from replkv.messages import Configuration, Entry, EntryKind, HardState, Identity, Position, SnapshotMeta
 from replkv.snapshot import SnapshotFile, SnapshotWriter
 from replkv.testing.disk import SimDisk
 from replkv.wal_format import Head, RecordKind, encode_flush, encode_head, encode_record, segment_name
@@ -246,11 +247,16 @@ def test_the_bytes_are_those_of_the_manual() -> None:
     log.append(HardState(2, "b"), [make_entry(1, 2, EntryKind.BLOCK, 1000, b"hello")])
     log.sync()
     assert disk.read(segment_name(1), 0, SECTOR).rstrip(b"\0").hex() == (
-        "60be0e62726b5701010000000100000000000000010000002b00000000000000000000000100000000000110000000000080000000000095a1610700c400c0"
+        "f5160b97726b57020100000001000000"
+        "00000000010000003b00000000000000"
+        "00000000000000000000000000000000"
+        "00000000010000000000011000000000"
+        "0080000000000095a1610700c400c0"
     )
     assert disk.read(segment_name(1), SECTOR, SECTOR).rstrip(b"\0").hex() == (
-        "fb44e30e726b57010100000002000000"
-        "00000000010000003a00000002000000"
+        "a81c501a726b57020100000002000000"
+        "00000000010000004a00000002000000"
+        "00000000020000000000000001000000"
         "0000000001000000010062021e000000"
         "01000000000000000200000000000000"
         "02e803000000000000"
@@ -512,11 +518,15 @@ def test_a_directory_in_use_is_refused_and_free_again_after_close() -> None:
     open_log(disk)
 
 
+def flush_bytes(segment: int, flush: int, sector: int, records: Sequence[bytes], vote: str | None = None) -> bytes:
+    return encode_flush(segment, flush, sector, HardState(1, vote), Position(1, 10), records, len(records))
+
+
 def hand_made(segment: int, flush: int, *records: bytes, vote: str | None = None, form: bytes | None = None) -> SimDisk:
     disk = new_disk()
     door = disk.open()
     door.allocate(segment_name(segment), SEGMENT)
-    data = encode_flush(segment, flush, 0, HardState(1, vote), records, len(records))
+    data = flush_bytes(segment, flush, 0, records, vote)
     door.write(segment_name(segment), 0, data)
     return disk
 
@@ -528,7 +538,7 @@ def head(**changes: object) -> bytes:
 
 def test_a_format_of_a_later_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("replkv.wal_format._FORMAT", b"rkW\x02")
+        patch.setattr("replkv.wal_format._FORMAT", b"rkW\x03")
         disk = hand_made(1, 1, head())
     with pytest.raises(Incompatible, match="upgrade"):
         reopen_keeping(disk)
@@ -571,7 +581,7 @@ def test_a_log_that_contradicts_itself_is_rot_although_its_checksums_are_right(
 
 
 def add_flush(disk: SimDisk, segment: int, flush: int, sector: int, *records: bytes, sectors: int = 99) -> None:
-    data = encode_flush(segment, flush, sector, HardState(1), records, len(records))[: sectors * SECTOR]
+    data = flush_bytes(segment, flush, sector, records)[: sectors * SECTOR]
     disk.open().write(segment_name(segment), sector * SECTOR, data)
 
 
@@ -609,8 +619,8 @@ def test_a_sector_behind_the_end_of_a_torn_flush_is_rot_although_it_bears_its_nu
     disk = filled()
     number = 8  # the head's flush is 1, the last of filled() is 7
     data, torn = (
-        encode_flush(1, number, 12, HardState(1, "b"), [encode_record(RecordKind.ENTRY, entry(7).encoded)], 1),
-        encode_flush(1, number, 9, HardState(1, "b"), [encode_record(RecordKind.ENTRY, entry(7, 1, 600).encoded)], 1),
+        flush_bytes(1, number, 12, [encode_record(RecordKind.ENTRY, entry(7).encoded)], "b"),
+        flush_bytes(1, number, 9, [encode_record(RecordKind.ENTRY, entry(7, 1, 600).encoded)], "b"),
     )
     disk.open().write(segment_name(1), 9 * SECTOR, torn[:SECTOR])
     assert indexes(reopen_keeping(disk.copy())) == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,198 @@
+"""What can be saved of a damaged log, and what is known of the rest.
+
+Recovery stops at the first thing that is not as it was written.  In a cluster that is not the end: the entries up to there are good, the
+leader sends the others again, and for the time in between ``caution.py`` only has to know what this member promised: its term and vote,
+and where its log ended.  Every flush repeats them, so one whole flush behind the damage tells; where the damage may have hit the last one
+nobody knows, and the end is ``UNKNOWN``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from replkv import codec
+from replkv.errors import Corrupt
+from replkv.messages import UNKNOWN, Configuration, Entry, EntryKind, HardState, Identity, Position
+from replkv.raftlog import configuration_in
+from replkv.recovery import Replay
+from replkv.wal_format import (
+    HEADS,
+    SECTOR,
+    SEGMENT_MIN,
+    Flush,
+    Head,
+    RecordKind,
+    decode_head,
+    glance,
+    segment_name,
+    sift,
+    snapshot_pointer,
+    unreadable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from replkv.disk import Disk
+    from replkv.snapshot import SnapshotFile
+
+
+@frozen
+class Salvage:
+    """What is left of a log.
+
+    ``end``: where it ended, ``UNKNOWN`` if that is lost with the last vote; ``entries``: the intact ones behind the snapshot;
+    ``configuration``: the newest that was found; ``flush``: the number of the newest whole flush; ``segment``: the highest number in use.
+    """
+
+    identity: Identity
+    founding: bytes
+    hard_state: HardState
+    end: Position
+    snapshot: SnapshotFile | None
+    entries: tuple[Entry, ...]
+    configuration: Configuration
+    flush: int
+    segment: int
+
+    @property
+    def last_index(self) -> int:
+        """The last entry that is left, in the snapshot or behind it."""
+        return self.entries[-1].index if self.entries else self.snapshot.meta.index if self.snapshot else 0
+
+    @property
+    def is_curable(self) -> bool:
+        """Whether there are enough others to heal this member: the leader, and after the loss of a vote a majority without it."""
+        voters = {*self.configuration.voters, *self.configuration.outgoing} | {self.identity.name}
+        return len(voters) > (2 if self.end == UNKNOWN else 1)
+
+
+class _Findings:
+    """What the readable flushes of a damaged log say, wherever they stand."""
+
+    def __init__(self) -> None:
+        self.identity: Identity | None = None
+        self.founding = b""
+        self.snapshot: SnapshotFile | None = None
+        self.configuration = Configuration(())
+        self._configured_at = 0
+        self.newest: Flush | None = None
+        self.highest = 0  # the highest flush number of any readable sector
+        self.damaged_behind = True  # something behind the newest flush can't be read
+
+    def take(self, flush: Flush) -> None:
+        self.newest, self.damaged_behind = flush, False
+        for record in flush.records:
+            if record.kind in HEADS:
+                self._take_head(decode_head(record.body))
+            elif record.kind is RecordKind.ENTRY:
+                self._take_entry(codec.decode_entry(record.body))
+            else:
+                self._take_snapshot(snapshot_pointer(record.body))
+
+    def _take_head(self, head: Head) -> None:
+        self.identity = head.identity
+        if head.founding:
+            self._take_entry(codec.decode_entry(head.founding))
+        self._take_snapshot(head.snapshot)
+
+    def _take_entry(self, entry: Entry) -> None:
+        if entry.kind is EntryKind.FOUNDING:
+            self.founding = entry.encoded
+        self._configure(entry.index, configuration_in(entry))
+
+    def _take_snapshot(self, snapshot: SnapshotFile | None) -> None:
+        if snapshot is not None:
+            self.snapshot = snapshot
+            self._configure(snapshot.meta.index, snapshot.meta.configuration)
+
+    def _configure(self, index: int, configuration: Configuration | None) -> None:
+        if configuration is not None and index >= self._configured_at:
+            self.configuration, self._configured_at = configuration, index
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a flush behind the newest whole one was durable, or may have been."""
+        return self.newest is None or self.damaged_behind or self.highest > self.newest.number + 1
+
+
+def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> Salvage:
+    """Read what can be read of a damaged log.
+
+    Args:
+        disk: where it is; nothing there is changed.
+        name: of the member.
+        numbers: of all segments.
+        damage: what was found first.
+
+    Raises:
+        Corrupt: not even whose log it is can be read; ``damage``.
+        Incompatible: another version wrote it.
+    """
+    found = _sift(disk, numbers)
+    if found.identity is None or found.newest is None or not found.founding or found.identity.name != name:
+        raise damage
+    return Salvage(
+        found.identity,
+        found.founding,
+        found.newest.hard_state,
+        UNKNOWN if found.in_doubt else found.newest.end,
+        found.snapshot,
+        _intact_entries(disk, name, numbers, found.snapshot),
+        found.configuration,
+        found.newest.number,
+        max(numbers),
+    )
+
+
+def _sift(disk: Disk, numbers: Sequence[int]) -> _Findings:
+    found = _Findings()
+    for number in range(min(numbers), max(numbers) + 1):
+        if number in numbers:
+            _sift_segment(disk, number, found)
+        else:
+            found.damaged_behind = True
+    return found
+
+
+def _sift_segment(disk: Disk, number: int, found: _Findings) -> None:
+    for item in sift(disk, number):
+        if isinstance(item, Flush):
+            try:
+                found.take(item)
+            except codec.DecodeError as error:
+                raise unreadable(disk, number, error) from None
+        elif item is None:
+            found.damaged_behind = True
+        else:
+            found.highest = max(found.highest, item)
+    size, claimed = disk.size(segment_name(number)), glance(disk, number)
+    found.damaged_behind |= size % SECTOR != 0 or size < SEGMENT_MIN or (claimed is not None and claimed[1] != size)  # it was cut
+
+
+def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: SnapshotFile | None) -> tuple[Entry, ...]:
+    """Return the entries that follow the snapshot without a gap, up to the first damage."""
+    best: tuple[Entry, ...] = ()
+    for first in numbers:
+        state = Replay(disk, name)
+        with contextlib.suppress(Corrupt):
+            state.run([number for number in numbers if number >= first])
+        covered = snapshot.meta.index if snapshot else 0
+        if state.snapshot == snapshot and state.base <= covered and len(state.entries) > len(best):
+            best = tuple(state.entries)
+    return best
+
+
+def beyond_cure(left: Salvage, error: Corrupt) -> Corrupt:
+    """Return the error for a loss that nobody else can make good, with the ways out."""
+    voters = len({*left.configuration.voters, *left.configuration.outgoing})
+    others = "it is the only voter of its cluster" if voters < 2 else "with two voters the other one alone is no majority"
+    return Corrupt(
+        f"{error.damage}; entries up to {left.last_index} are intact, but {left.identity.name} can't be healed, for {others}.  Either put "
+        "back a copy of the whole directory that was made after this member had stopped for the last time; or move the directory away and "
+        "begin with an empty one, which loses what was stored.  An older copy forgets every write since it was made",
+        error.damage,
+    )
