@@ -1,8 +1,9 @@
 # Everything here runs in the virtual environment .venv, which the first target that needs it makes.
 PYTHON ?= python3
 BIN := .venv/bin
+HOURS ?= 2
 
-.PHONY: help check test cover demo bench clean
+.PHONY: help check test cover demo torture soak bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,6 +23,16 @@ test: .venv ## all tests
 
 cover: .venv ## all tests, with the lines they miss
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
+
+torture: .venv ## clusters of real processes under faults, for some minutes
+	$(BIN)/python tests/torture --hours 0.1
+
+evidence: .venv ## run all of that, and write what came out into docs/GUARANTEES.md (an hour)
+	$(BIN)/python tests/evidence.py
+
+soak: .venv ## hours of that and of the simulator; HOURS=2 is for each
+	$(BIN)/python tests/torture --hours $(HOURS)
+	$(BIN)/python -m replkv.testing --hours $(HOURS)
 
 demo: .venv ## three members, one killed, nothing lost
 	$(BIN)/replkv demo

@@ -65,10 +65,10 @@ class CallError(Exception):
 class _Run:
     """One process of a member, from its start to its end."""
 
-    def __init__(self, arguments: dict[str, Any], log: Path) -> None:
+    def __init__(self, arguments: dict[str, Any], log: Path, within: tuple[str, ...]) -> None:
         with log.open("a") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", str(PROGRAM), json.dumps(arguments)],
+                [*within, sys.executable, "-W", "error", str(PROGRAM), json.dumps(arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -126,10 +126,11 @@ class _Run:
 
 
 class Member:
-    """A member, run after run."""
+    """A member, run after run; ``within`` is a command that runs another one, such as nsenter."""
 
-    def __init__(self, name: str, root: Path, **arguments: Any) -> None:
+    def __init__(self, name: str, root: Path, *, within: tuple[str, ...] = (), **arguments: Any) -> None:
         self.name = name
+        self.within = within
         self.data_dir = root / name
         self.arguments = {"name": name, "data_dir": str(self.data_dir), **arguments}
         self.log = root / f"{name}.log"
@@ -146,7 +147,7 @@ class Member:
 
     def start(self) -> Member:
         """Start the process and wait until its Replica is open; raises CallError where the constructor did."""
-        self._run = _Run(self.arguments, self.log)
+        self._run = _Run(self.arguments, self.log, self.within)
         self._run.opened.result(PATIENCE)
         return self
 

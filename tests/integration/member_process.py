@@ -12,13 +12,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from replkv import Add, Compare, Config, Delete, Event, Get, Key, Lease, Put, Replica, Scan, Settings, Watch
+from replkv import Add, Compare, Config, Conflict, Delete, Event, Get, Key, Lease, Put, Replica, Scan, Settings, Txn, Watch
 from replkv.machine import Machine
 from replkv.node import Node
-from replkv.plans import Plan
+from replkv.ops import Revoke
+from replkv.plans import Plan, Read, Write, plan_for
 from replkv.proposals import Call
+from replkv.testing.blackbox import describe_result
 
-OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add}
+OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add, "revoke": Revoke}
 
 
 def operation(wire: list[Any]) -> Any:
@@ -33,6 +35,14 @@ def compare(wire: list[Any]) -> Compare:
     side = getattr(Key(key), target)
     built: Compare = {"==": side.__eq__, "!=": side.__ne__, ">": side.__gt__, "<": side.__lt__}[relation](operand)
     return built
+
+
+def told(kind: str, args: dict[str, Any]) -> Any:
+    """Build the operation that a history tells of, as ``replkv.testing.blackbox`` writes it."""
+    if kind != "txn":
+        return OPERATIONS[kind](**args)
+    then, otherwise = ([told(*step) for step in args[branch]] for branch in ("then", "otherwise"))
+    return Txn(compare=[compare(each) for each in args["compare"]], then=then, otherwise=otherwise)
 
 
 def plain(value: Any) -> Any:
@@ -59,6 +69,27 @@ class Digest(Plan[str]):
         return str(call.answer[1])
 
 
+class HandOver(Plan[bool]):
+    """Leadership handed to another member; the result tells whether there was any to hand over."""
+
+    looks = True
+
+    def __init__(self, node: Node, to: str | None) -> None:
+        self.node = node
+        self.to = to
+
+    def look(self, machine: Machine, time: int) -> bool:
+        raft = self.node.raft
+        assert raft is not None
+        leads = raft.leader == self.node.name
+        raft.transfer(self.to, self.node.clock())
+        return leads
+
+    def result(self, node: Node, call: Call) -> bool:
+        assert call.answer is not None
+        return bool(call.answer[1])
+
+
 class Host:
     """What the parent may ask for beside the Replica's own calls."""
 
@@ -71,6 +102,18 @@ class Host:
         """Run a transaction."""
         then, otherwise = [operation(wire) for wire in then], [operation(wire) for wire in otherwise]
         return self._replica.txn(compare=[compare(wire) for wire in compares], then=then, otherwise=otherwise)
+
+    def perform(self, kind: str, args: dict[str, Any], timeout: float, consistency: str = "linearizable") -> Any:
+        """Carry out what a history tells of; return the result as it tells it."""
+        operation = told(kind, args)
+        if kind in ("get", "scan"):
+            plan: Plan[Any] = Read(operation, b"", consistency)
+        else:
+            plan = Write(operation) if kind == "revoke" else plan_for(operation, b"")
+        try:
+            return describe_result(self._replica._run(plan, timeout))
+        except Conflict as conflict:
+            return {"conflict": describe_result(conflict.current)}
 
     def put_many(self, pairs: list[list[str]]) -> Any:
         """Put many pairs, all in flight at once."""
@@ -114,6 +157,15 @@ class Host:
         with open("/proc/self/status", encoding="ascii") as lines:
             rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
         return {"digest": self._replica._run(Digest(), 10.0), "dropped": node.links.frames_dropped, "rss": rss}
+
+    def transfer(self, to: str | None) -> bool:
+        """Hand leadership to another member, None: to whom it suits; return whether this one had it."""
+        return self._replica._run(HandOver(self._replica._running(), to), 5.0)
+
+    def thread(self) -> int:
+        """Return the system's number of the thread that decides, which is the one that syncs the log."""
+        assert self._replica._thread is not None
+        return self._replica._thread.native_id or 0
 
     def snapshot(self) -> int:
         """Return the index that the newest snapshot stands for; 0 without one."""

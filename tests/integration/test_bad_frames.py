@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -17,10 +18,13 @@ import pytest
 from cluster import Cluster, Member, eventually
 
 from replkv import codec
+from replkv.disk import RealDisk
+from replkv.log import Log
 from replkv.messages import (
     Append,
     AppendReply,
     Configuration,
+    Digest,
     EntryKind,
     Forward,
     Found,
@@ -28,9 +32,14 @@ from replkv.messages import (
     Message,
     Ping,
     Pong,
+    ReadIndex,
+    ReadIndexReply,
+    SnapshotAck,
     SnapshotChunk,
     SnapshotMeta,
+    TimeoutNow,
     Vote,
+    VoteReply,
     Welcome,
 )
 
@@ -79,6 +88,13 @@ class Stranger:
         except ConnectionError:
             return True
         return True
+
+
+@contextmanager
+def crowd(cluster: Cluster, member: Member, hellos: Iterable[bytes]) -> Iterator[list[Stranger]]:
+    """Many connections at once."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Stranger(cluster, member, hello=hello)) for hello in hellos]
 
 
 def frame(message: Message, *, cluster: bytes = codec.NO_CLUSTER, sender: int = 7, receiver: int = 0) -> bytes:
@@ -214,6 +230,129 @@ def test_large_frames_and_open_connections_take_no_lasting_memory(cluster: Clust
         stranger.__exit__()
     serves(cluster)
     eventually(lambda: member.call("internals")["rss"] - before < 150_000)
+
+
+# -- those who take their time, and those who come in crowds --------------------------------------------------------------------------
+
+
+def test_a_connection_that_says_nothing_or_half_of_something_is_closed_in_time(cluster: Cluster) -> None:
+    """nng waits ten seconds for its own greeting, a member one for the first frame."""
+    greeting = struct.pack(">Q", len(GOOD) + 4) + b"\x80\x00\x00\x01" + GOOD
+    begun = [b"", REQ[:1], REQ[:6], REQ, *(REQ + greeting[:part] for part in (1, 8, 12, len(greeting) - 1))]
+    with crowd(cluster, cluster["a"], begun) as strangers:
+        eventually(lambda: all(stranger.is_dropped() for stranger in strangers), timeout=25)
+    serves(cluster)
+
+
+def test_a_greeting_that_drips_in_byte_by_byte_gets_no_more_time_than_another(cluster: Cluster) -> None:
+    with Stranger(cluster, cluster["b"]) as stranger:
+        drops = iter(struct.pack(">Q", 4000) + b"\x80\x00\x00\x01" + bytes(3988))
+
+        def is_dropped_after_one_more() -> bool:
+            stranger.raw(bytes([next(drops)]))
+            return stranger.is_dropped()
+
+        began = time.monotonic()
+        eventually(is_dropped_after_one_more, pause=0.02)
+        assert time.monotonic() - began < 10
+    serves(cluster)
+
+
+def open_files(member: Member) -> int:
+    return len(list(Path(f"/proc/{member.run.process.pid}/fd").iterdir()))
+
+
+def test_a_crowd_that_says_nothing_takes_the_place_of_nobody(cluster: Cluster) -> None:
+    """Connections are few, and those that have never spoken make room: a member that starts meanwhile finds its peers."""
+    leader = cluster.leader()
+    late = cluster.others(leader)[0]
+    late.kill()
+    before = open_files(leader)
+    with crowd(cluster, leader, [REQ] * 600):
+        late.start()
+        eventually(lambda: open_files(leader) < before + 300)
+        with crowd(cluster, leader, [REQ] * 300):
+            late.call("wait_ready", timeout=30)
+            serves(cluster)
+    eventually(lambda: open_files(leader) < before + 20)
+
+
+def test_a_crowd_that_takes_all_descriptors_of_a_member_does_not_end_it(tmp_path: Path) -> None:
+    """Who does not even begin to speak nng's protocol is not counted among the connections, for nng tells nobody of him."""
+    with Cluster(tmp_path, config={"segment_bytes": 1 << 14}) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        process = leader.run.process.pid
+        limit = open_files(leader) + 30
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, resource.prlimit(process, resource.RLIMIT_NOFILE)[1]))
+        other = cluster.others(leader)[0]
+        with crowd(cluster, leader, [b""] * 100):
+            eventually(lambda: open_files(leader) >= limit)
+            for number in range(20):  # each needs a segment of its own
+                assert other.call("put", f"k{number}", "x" * 20_000, timeout=30)
+        cluster.state()
+        assert [member.call("failure") for member in cluster] == ["", "", ""]
+
+
+# -- a peer that has gone mad ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_says_what_no_peer_says_disturbs_nobody(tmp_path: Path) -> None:
+    """It greets rightly, under its own name and incarnation, and then sends whatever comes to its mind."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        leader.call("put", "k", "v")
+        mad = cluster.others(leader)[0]
+        mad.stop()
+        log, recovered = Log.open(RealDisk(mad.data_dir), mad.name, 1, 1 << 20)
+        log.close()
+        founding = codec.decode_founding(recovered.founding)
+        members, term = founding.configuration.members, leader.call("status")["raft_term"]
+        hello = Hello((1, 1), founding.cluster, mad.name, members[mad.name], leader.name)
+        with Stranger(cluster, leader) as stranger:
+            stranger.send(frame(hello, cluster=founding.cluster, sender=members[mad.name]))
+            for message in ravings(term):
+                stranger.send(frame(message, cluster=founding.cluster, sender=members[mad.name], receiver=members[leader.name]))
+            sane = cluster.others(mad)
+            for member in sane:
+                assert member.call("add", "served", timeout=30)[0]
+            assert not stranger.is_dropped()
+        mad.start()
+        cluster.wait_ready()
+        cluster.state()
+        assert [member.call("failure") for member in cluster] == ["", "", ""]
+        assert leader.call("status")["raft_term"] == term
+
+
+def ravings(term: int) -> Iterator[Message]:
+    """Yield messages of a peer in a term, all of them well-formed, none of them true."""
+    largest = (1 << 63) - 1
+    batches = (
+        b"",
+        b"\x00",
+        bytes(100),
+        random.randbytes(100),
+        codec.pack_batch(largest, largest, largest, ()),
+        codec.pack_batch(0, 0, 0, ()),
+    )
+    yield Forward(batches)
+    yield Forward(tuple(bytes([number]) for number in range(64)))
+    yield Forward((codec.pack_batch(1, 1, 1, [codec.pack((1, b"k", b"mad", False))]),))  # of a session that is none
+    for number in (0, 1, term, largest):
+        yield AppendReply(term, number, number)
+        yield AppendReply(term, largest, number, rejected=True, hint_index=number, hint_term=largest)
+        yield VoteReply(min(number, term), granted=True)
+        yield Vote(min(number, term), largest, largest)
+        yield ReadIndex(term, number)
+        yield ReadIndexReply(term, number, largest)
+        yield SnapshotAck(term, number, largest)
+        yield Digest(number, full=bool(number % 2), hash=b"mad")
+    yield TimeoutNow(term)
+    yield SnapshotChunk(term, META, 0, largest, b"x")
+    yield SnapshotChunk(term, META, largest, 0, b"x")
+    yield Found(ENTRY)
+    yield from (Ping(), Pong(), Welcome(1, bytes(16), "b", 7, ()))
 
 
 def test_strangers_changed_nothing(cluster: Cluster) -> None:

@@ -1,0 +1,15 @@
+"""``python tests/torture``: see ``campaign.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path += [str(Path(__file__).parents[1] / "integration"), str(Path(__file__).parents[2])]
+
+from campaign import main  # found now
+
+try:
+    sys.exit(main())
+except KeyboardInterrupt:
+    sys.exit("interrupted")
