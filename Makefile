@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOURS ?= 2
 
-.PHONY: help check test cover demo torture soak bench clean
+.PHONY: help check test cover demo fuzz torture soak bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: .venv ## all tests
 
 cover: .venv ## all tests, with the lines they miss
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
+
+fuzz: .venv ## hostile bytes for every reader, a minute each; led by coverage where atheris is installed
+	$(BIN)/python tests/fuzz --seconds 60
 
 torture: .venv ## clusters of real processes under faults, for some minutes
 	$(BIN)/python tests/torture --hours 0.1

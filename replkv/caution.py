@@ -6,10 +6,17 @@ So the loss of its copy never makes a majority of those that lack an acknowledge
 the floor on it is a member like any other.
 
 Where the very end was damaged, the last vote and the floor themselves are lost: the member is **in doubt**, and neither votes nor
-acknowledges anything until it has heard all other voters.  Whoever it may have voted for had raised its own term before it asked, or has
-been restarted and can't use the vote any more.  Whatever it may have acknowledged stands in the log of the leader that counts it, and if
-it was decided, in those of a majority.  So the greatest term is at least its own, its vote in that term counts as given, and the
-greatest end of a log bounds what it may have held, provided that those who know where they stand are a majority.
+acknowledges anything until all other voters have answered.
+
+- Whoever it may have voted for had made its own new term durable before it asked, or has lost it and been restarted: then it can't use
+  the vote any more, for no message reaches another life than the one it was sent to.  So the newest term that anybody knows is at least
+  the one it voted in, and its vote in that term counts as given.
+- Whoever counts what it acknowledged begins anew with it when the question comes, or has been restarted.  So what was decided with its
+  help was decided before the answer, and stands in the log of the one that decided it and of all others that helped.  Unless those in
+  doubt could have done it among themselves, one of them knows where it stands: the newest end of any log bounds the floor.
+
+The second holds for a floor that is known as well.  Then it lowers one that nobody else ever reached: what this member wrote as a leader
+to its own disk alone need not keep others from being elected.  All of it takes for granted that the member still knows who votes.
 """
 
 from __future__ import annotations
@@ -33,7 +40,7 @@ class Caution:
 
     Args:
         floor: where its log ended, ``UNKNOWN`` if that is lost.
-        number: of its question; never used before.
+        number: of its first question; neither it nor those that follow it were ever used before.
         now: seconds.
     """
 
@@ -48,6 +55,11 @@ class Caution:
         """Whether its term, its vote and its floor are not known."""
         return self.floor == UNKNOWN
 
+    @property
+    def term(self) -> int:
+        """The newest term that any of those knows who have answered."""
+        return max((reply.term for reply in self._replies.values()), default=0)
+
     def questions(self, others: Iterable[str], now: float) -> list[tuple[str, Census]]:
         """Return what to ask those who have not answered; a leader among them learns that it must begin anew with this member."""
         if now < self.ask_at:
@@ -55,13 +67,22 @@ class Caution:
         self.ask_at = now + ASK_EVERY
         return [(name, Census(self._number)) for name in others if name not in self._replies or self._replies[name].in_doubt]
 
-    def heard(self, sender: str, reply: CensusReply) -> None:
-        """Take an answer; one to another life's question tells nothing about this one."""
-        if reply.id == self._number:
-            self._replies[sender] = reply
+    def heard(self, sender: str, reply: CensusReply, now: float) -> None:
+        """Take an answer; one to another question tells nothing."""
+        if reply.id != self._number:
+            return
+        if reply.in_doubt and sender not in self._in_doubt():
+            # Until it stopped it may have led, and decided something together with those who had answered before: they are asked again.
+            self._replies = self._in_doubt()
+            self._number += 1
+            self.ask_at = now
+        self._replies[sender] = reply
 
-    def settle(self, name: str, configuration: Configuration, last: Position) -> int | None:
-        """End the doubt once all other voters have answered, and those that know where they stand are a majority.
+    def _in_doubt(self) -> dict[str, CensusReply]:
+        return {name: reply for name, reply in self._replies.items() if reply.in_doubt}
+
+    def settle(self, name: str, configuration: Configuration, last: Position) -> bool:
+        """Lower the floor to what the others' answers leave possible, as soon as they do; this ends a doubt.
 
         Args:
             name: of this member.
@@ -69,12 +90,11 @@ class Caution:
             last: where its own log ends now.
 
         Returns:
-            The newest term that anybody has seen; None while it is not known.
+            Whether the floor is another one now.
         """
-        certain = [sender for sender, reply in self._replies.items() if not reply.in_doubt]
-        missing = {*configuration.voters, *configuration.outgoing} - {name, *self._replies}
-        if not self.in_doubt or missing or not quorum.won(configuration, certain):
-            return None
-        replies = self._replies.values()
-        self.floor = max(last, *(Position(reply.last_term, reply.last_index) for reply in replies))
-        return max(reply.term for reply in replies)
+        voters, doubtful = {*configuration.voters, *configuration.outgoing}, {name, *self._in_doubt()}
+        if not voters <= {name, *self._replies} or quorum.won(configuration, doubtful):
+            return False
+        ends = [Position(reply.last_term, reply.last_index) for reply in self._replies.values() if not reply.in_doubt]
+        before, self.floor = self.floor, min(self.floor, max(last, *ends))
+        return self.floor < before

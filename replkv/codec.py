@@ -37,6 +37,8 @@ BLOCK_MAX = 8 << 20
 BATCH_MAX = 7 << 20
 COMMAND_MAX = 6 << 20
 """Each of these leaves room for what is put around it: what has entered the log must be readable by everybody who applies it."""
+FORWARD_MAX = 64
+"""Batches of a Forward: a member has a few under way, and each that is none costs the leader a line in its log."""
 SMALL = 512
 """Values up to this many bytes are unpacked without a look ahead: false claims in them cost 2 MiB at most."""
 COMPRESS_FROM = 1 << 10
@@ -439,7 +441,10 @@ def _write_forward(message: m.Forward) -> tuple[tuple[Any, ...], list[bytes]]:
 
 
 def _read_forward(head: tuple[Any, ...], data: bytes, at: int) -> m.Forward:
-    return m.Forward(tuple(_slices(head[0], data, at)))
+    (sizes,) = head
+    if type(sizes) is tuple and len(sizes) > FORWARD_MAX:
+        raise DecodeError(f"{len(sizes)} batches where at most {FORWARD_MAX} are allowed")
+    return m.Forward(tuple(_slices(sizes, data, at)))
 
 
 def _write_chunk(message: m.SnapshotChunk) -> tuple[tuple[Any, ...], list[bytes]]:

@@ -87,14 +87,16 @@ def corrupt(what: str) -> Corrupt:
     )
 
 
-def create(disk: Disk, name: str, size: int) -> None:
-    """Create a durable file of ``size`` zero bytes: after a crash it is there complete, or not at all.
+def create(disk: Disk, name: str, size: int, content: bytes = b"") -> None:
+    """Create a durable file of ``size`` bytes, zeros behind its content: after a crash it is there complete, or not at all.
 
     Raises:
         DiskFull: there is no room; nothing is left behind.
     """
     with removed_if_full(disk, name + TEMPORARY):
         disk.allocate(name + TEMPORARY, size)
+        if content:
+            disk.write(name + TEMPORARY, 0, content)
         publish(disk, name + TEMPORARY, name)
 
 

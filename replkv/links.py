@@ -87,14 +87,14 @@ class Links:
                 self.transport.dial(peer, url)
 
     def join_cluster(self, cluster: bytes, members: dict[str, int]) -> None:
-        """Take up a cluster's id and members, and drop connections of whoever is none of them."""
+        """Take up a cluster's id and members, and drop connections of whoever has taken the place of one of them."""
         self.cluster = cluster
         self.members = members
         for pipe, caller in list(self._callers.items()):
-            if caller.name is not None and members.get(caller.name) != caller.incarnation:
+            if caller.name is not None and members.get(caller.name, caller.incarnation) != caller.incarnation:
                 self._drop_caller(pipe)
         for peer, link in self._links.items():
-            if link.ready and members.get(peer) != link.incarnation:
+            if link.ready and members.get(peer, link.incarnation) != link.incarnation:
                 link.ready = False
                 self._note(peer)
 
@@ -309,16 +309,17 @@ class Links:
         if name not in self._links:
             return f"{name} is not in the cluster map of {me}; add it there, or start it with another map"
         if self.members is not None:
-            return self._membership_objection(name, incarnation)
+            return self._membership_objection(name, incarnation, cluster)
         if cluster == codec.NO_CLUSTER and founders != self.founders:
             return f"the cluster maps differ: {me} has {', '.join(self.founders)}, {name} has {', '.join(founders)}; make them equal"
         return ""
 
-    def _membership_objection(self, name: str, incarnation: int) -> str:
+    def _membership_objection(self, name: str, incarnation: int, cluster: bytes) -> str:
         known = self.members.get(name) if self.members is not None else None
-        if known is None:
+        if known is None and cluster == codec.NO_CLUSTER:
             return f"{name} is no member of this cluster"
-        if known != incarnation:
+        # One that belongs to this cluster but to no configuration known here may be newer than that, and even lead (thesis §4.1).
+        if known not in (None, incarnation):
             return f"the data directory of {name} was replaced: an empty one is a new member, and does not get the old one's vote"
         return ""
 

@@ -17,10 +17,12 @@ from replkv.codec import decode_entry, pack
 from replkv.disk import TEMPORARY, corrupt, create
 from replkv.errors import Corrupt, DiskFull, InvariantBroken, StorageError
 from replkv.messages import NOWHERE, EntryKind, HardState, Identity, Position
+from replkv.raftlog import configuration_in
 from replkv.recovery import Replay, replay, segments
 from replkv.salvage import Salvage, beyond_cure, salvage
 from replkv.snapshot import SnapshotFile, is_snapshot, open_snapshot
 from replkv.wal_format import (
+    IDENTITY,
     SECTOR,
     SEGMENT_MAX,
     SEGMENT_MIN,
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VOTES = 64 << 10
-"""Bytes of the last segment that are kept for votes where the disk is full: one takes a sector."""
+KEPT = 64 << 10
+"""Bytes of the last segment that are kept where the disk is full: a vote takes a sector, a small entry one or a few."""
+SMALL = 4 << 10
+"""Bytes of a small entry."""
 
 
 @frozen
@@ -92,6 +96,7 @@ class Log:
         self._reach: dict[int, int] = {}
         self._keep_from = 0
         self._replaced: list[SnapshotFile] = []
+        self._repeated = b""  # what the file ``identity`` holds
         # Shared with the thread that prepares.
         self._housekeeping = threading.Lock()
         self._blank: dict[int, int] = {}  # segments that wait to be used -> bytes
@@ -124,6 +129,8 @@ class Log:
         disk.lock()
         try:
             names = disk.list()
+            if names:
+                disk.sync_directory()  # a process that was killed has left names that are seen, and that a loss of power would take back
             try:
                 return cls._open(disk, names, Identity(name, new_incarnation), segment_bytes)
             except Corrupt as error:
@@ -139,6 +146,7 @@ class Log:
         if state.identity is None:
             _check_unused(disk, names, numbers)
         log = cls(disk, state.identity or newcomer, segment_bytes)
+        log._repeated = _read_identity(disk, names)
         log.snapshot = _check_snapshot(disk, state.snapshot)
         log._settle(state)
         log._clean(names, numbers, state)
@@ -199,37 +207,42 @@ class Log:
     @classmethod
     def _recover_from(cls, disk: Disk, names: Sequence[str], name: str, segment_bytes: int, error: Corrupt) -> tuple[Log, Recovered]:
         """Open a damaged log with what is intact, if others can send the rest."""
-        numbers = segments(names)
-        if not numbers:
-            raise error
-        left = salvage(disk, name, numbers, error)
-        log = cls(disk, left.identity, segment_bytes)
+        left = salvage(disk, name, segments(names), error)
         try:
-            log.snapshot = _check_snapshot(disk, left.snapshot)
+            left = evolve(left, snapshot=_check_snapshot(disk, left.snapshot))
         except Corrupt:
             left = evolve(left, snapshot=None, entries=())
-        return log, log._begin_afresh(left, [*names], error)
+        log = cls(disk, left.identity, segment_bytes)
+        log._repeated = _read_identity(disk, names)
+        return log, log._begin_afresh(left, error)
 
-    def lose_snapshot(self, error: Corrupt) -> Recovered:
+    def lose_snapshot(self, recovered: Recovered, error: Corrupt) -> Recovered:
         """Go on without the snapshot, which turned out to be damaged when it was loaded, and so without the entries behind it.
+
+        Args:
+            recovered: what the log remembered with it.
+            error: what was found.
+
+        Returns:
+            What it remembers now.
 
         Raises:
             Corrupt: nobody else could replace it; ``error``, with the ways out.
         """
         if self.snapshot is None:
             raise InvariantBroken("there is no snapshot to lose")
-        end, configuration = max(self._end, self._floor), self.snapshot.meta.configuration
-        numbers = (self._flush - 1, max(self._segment, *self._blank))
+        known = [configuration for entry in recovered.entries if (configuration := configuration_in(entry)) is not None]
+        configuration = known[-1] if known else self.snapshot.meta.configuration
+        end, numbers = max(self._end, self._floor), (self._flush - 1, max((self._segment, *self._blank)))
         left = Salvage(self._identity, self._founding, self._hard_state, end, None, (), configuration, *numbers)
-        self.snapshot = None
-        return self._begin_afresh(left, self._disk.list(), error)
+        return self._begin_afresh(left, error)
 
-    def _begin_afresh(self, left: Salvage, names: Sequence[str], error: Corrupt) -> Recovered:
+    def _begin_afresh(self, left: Salvage, error: Corrupt) -> Recovered:
         """Write what is left as one flush of a new segment; as soon as that is durable nothing before it counts."""
         if not left.is_curable:
             raise beyond_cure(left, error)
         logger.warning("%s; what is intact is kept, up to entry %d, and the leader sends the rest", error.damage, left.last_index)
-        self._hard_state, self._founding, self._floor = left.hard_state, left.founding, left.end
+        self._hard_state, self._founding, self._floor, self.snapshot = left.hard_state, left.founding, left.end, left.snapshot
         self._end = Position(left.snapshot.meta.term, left.snapshot.meta.index) if left.snapshot else NOWHERE
         self._durable = (self._end.index, self._founding, left.snapshot)
         self._flush, self._segment, self._segment_size = left.flush + 1, left.segment, 0
@@ -238,7 +251,7 @@ class Log:
         self._roll(RecordKind.HEAD_AFRESH)
         self._reach = {}
         self._write_flush()
-        kept = left.snapshot.name if left.snapshot else ""
+        kept, names = left.snapshot.name if left.snapshot else "", self._disk.list()
         self._garbage = [segment_name(number) for number in segments(names) if number != self._segment]
         self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != kept)]
         self._remove_garbage()
@@ -404,11 +417,13 @@ class Log:
     def make_room(self, size: int) -> bool:
         """Tell whether entries of ``size`` bytes, together with all that is noted, will find room; make it if there is none yet.
 
-        A part of the last segment is kept for votes: a member whose disk is full still has a say in who leads.
+        Where the disk is full a part of the last segment is kept: for small entries, such as those that make room or begin a new term,
+        and the last half of it for votes alone.
         """
         # Of each sector 492 bytes are used; a new segment begins with a head.
         needed = size + sum(map(len, self._records)) + len(self._founding)
-        sectors = needed // 480 + 8 + (min(VOTES, self._segment_bytes // 8) // SECTOR if self.short else 0)
+        kept = min(KEPT, self._segment_bytes // 8) // SECTOR if self.short else 0
+        sectors = needed // 480 + 8 + (kept if size > SMALL else kept // 2)
         if self._segment_size // SECTOR - self._sector >= sectors:
             return True
         with self._housekeeping:
@@ -422,12 +437,17 @@ class Log:
     # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
     @property
+    def has_next(self) -> bool:
+        """Whether the next segment is ready."""
+        return self._segment + 1 in self._blank
+
+    @property
     def unprepared(self) -> bool:
         """Whether ``prepare`` has anything to do."""
-        return bool(self._garbage) or self._segment + 1 not in self._blank
+        return bool(self._garbage) or not self.has_next or self._repeated != self._identity_file()
 
     def prepare(self) -> None:
-        """Remove files that are no longer needed, and have a zeroed segment ready.  May run on another thread.
+        """Remove files that are no longer needed, have a zeroed segment ready, and the identity repeated.  May run on another thread.
 
         Raises:
             DiskFull: there is no room for it; see ``short``.
@@ -436,6 +456,9 @@ class Log:
         with self._housekeeping:
             if self._segment + 1 not in self._blank:
                 self._prepare_next(self._segment_bytes)
+        if self._repeated != (content := self._identity_file()):
+            create(self._disk, segment_name(IDENTITY), len(content), content)
+            self._repeated = content
 
     def _prepare_next(self, size: int) -> None:
         try:
@@ -445,6 +468,16 @@ class Log:
             raise
         self._blank[self._segment + 1] = size
         self.short = False
+
+    def _identity_file(self) -> bytes:
+        """Return what the file ``identity`` should hold: who this member is, and in which cluster; nothing before there is one."""
+        founding = self._durable[1]
+        if not founding:
+            return b""
+        head = Head(0, self._identity, 0, founding, None)
+        size = flush_sectors(HardState(), len(encode_record(RecordKind.HEAD, encode_head(head)))) * SECTOR
+        record = encode_record(RecordKind.HEAD, encode_head(evolve(head, size=size)))
+        return encode_flush(IDENTITY, 0, 0, HardState(), NOWHERE, [record], 1)
 
     def _remove_garbage(self) -> None:
         """Remove files; a crash may bring any of them back, and recovery passes over segments that the snapshot covers."""
@@ -462,10 +495,15 @@ class Log:
 
 def _check_unused(disk: Disk, names: Sequence[str], numbers: Sequence[int]) -> None:
     """Raise ``Corrupt`` if a directory without a log was not empty: then the log has been lost."""
-    lost = [name for name in names if is_snapshot(name)]
+    lost = [name for name in names if is_snapshot(name) or name == segment_name(IDENTITY)]
     if lost or (numbers and numbers[0] != 1):
         found = lost[0] if lost else segment_name(numbers[0])
         raise corrupt(f"{disk.where} has {found} but no log")
+
+
+def _read_identity(disk: Disk, names: Sequence[str]) -> bytes:
+    name = segment_name(IDENTITY)
+    return disk.read(name, 0, SEGMENT_MAX) if name in names else b""
 
 
 def _check_snapshot(disk: Disk, pointer: SnapshotFile | None) -> SnapshotFile | None:

@@ -293,8 +293,10 @@ class Machine:
         machine = cls()
         try:
             version, *head = next(parts)
-            if type(version) is not int or version != DUMP_VERSION:
-                what = "upgrade this member" if isinstance(version, int) and version > DUMP_VERSION else "no release has written it"
+            if type(version) is not int:
+                raise DecodeError("a dump of no version")
+            if version != DUMP_VERSION:
+                what = "upgrade this member" if version > DUMP_VERSION else "no release has written it"
                 raise Incompatible(f"a dump of version {version}, this version reads {DUMP_VERSION}: {what}")
             *place, sessions, last_lease, leases, kept_alive, revision, compacted, events = head
             machine._load_place(*place)

@@ -176,7 +176,7 @@ class Node:
         self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
         self.reads = Reads(self.rng.getrandbits(62))
         self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from, self.clock)
-        self.space = Space(self.name, self.log, self.links)
+        self.space = Space(self.name, self.log, self.links, self.proposals)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
         self.links.dial(self.addresses, now)
@@ -192,7 +192,7 @@ class Node:
             try:
                 self.machine = load_machine(self.disk, recovered.snapshot)
             except Corrupt as error:
-                return self.log.lose_snapshot(error)
+                return self.log.lose_snapshot(recovered, error)
         return recovered
 
     def _begin(self, recovered: Recovered, now: float) -> None:
@@ -412,6 +412,8 @@ class Node:
         if self._expiry_due(raft) <= now:
             self._propose_block(raft, [])
         self._carry_out(raft)
+        if raft.configuration.members != self.links.members:  # a new one was appended or installed, or an older one came back
+            self.links.join_cluster(self.links.cluster, raft.configuration.members)
         self._apply(raft)
         self._matching = self.hub.publish(self.machine.store, self.published.revision)
         if self._applying is None and not self._matching:  # nothing is removed before the hub has looked at it
@@ -435,8 +437,10 @@ class Node:
 
     def _prepared(self, error: BaseException | None) -> None:
         self._preparing = False
-        if error is not None and not isinstance(error, DiskFull):  # of which the log takes note
+        if error is not None and not isinstance(error, DiskFull):
             raise error
+        if self.raft is not None and self.log.short:
+            self.space.look_around(self.raft, self.clock())
 
     def _look_around(self, now: float) -> None:
         """Do what no event announces."""
@@ -444,8 +448,7 @@ class Node:
         self._keep_house(now)
         if self.raft is not None:
             self._stay_fresh(now)
-            if self.space.look_around(self.raft, now):
-                self.proposals.refuse_queued(self.space.refusal)
+            self.space.look_around(self.raft, now)
             self.snapshots.tick(self.raft, now)
             if self._applying is None:
                 self.snapshots.take_if_due(self.raft, self.machine)
@@ -476,6 +479,7 @@ class Node:
             self.upkeep.heard(raft, peer, message)
         elif isinstance(message, Scarcity):
             self.space.heard(peer, message, now)
+            self.space.look_around(raft, now)
         else:
             if isinstance(message, Append) and message.entries:
                 self.space.admit(raft, sum(len(entry.encoded) for entry in message.entries))
@@ -565,7 +569,6 @@ class Node:
             for peer, message in ready.messages:
                 self._send(peer, message)
             self._persist(raft, ready.hard_state, ready.floor, ready.entries)
-            self.space.written()
             for peer, message in ready.after_sync:
                 self._send(peer, message)
             self._to_apply.extend(ready.committed)
@@ -574,6 +577,7 @@ class Node:
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
             ready = raft.take() if ready.entries else None  # that they are durable now may have decided something
+        self.space.written()
 
     def _send(self, peer: str, message: RaftMessage) -> None:
         """Send to a peer, and before it what was kept back, unless this is an Append, which says the same."""
@@ -601,10 +605,10 @@ class Node:
             self.log.set_floor(floor)
         self.log.append(hard_state, entries)
         self.log.sync()
+        if not self.log.has_next:
+            self._keep_house(self.clock())
         if entries:
             raft.synced(entries[-1].index, entries[-1].term, self.clock())
-            if any(entry.kind is EntryKind.CONFIGURATION for entry in entries):
-                self.links.join_cluster(self.links.cluster, raft.configuration.members)
 
     def _note_reads(self, ready: Ready) -> None:
         for read_id, index in ready.reads:

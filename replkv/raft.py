@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping, Sequence
 
-
 __all__ = ["Raft", "Ready", "Restored", "Role", "Timing"]
 
 WINDOW = 4
@@ -602,15 +601,16 @@ class Raft:
             self._lead.begin_anew(sender)
 
     def _on_census_reply(self, sender: str, reply: CensusReply) -> None:
-        caution = self._caution
-        if caution is None:
+        if (caution := self._caution) is None:
             return
-        caution.heard(sender, reply)
-        term = caution.settle(self.name, self.configuration, self._log.end)
-        if term is not None:
-            self._follow(max(term, self.term), None)
-            self.vote = self.vote or self.name  # it may have given its vote in this term, and does not know to whom
+        doubted = caution.in_doubt
+        caution.heard(sender, reply, self._now)
+        if caution.settle(self.name, self.configuration, self._log.end):
             self._out.floor = caution.floor
+            if doubted:
+                self._follow(max(caution.term, self.term), None)
+                self.vote = self.vote or self.name  # it may have given its vote in this term, and does not know to whom
+            self._heal()
 
     # -- leading ----------------------------------------------------------------------------------------------------------------------
 

@@ -40,12 +40,19 @@ if TYPE_CHECKING:
     from replkv.disk import Disk
     from replkv.messages import Entry
 
-_NAME = re.compile(r"wal-(\d{16})")
+NUMBER_MAX = 1 << 32
+_NAME = re.compile(r"wal-(\d{16})", re.ASCII)
 
 
 def segments(names: Sequence[str]) -> list[int]:
     """Return the numbers of the segments among file names, in order."""
-    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+    return sorted(number for name in names if (match := _NAME.fullmatch(name)) and 0 < (number := int(match[1])) < NUMBER_MAX)
+
+
+def check_owner(disk: Disk, identity: Identity, name: str) -> None:
+    """Raise ``WrongCluster`` if a directory is another member's."""
+    if identity.name != name:
+        raise WrongCluster(f"{disk.where} belongs to the member {identity.name!r}, not to {name!r}: give each its own directory")
 
 
 class Replay:
@@ -141,10 +148,7 @@ class Replay:
             self._replay_snapshot(segment, record.kind, snapshot_pointer(record.body))
 
     def _replay_head(self, segment: int, head: Head, *, afresh: bool) -> None:
-        if head.identity.name != self._name:
-            raise WrongCluster(
-                f"{self._disk.where} belongs to the member {head.identity.name!r}, not to {self._name!r}: give each its own directory"
-            )
+        check_owner(self._disk, head.identity, self._name)
         if (size := self._disk.size(segment_name(segment))) != head.size:
             raise damage(self._disk, segment, f"has {size} bytes of {head.size}")
         if self.identity is None or afresh:

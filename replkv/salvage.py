@@ -3,23 +3,25 @@
 Recovery stops at the first thing that is not as it was written.  In a cluster that is not the end: the entries up to there are good, the
 leader sends the others again, and for the time in between ``caution.py`` only has to know what this member promised: its term and vote,
 and where its log ended.  Every flush repeats them, so one whole flush behind the damage tells; where the damage may have hit the last one
-nobody knows, and the end is ``UNKNOWN``.
+nobody knows, and the end is ``UNKNOWN``.  Whose log it is stands at the head of every segment, and once more in the file ``identity``.
 """
 
 from __future__ import annotations
 
 import contextlib
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from replkv import codec
 from replkv.errors import Corrupt
-from replkv.messages import UNKNOWN, Configuration, Entry, EntryKind, HardState, Identity, Position
+from replkv.messages import NOWHERE, UNKNOWN, Configuration, Entry, EntryKind, HardState, Identity, Position
 from replkv.raftlog import configuration_in
-from replkv.recovery import Replay
+from replkv.recovery import Replay, check_owner
 from replkv.wal_format import (
     HEADS,
+    IDENTITY,
     SECTOR,
     SEGMENT_MIN,
     Flush,
@@ -40,12 +42,16 @@ if TYPE_CHECKING:
     from replkv.snapshot import SnapshotFile
 
 
+KEPT = 256 << 20
+"""Bytes of entries that are kept at most: the new beginning is one flush, and the leader sends the others again in any case."""
+
+
 @frozen
 class Salvage:
     """What is left of a log.
 
     ``end``: where it ended, ``UNKNOWN`` if that is lost with the last vote; ``entries``: the intact ones behind the snapshot;
-    ``configuration``: the newest that was found; ``flush``: the number of the newest whole flush; ``segment``: the highest number in use.
+    ``configuration``: the newest that was found; ``flush`` and ``segment``: the highest numbers in use.
     """
 
     identity: Identity
@@ -65,9 +71,8 @@ class Salvage:
 
     @property
     def is_curable(self) -> bool:
-        """Whether there are enough others to heal this member: the leader, and after the loss of a vote a majority without it."""
-        voters = {*self.configuration.voters, *self.configuration.outgoing} | {self.identity.name}
-        return len(voters) > (2 if self.end == UNKNOWN else 1)
+        """Whether there is anybody else: whatever was decided, somebody else has it too."""
+        return bool({*self.configuration.voters, *self.configuration.outgoing} - {self.identity.name})
 
 
 class _Findings:
@@ -79,7 +84,7 @@ class _Findings:
         self.snapshot: SnapshotFile | None = None
         self.configuration = Configuration(())
         self._configured_at = 0
-        self.newest: Flush | None = None
+        self.newest = Flush(0, 0, 0, HardState(), NOWHERE, [])
         self.highest = 0  # the highest flush number of any readable sector
         self.damaged_behind = True  # something behind the newest flush can't be read
 
@@ -116,7 +121,7 @@ class _Findings:
     @property
     def in_doubt(self) -> bool:
         """Whether a flush behind the newest whole one was durable, or may have been."""
-        return self.newest is None or self.damaged_behind or self.highest > self.newest.number + 1
+        return self.damaged_behind or self.highest > self.newest.number + 1
 
 
 def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> Salvage:
@@ -129,32 +134,28 @@ def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> S
         damage: what was found first.
 
     Raises:
-        Corrupt: not even whose log it is can be read; ``damage``.
+        Corrupt: not even whose log it is can be read; ``damage``, with the ways out.
+        WrongCluster: it is another member's.
         Incompatible: another version wrote it.
     """
     found = _sift(disk, numbers)
-    if found.identity is None or found.newest is None or not found.founding or found.identity.name != name:
-        raise damage
-    return Salvage(
-        found.identity,
-        found.founding,
-        found.newest.hard_state,
-        UNKNOWN if found.in_doubt else found.newest.end,
-        found.snapshot,
-        _intact_entries(disk, name, numbers, found.snapshot),
-        found.configuration,
-        found.newest.number,
-        max(numbers),
-    )
+    if found.identity is None or not found.founding:
+        raise _nameless(damage)
+    check_owner(disk, found.identity, name)
+    end = UNKNOWN if found.in_doubt else found.newest.end
+    entries = _intact_entries(disk, name, numbers, found.snapshot, end)
+    highest = found.highest, max(numbers, default=0)
+    return Salvage(found.identity, found.founding, found.newest.hard_state, end, found.snapshot, entries, found.configuration, *highest)
 
 
 def _sift(disk: Disk, numbers: Sequence[int]) -> _Findings:
     found = _Findings()
-    for number in range(min(numbers), max(numbers) + 1):
-        if number in numbers:
-            _sift_segment(disk, number, found)
-        else:
-            found.damaged_behind = True
+    if segment_name(IDENTITY) in disk.list():
+        _sift_segment(disk, IDENTITY, found)
+        found.damaged_behind = True  # it says nothing about where the log ends
+    for before, number in pairwise((IDENTITY, *numbers)):
+        found.damaged_behind |= before != number - 1  # a segment is missing
+        _sift_segment(disk, number, found)
     return found
 
 
@@ -173,26 +174,43 @@ def _sift_segment(disk: Disk, number: int, found: _Findings) -> None:
     found.damaged_behind |= size % SECTOR != 0 or size < SEGMENT_MIN or (claimed is not None and claimed[1] != size)  # it was cut
 
 
-def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: SnapshotFile | None) -> tuple[Entry, ...]:
+def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: SnapshotFile | None, end: Position) -> tuple[Entry, ...]:
     """Return the entries that follow the snapshot without a gap, up to the first damage."""
-    best: tuple[Entry, ...] = ()
+    best: list[Entry] = []
     for first in numbers:
         state = Replay(disk, name)
         with contextlib.suppress(Corrupt):
             state.run([number for number in numbers if number >= first])
         covered = snapshot.meta.index if snapshot else 0
         if state.snapshot == snapshot and state.base <= covered and len(state.entries) > len(best):
-            best = tuple(state.entries)
-    return best
+            best = state.entries
+    # Where the damage is they may have been replaced: what the log can't have held at its end is not to be taken for it.
+    held = (entry for entry in best if entry.term <= end.term and entry.index <= end.index)
+    return tuple(entry for entry, size in zip(held, accumulate(len(entry.encoded) for entry in best), strict=False) if size <= KEPT)
 
 
 def beyond_cure(left: Salvage, error: Corrupt) -> Corrupt:
     """Return the error for a loss that nobody else can make good, with the ways out."""
-    voters = len({*left.configuration.voters, *left.configuration.outgoing})
-    others = "it is the only voter of its cluster" if voters < 2 else "with two voters the other one alone is no majority"
+    return _ways_out(
+        error,
+        f"entries up to {left.last_index} are intact, but {left.identity.name} is the only voter of its cluster: nobody can send the rest",
+        "move the directory away and begin with an empty one, which loses what was stored",
+    )
+
+
+def _nameless(error: Corrupt) -> Corrupt:
+    """Return the error for a log that does not even tell whose it is, with the ways out."""
+    return _ways_out(
+        error,
+        "nothing is left that says whose log this is, so that no other member can send what is missing",
+        "leave this member out: the others go on as long as they are a majority.  If there are none, begin with an empty directory, which "
+        "loses what was stored",
+    )
+
+
+def _ways_out(error: Corrupt, why: str, otherwise: str) -> Corrupt:
     return Corrupt(
-        f"{error.damage}; entries up to {left.last_index} are intact, but {left.identity.name} can't be healed, for {others}.  Either put "
-        "back a copy of the whole directory that was made after this member had stopped for the last time; or move the directory away and "
-        "begin with an empty one, which loses what was stored.  An older copy forgets every write since it was made",
+        f"{error.damage}; {why}.  Either put back a copy of the whole directory that was made after this member had stopped for the last "
+        f"time (never put an older copy of it in its place: that one has forgotten every write and vote since); or {otherwise}",
         error.damage,
     )

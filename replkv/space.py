@@ -15,12 +15,14 @@ from attrs import define, field
 
 from replkv import codec, quorum, wire
 from replkv.errors import DiskFull
+from replkv.log import SMALL
 from replkv.messages import Scarcity
 from replkv.raft import Role
 
 if TYPE_CHECKING:
     from replkv.links import Links
     from replkv.log import Log
+    from replkv.proposals import Proposals
     from replkv.raft import Raft
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,6 @@ LOOK_EVERY = 1.0
 """Seconds after which a full disk is tried again, and peers are told again."""
 FORGOTTEN_AFTER = 3.5
 """Seconds without a word after which a peer's disk is no longer taken to be full."""
-LEAST = 4096
-"""Bytes for which there must be room before entries are taken again."""
 
 
 @define(eq=False, repr=False)
@@ -41,11 +41,13 @@ class Space:
         name: of the member.
         log: which needs the room.
         links: to the peers.
+        proposals: what waits to be sent.
     """
 
     _name: str
     _log: Log
     _links: Links
+    _proposals: Proposals
     scarce: bool = field(default=False, init=False)
     """Whether a majority has no room, so that nothing may grow; read by all threads."""
     look_at: float = field(default=0.0, init=False)
@@ -91,12 +93,8 @@ class Space:
 
     # -- from time to time ------------------------------------------------------------------------------------------------------------
 
-    def look_around(self, raft: Raft, now: float) -> bool:
-        """Look at the own disk and what is known of the others.
-
-        Returns:
-            Whether what is stored may no longer grow, since just now.
-        """
+    def look_around(self, raft: Raft, now: float) -> None:
+        """Look at the own disk and what is known of the others; what waits to be sent and may no longer grow is refused."""
         for peer in [peer for peer, until in self._full_until.items() if now >= until]:
             del self._full_until[peer]
         if self._log.short != self._short:
@@ -104,12 +102,13 @@ class Space:
         if now >= self.look_at:
             self.look_at = now + LOOK_EVERY
             if raft.full:
-                raft.full = not self._log.make_room(LEAST)
+                raft.full = not self._log.make_room(SMALL)
             if self._short:
                 self._tell(raft)
                 self._hand_over(raft, now)
         before, self.scarce = self.scarce, self._is_scarce(raft)
-        return self.scarce and not before
+        if self.scarce and not before:
+            self._proposals.refuse_queued(self.refusal)
 
     def _changed(self, raft: Raft, now: float) -> None:
         self._short = self._log.short
@@ -128,15 +127,16 @@ class Space:
                 self._links.send(peer, Scarcity(self._short))
 
     def _hand_over(self, raft: Raft, now: float) -> None:
-        """Let somebody lead who has room and the log."""
+        """Let somebody lead who has room and the log, if anybody answers: while an heir is waited for nothing can be written."""
         if raft.role is not Role.LEADER:
             return
-        matched = {
-            name: peer.match for name, peer in raft.peers.items() if self._links.incarnation_of(name) and name not in self._full_until
+        heirs = {
+            name: peer.match
+            for name, peer in raft.peers.items()
+            if raft.configuration.is_voter(name) and name not in self._full_until and self._links.incarnation_of(name)
         }
-        heirs = [name for name in matched if raft.configuration.is_voter(name)]
         if heirs:
-            raft.transfer(max(heirs, key=matched.__getitem__), now)
+            raft.transfer(max(heirs, key=heirs.__getitem__), now)
 
     def _is_scarce(self, raft: Raft) -> bool:
         full = self.full

@@ -7,6 +7,7 @@ that went bad.  docs/FORMATS.md has the grammar with worked bytes; ``recovery.py
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from enum import IntEnum
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from replkv.disk import Disk
 
+logger = logging.getLogger(__name__)
+
 SECTOR = 512
 SEGMENT_MIN = 8 * SECTOR
 SEGMENT_MAX = 1 << 30
@@ -44,6 +47,10 @@ _BLANK = bytes(SECTOR)
 _READ_AT_ONCE = 1 << 20
 _BLANKS = bytes(_READ_AT_ONCE)
 _HEAD_MAX = 1 << 20
+
+
+IDENTITY = 0
+"""The segment that no log goes through: a file of its own that repeats who the member is, for the day when no other head can be read."""
 
 
 class RecordKind(IntEnum):
@@ -111,7 +118,7 @@ class Sector(NamedTuple):
 @lru_cache(maxsize=16)
 def segment_name(number: int) -> str:
     """Return the file name of a segment."""
-    return f"wal-{number:016d}"
+    return f"wal-{number:016d}" if number else "identity"
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------------------
@@ -172,18 +179,34 @@ def read_sectors(disk: Disk, segment: int) -> Iterator[Sector]:
         Corrupt: a sector is neither blank nor rightly stamped.
         Incompatible: it was written by another version.
     """
-    name = segment_name(segment)
-    size = disk.size(name)
+    size = disk.size(segment_name(segment))
     if size % SECTOR or not SECTOR <= size <= SEGMENT_MAX:
         raise damage(disk, segment, f"has {size} bytes, which no segment has")
+    for number, raw in _written(disk, segment):
+        yield _open_sector(disk, segment, number, raw)
+
+
+def _written(disk: Disk, segment: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the sectors that are not blank, each with its number."""
+    name = segment_name(segment)
+    size = min(disk.size(name), SEGMENT_MAX)
     for offset in range(0, size, _READ_AT_ONCE):
         data = disk.read(name, offset, min(_READ_AT_ONCE, size - offset))
         if data == _BLANKS[: len(data)]:
             continue
         for at in range(0, len(data), SECTOR):
-            raw = data[at : at + SECTOR]
-            if raw != _BLANK:
-                yield _open_sector(disk, segment, (offset + at) // SECTOR, raw)
+            raw, number = data[at : at + SECTOR], (offset + at) // SECTOR
+            if raw != _BLANK and _is_stray(raw):
+                logger.warning(
+                    "%s/%s: a bit of sector %d has flipped; nothing was there, but the disk is not to be trusted", disk.where, name, number
+                )
+            elif raw != _BLANK:
+                yield number, raw
+
+
+def _is_stray(raw: bytes) -> bool:
+    """Tell whether a sector is blank but for one bit: whatever was written has many, in its stamp alone."""
+    return raw[_CRC.size : _CRC.size + len(_FORMAT)] != _FORMAT and int.from_bytes(raw, "little").bit_count() == 1
 
 
 def _open_sector(disk: Disk, segment: int, number: int, raw: bytes) -> Sector:
@@ -257,6 +280,7 @@ def sift(disk: Disk, segment: int) -> Iterator[Flush | int | None]:
     """
     run: list[Sector] = []  # sectors of one flush, from its first one on
     before: Sector | None = None  # the sector in front
+    newest: Flush | None = None
     for sector in _sift_sectors(disk, segment):
         if sector is None:
             yield None
@@ -264,23 +288,28 @@ def sift(disk: Disk, segment: int) -> Iterator[Flush | int | None]:
             yield sector.flush
             if before is not None and (sector.number, sector.flush) == (before.number + 1, before.flush):
                 run += [sector] if run else []
-            elif sector.number == 0 or (before is not None and (sector.number, sector.flush) == (before.number + 1, before.flush + 1)):
-                run = [sector]
             else:
-                run = []
-            yield from _try_flush(disk, segment, run)
+                run = [sector] if _is_first(sector, before, newest) else []
+            for found in _try_flush(disk, segment, run):
+                newest = found or newest
+                yield found
         before = sector
 
 
+def _is_first(sector: Sector, before: Sector | None, newest: Flush | None) -> bool:
+    """Tell whether a flush is known to begin with this sector."""
+    if sector.number == 0 or (before is not None and (sector.number, sector.flush) == (before.number + 1, before.flush + 1)):
+        return True
+    # No flush takes less than a sector: where there is no more room for those in between, nothing of this one can have been among it.
+    return newest is not None and sector.number - (newest.sector + newest.sectors) == sector.flush - newest.number - 1
+
+
 def _sift_sectors(disk: Disk, segment: int) -> Iterator[Sector | None]:
-    size = disk.size(segment_name(segment))
-    for offset in range(0, min(size, SEGMENT_MAX), SECTOR):
-        raw = disk.read(segment_name(segment), offset, SECTOR)
-        if raw != _BLANK:
-            try:
-                yield _open_sector(disk, segment, offset // SECTOR, raw)
-            except Corrupt:
-                yield None
+    for number, raw in _written(disk, segment):
+        try:
+            yield _open_sector(disk, segment, number, raw)
+        except Corrupt:
+            yield None
 
 
 def _try_flush(disk: Disk, segment: int, run: list[Sector]) -> Iterator[Flush | None]:

@@ -215,7 +215,11 @@ def _is_scan(start: object, end: object, limit: object, revision: object, *optio
 def _is_txn(compares: object, then: object, otherwise: object, depth: int) -> bool:
     if not (type(compares) is tuple and type(then) is tuple and type(otherwise) is tuple):
         return False
-    return all(map(_is_compare, compares)) and all(_is_operation(operation, depth + 1) for operation in (*then, *otherwise))
+    for branch in (then, otherwise):
+        for operation in branch:
+            if not _is_operation(operation, depth + 1):
+                return False
+    return all(map(_is_compare, compares))
 
 
 def _is_grant(lease: object, ttl: object, keeper: object) -> bool:

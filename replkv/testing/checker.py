@@ -64,7 +64,7 @@ class _Session:
 
     heard: int
     lowest: int = 0
-    done: set[int] = field(factory=set)
+    done: dict[int, int] = field(factory=dict)  # sequence -> term
 
 
 @define(eq=False, repr=False)
@@ -82,6 +82,8 @@ class Witness:
     executed: dict[Raw, Effect] = field(factory=dict)
     slots: dict[Slot, tuple[Raw, Effect]] = field(factory=dict)
     at: list[Moment] = field(factory=list)  # the state behind each entry, and before the first
+    repeats: list[tuple[int, int]] = field(factory=list)  # batches that stood in the log again: the terms of both entries
+    strays: int = 0  # batches of sessions that were gone
     _sessions: dict[int, _Session] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -123,10 +125,13 @@ class Witness:
             return
         session = self._sessions.get(batch.session)
         if session is None:
+            self.strays += 1
             return
         session.heard, session.lowest = entry.time, max(session.lowest, batch.lowest)
-        if batch.sequence >= session.lowest and batch.sequence not in session.done:
-            session.done.add(batch.sequence)
+        if batch.sequence in session.done:
+            self.repeats.append((session.done[batch.sequence], entry.term))
+        elif batch.sequence >= session.lowest:
+            session.done[batch.sequence] = entry.term
             for place, command in enumerate(batch.commands):
                 self._execute(command, (batch.session, batch.sequence, place))
 

@@ -18,7 +18,7 @@ from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
 from replkv.testing.network import SimNetwork, SimTransport
 from replkv.testing.rot import damage
-from replkv.testing.sim import Clock, Scheduler, SimHousekeeper, Timer, nothing
+from replkv.testing.sim import LOOK_AGAIN, Clock, Scheduler, SimHousekeeper, Timer, nothing
 from replkv.testing.trace import Trace
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 WORK = 0.00008
 """Seconds a turn costs at most, besides what its disk costs."""
+USUAL_STEP = 0.0005
+"""Seconds a step of a snapshot takes at most, if nothing is wrong."""
+STUCK = 0.5
+"""Seconds that no turn takes but one whose disk hangs."""
 
 
 @define(eq=False, repr=False)
@@ -47,7 +51,9 @@ class SimMember:
     housekeeper: SimHousekeeper = field(init=False)
     away_until: float = 0.0  # before that it can't be started
     disk_faults: int = 0  # injected in this life: it may stop because of them
+    failing: bool = False  # one of them is about to end it, if it has not
     closing: bool = False
+    work: float = WORK
     wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
     rotten: bool = False  # its disk may hold damage that has not been healed yet
     rotten_in: int = 0  # the life in which that happened: the next one finds it
@@ -76,6 +82,16 @@ class SimMember:
         """When the process can next do something: neither in a turn, nor standing still."""
         return max(self.cluster.scheduler.now, self._busy_until, self._paused_until)
 
+    @property
+    def paused(self) -> bool:
+        """Whether the process stands still."""
+        return self._paused_until > self.cluster.scheduler.now
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the process is stuck in its turn, because its disk hangs."""
+        return self._busy_until > self.cluster.scheduler.now + STUCK
+
     # -- lives ------------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -85,7 +101,8 @@ class SimMember:
         cluster, scenario = self.cluster, self.cluster.scenario
         self.life += 1
         self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
-        self.disk_faults, self.closing = 0, False
+        self.disk.crash_behind = ""
+        self.disk_faults, self.failing, self.closing = 0, False, False
         cluster.trace.note("start", self.where)
         rng = random.Random(f"node {scenario.seed} {self.where}")
         self._busy_until = self._paused_until = cluster.scheduler.now
@@ -93,7 +110,9 @@ class SimMember:
         drift = self.rng.uniform(-scenario.drift, scenario.drift)
         self.clock = Clock(cluster.scheduler, offset=self.rng.uniform(0.0, 1e6), rate=1.0 + drift, creep=scenario.creep)
         self.transport = SimTransport(cluster.network, self.name, self.wake, lambda: self.clock.lag, self._about_to_send)
-        self.housekeeper = SimHousekeeper(cluster.scheduler, self.rng, scenario.snapshot_step, self.wake, self.guard)
+        self.housekeeper = SimHousekeeper(
+            cluster.scheduler, self.rng, cluster.snapshot_step, self.wake, self.guard, lambda: self._paused_until
+        )
         self.node = Node(
             self.name,
             config=scenario.config,
@@ -126,6 +145,7 @@ class SimMember:
             action()
         except SimulatedCrash:
             self.cluster.trace.note("crashed", self.where)
+            self.cluster.count("crash in the middle of a turn")
             self._end(power=True)
 
     def crash(self, *, power: bool) -> None:
@@ -161,9 +181,9 @@ class SimMember:
         """Stop the machine when this many more messages have left."""
         self._sends_left = count
 
-    def crash_at_disk(self, count: int) -> None:
-        """Stop the machine when this many more changes of its disk have happened."""
-        self.disk.crash_in = count
+    def crash_at_disk(self, count: int, behind: str = "") -> None:
+        """Stop the machine when this many more changes of its disk have happened; of one kind, if that is named."""
+        self.disk.crash_in, self.disk.crash_behind = count, behind
 
     def break_disk(self, count: int, *, full: bool) -> None:
         """Let a sync fail after ``count`` more, or let the disk have no more than some room left."""
@@ -172,7 +192,7 @@ class SimMember:
             used = sum(len(content.seen) for content in self.disk.seen.values())
             self.disk.capacity = used + count * 4096
         else:
-            self.disk.fail_sync_in = count
+            self.disk.fail_sync_in, self.failing = count, True
 
     def go_away(self, seconds: float) -> None:
         """Stop the machine for that long at least."""
@@ -196,10 +216,12 @@ class SimMember:
     def recover(self) -> None:
         """End all that was done to this member: it runs, and its disk works."""
         self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
-        self.disk.slow = 0.0
+        self.disk.crash_behind = ""
+        self.disk.slow = self.disk.sync_takes = 0.0
+        self.work = WORK
         self._sends_left = None
         self._paused_until = self.away_until = self.cluster.scheduler.now
-        if self.closing or self.disk_faults:
+        if self.closing or self.failing or self.hangs:
             self.crash(power=False)  # it is about to end by itself
         self.start()
         self._plan(self.cluster.scheduler.now)
@@ -219,7 +241,7 @@ class SimMember:
             if self.node is None or self.node is not node:
                 otherwise()
             elif self.free_at > scheduler.now:
-                scheduler.at(self.free_at, run)
+                scheduler.at(min(self.free_at, scheduler.now + LOOK_AGAIN), run)
             else:
                 action(self)
 
@@ -255,7 +277,7 @@ class SimMember:
             self._plan(self.free_at)
             return
         self._at_work, self._woken = True, False
-        self.clock.lag = self.rng.random() * WORK
+        self.clock.lag = self.rng.random() * self.work
         self.guard(self._take_turn)
 
     def _take_turn(self) -> None:
@@ -332,9 +354,11 @@ class SimCluster:
     mourners: list[Callable[[SimMember, Node], None]] = field(factory=list)
     counts: dict[str, int] = field(factory=dict)
     slots: dict[Call, list[Slot]] = field(factory=dict)
+    snapshot_step: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         scenario = self.scenario
+        self.snapshot_step = scenario.snapshot_step
         self.trace = Trace(self.scheduler, verbose=self.verbose)
         self.network = SimNetwork(self.scheduler, random.Random(f"network {scenario.seed}"), self.trace, scenario.weather)
         self.addresses = {name: f"inproc://{name}" for name in scenario.names}
@@ -350,6 +374,12 @@ class SimCluster:
     def own(self) -> dict[Call, list[Slot]]:
         """Where the members' own commands stood."""
         return {call: slots for call, slots in self.slots.items() if isinstance(call, OwnCall)}
+
+    def hurry(self) -> None:
+        """Let snapshots be taken and loaded as fast as usual from now on."""
+        self.snapshot_step = min(self.snapshot_step, USUAL_STEP)
+        for member in self.running:
+            member.housekeeper.slowness = self.snapshot_step
 
     def count(self, what: str) -> None:
         """Count something worth to be reported."""

@@ -65,6 +65,7 @@ class SimDisk:
     Faults are switched on by setting attributes, and stay until they are set back:
 
     ``crash_in``: so many changes still happen, then power is lost (None: never).
+    ``crash_behind``: of which only those made by this operation are counted ("": all are).
     ``fail_sync_in``: so many syncs still succeed, then one fails, and what it should have made durable never will be (None: never).
     ``capacity``: bytes; files never grow beyond it together (None: no limit).
     ``slow``: seconds that every sync takes at most.
@@ -76,11 +77,13 @@ class SimDisk:
 
     def __init__(self, rng: random.Random) -> None:
         self.crash_in: int | None = None
+        self.crash_behind = ""
         self.fail_sync_in: int | None = None
         self.capacity: int | None = None
         self.slow = 0.0
         self.sync_takes = 0.0
         self.changes = 0
+        self.change = ""  # the operation that is about to change something
         # The state of the disk, which only the door to it changes.
         self.rng = rng
         self.seen: dict[str, _Content] = {}
@@ -107,7 +110,7 @@ class SimDisk:
         if self.door is not None:
             self.door.die()
             self.door = None
-        self.crash_in = None
+        self.crash_in, self.crash_behind = None, ""
         if not power:
             return
         choice = iter(self._draw() if keep is None else keep)
@@ -189,7 +192,7 @@ class SimDisk:
         if self.crash_in is not None:
             if self.crash_in == 0:
                 raise SimulatedCrash
-            self.crash_in -= 1
+            self.crash_in -= self.crash_behind in ("", self.change)
 
     def sync_content(self, content: _Content) -> None:
         """Let a file be on the platter as it is seen, unless this sync is to fail."""
@@ -239,7 +242,7 @@ class SimDoor:
 
     def allocate(self, name: str, size: int) -> None:
         """Create a file of zero bytes; see ``Disk``."""
-        self._change()
+        self._change("allocate")
         self._room(name, size)
         content = _Content()
         if old := self._disk.seen.get(name):
@@ -250,14 +253,14 @@ class SimDoor:
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Write into a file; see ``Disk``."""
-        self._change()
+        self._change("write")
         content = self._content(name)
         self._room(name, offset + len(data) - len(content.seen))
         content.write(offset, data)
 
     def sync(self, name: str) -> None:
         """Make a file durable."""
-        self._change()
+        self._change("sync")
         content = self._content(name)
         self._spend(self._disk.sync_takes + self._disk.rng.random() * self._disk.slow)
         begin = content.waiting[0][0] if content.waiting else None
@@ -271,7 +274,7 @@ class SimDoor:
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file; see ``Disk``."""
-        self._change()
+        self._change("rename")
         content = self._content(old)
         del self._disk.seen[old]
         self._disk.seen[new] = content
@@ -279,14 +282,14 @@ class SimDoor:
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        self._change()
+        self._change("remove")
         content = self._content(name)
         del self._disk.seen[name]
         self._disk.waiting.append((name, None, content))
 
     def sync_directory(self) -> None:
         """Make creations, renames and removals durable."""
-        self._change()
+        self._change("sync_directory")
         self._disk.sync_directory()
 
     def close(self) -> None:
@@ -298,10 +301,11 @@ class SimDoor:
         if self._dead:
             raise SimulatedCrash
 
-    def _change(self) -> None:
+    def _change(self, operation: str) -> None:
         self._alive()
         if self.failure is not None:
             raise self.failure.with_traceback(None)
+        self._disk.change = operation
         self._disk.count_change()
 
     def _content(self, name: str) -> _Content:

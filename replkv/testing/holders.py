@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from replkv.testing.workload import Workload
 
 
+LAST_ID = (1 << 63) - 1
+"""Leases that holders name themselves are counted down from here."""
+
+
 class _Answered(Call):
     """A call that is finished."""
 
@@ -143,6 +147,8 @@ class Holders:
             held = [holding.held.id for holding in self.holdings if holding.alive and not holding.held.lost]
             lease = self.rng.choice(held or requests.leases or [0])
         ttl = 0 if lease else to_ttl(requests.ttl())
+        if ttl and self.rng.random() < 0.1:
+            lease = LAST_ID - int(requests.unique())
         self.hold(member, lease, ttl, keep_alive=self.rng.random() < 0.75, then=self._held)
 
     def hold(

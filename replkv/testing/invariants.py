@@ -1,19 +1,19 @@
 """What must hold at every moment, looked at from outside after every turn of every member.
 
-The names are those of the literature where it has some: E (elections), P (what is persistent), L (logs), C (what is committed), A (what is
-applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so it must stay so": the observer
-remembers, the members must not contradict.
+The names are those of the literature where it has some: E (elections), P (what is persistent), L (logs), C (what is committed), G (who
+decides), A (what is applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so it must stay so":
+the observer remembers, the members must not contradict.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import define, field
 
-from replkv import codec
-from replkv.messages import AppendReply, VoteReply
+from replkv.messages import AppendReply, EntryKind, VoteReply
 from replkv.raft import Raft, Role
+from replkv.raftlog import configuration_in
 from replkv.testing.checker import Witness
 from replkv.testing.history import Violation
 from replkv.testing.model import Model
@@ -21,8 +21,9 @@ from replkv.testing.state import State
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
-    from replkv.messages import Entry
+    from replkv.messages import Configuration, Entry
     from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.holders import Holding
@@ -32,6 +33,24 @@ if TYPE_CHECKING:
 KIND_AT = 7
 """Where a frame has the kind of its message."""
 VOTE_REPLY, APPEND_REPLY = 17, 19
+
+
+class Commit(NamedTuple):
+    """An entry is committed, by the first member that says so.
+
+    Args:
+        member: which one.
+        raft: its Raft.
+        entry: what is committed.
+        holders: those who have the entry on disk.
+        expiries: the leases that end with it.
+    """
+
+    member: SimMember
+    raft: Raft
+    entry: Entry
+    holders: list[str]
+    expiries: list[Expiry]
 
 
 @define(eq=False, repr=False)
@@ -48,6 +67,8 @@ class _Seen:
     known: dict[int, int] = field(factory=dict)  # index -> term, of entries compared already
     led: tuple[int, int, int] = (0, 0, 0)  # term, last index, last term while leading
     matches: dict[str, int] = field(factory=dict)
+    acked: tuple[int, int, int | None] = (0, 0, 0)  # to the leader of which term, up to which entry, of which term
+    deciding: tuple[object, ...] = ()  # when it was last checked which configuration is in force
 
 
 @define(eq=False, repr=False)
@@ -68,6 +89,9 @@ class Invariants:
     committed: list[Entry] = field(factory=list)
     leaders: dict[int, str] = field(factory=dict)
     looks: int = 0
+    commit_observers: list[Callable[[Commit], None]] = field(factory=list)
+    configurations: dict[tuple[int, int], Configuration] = field(factory=dict)  # (index, term) -> what an entry there puts into force
+    _settled: list[tuple[int, Configuration]] = field(factory=list)  # those that are committed
     _commit_terms: list[int] = field(factory=list)  # no entry was committed in a later term than this
     _entries: dict[tuple[int, int], tuple[bytes, int]] = field(factory=dict)  # (index, term) -> bytes, term before
     _overheard: list[Violation] = field(factory=list)
@@ -105,7 +129,9 @@ class Invariants:
             self._check_recovery(member, raft, seen)
         self._check_terms(member, raft, seen)
         self._check_log(member, raft, seen)
+        self._check_acknowledged(member, raft, seen)
         self._check_commit(member, raft, seen)
+        self._check_configuration(member, raft, seen)
         if raft.role is Role.LEADER:
             self._check_leader(member, raft, seen)
         self._check_applied(member, node, seen)
@@ -117,6 +143,16 @@ class Invariants:
     def founded(self) -> bool:
         """Whether a majority knows of the cluster: before that all founders are needed."""
         return bool(self.committed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every member has belonged to the cluster: before that one that is left out could not tell that it ever did."""
+        return self.founded and all(name in self._members or name in self._lost for name in self.cluster.members)
+
+    @property
+    def settled(self) -> Configuration:
+        """The newest configuration that is committed."""
+        return self._settled[-1][1]
 
     def forget(self, name: str) -> None:
         """A member's disk was emptied: what comes back there is another member, held to no promise of this one."""
@@ -130,21 +166,27 @@ class Invariants:
         """
         if frame[KIND_AT] not in (VOTE_REPLY, APPEND_REPLY):
             return
-        _, _, to, message = codec.decode_frame(frame)
+        _, _, to, message = self.cluster.network.read(frame)
         member = self.cluster.members[sender.name]
         raft = member.node.raft if member.node is not None else None
         if isinstance(message, VoteReply) and message.granted and not message.pre:
             seen = self._members.setdefault(sender.name, _Seen())
             if seen.granted.setdefault(message.term, to) != to:
                 self._overheard.append(Violation("P1", f"{member.where} voted twice in term {message.term}, now for {receiver}"))
-        elif isinstance(message, AppendReply) and not message.rejected and raft is not None and message.match > raft.durable_index:
-            self._overheard.append(Violation("C4", f"{member.where} acknowledges {message.match} with {raft.durable_index} durable"))
+        elif isinstance(message, AppendReply) and not message.rejected and raft is not None:
+            if message.match > raft.durable_index:
+                self._overheard.append(Violation("C4", f"{member.where} acknowledges {message.match} with {raft.durable_index} durable"))
+            seen = self._members.setdefault(sender.name, _Seen())
+            if (message.term, message.match) > seen.acked[:2]:
+                seen.acked = message.term, message.match, raft._log.term_at(message.match)
 
     # -- elections and persistence ----------------------------------------------------------------------------------------------------
 
     def _check_recovery(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         """P2: what was durable in the last life is there in this one."""
         before = seen.last_raft
+        if raft._caution is not None and not member.rotten:
+            raise Violation("P2", f"{member.where} takes its disk for damaged, which it is not")
         if before is not None:
             for index in range(raft._log.base_index + 1, before.durable_index + 1):
                 old, new = before._log.term_at(index), raft._log.term_at(index)
@@ -180,14 +222,22 @@ class Invariants:
             if old[0] != entry.encoded or (index > log.base_index + 1 and old[1] != before):
                 raise Violation("L1", f"{member.where} has another entry {index} of term {entry.term}, or another log before it")
             seen.known[index] = entry.term
-            self._note_creation(index, entry.term, self.cluster.scheduler.now + member.clock.lag)
+            self._note_creation(entry, self.cluster.scheduler.now + member.clock.lag)
+
+    def _check_acknowledged(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        """L4: what was acknowledged to a leader stays until the leader of a later term has something else there."""
+        term, index, entry_term = seen.acked
+        if raft.term == term and index > raft._log.base_index and raft._log.term_at(index) != entry_term:
+            raise Violation("L4", f"{member.where} acknowledged entry {index} in term {term}, and has it no more")
 
     def _check_leader(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        if raft._saved != raft.hard_state:
+            return  # it elected itself when it started, and has not told anybody yet, its own disk neither
         first = self.leaders.setdefault(raft.term, member.where)
         if first != member.where:
             raise Violation("E1", f"{member.where} leads term {raft.term}, as did {first}")
         if not _may_lead(member.name, raft):
-            raise Violation("E2", f"{member.where} leads without being a voter of {raft.configuration.voters}")
+            raise Violation("E2", f"{member.where} leads without being a voter of {raft.configuration}")
         term, last, last_term = seen.led
         if term != raft.term:
             seen.matches = {}
@@ -225,10 +275,12 @@ class Invariants:
 
     def _check_progress(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         """L5: what a leader believes of its followers' logs is true, and never less than before."""
+        before, seen.matches = seen.matches, {name: peer.match for name, peer in raft.peers.items()}
+        if before == seen.matches:
+            return
         for name, peer in raft.peers.items():
-            if peer.match < seen.matches.get(name, 0) and not self.cluster.members[name].rotten_in:
-                raise Violation("L5", f"{member.where} believed {name} to match up to {seen.matches[name]}, now {peer.match}")
-            seen.matches[name] = peer.match
+            if peer.match < before.get(name, 0) and not self.cluster.members[name].rotten_in:
+                raise Violation("L5", f"{member.where} believed {name} to match up to {before[name]}, now {peer.match}")
             follower = self._members.get(name)
             if follower is not None and follower.term > raft.term:
                 continue  # a later leader may have replaced it, unknown to this one
@@ -269,16 +321,51 @@ class Invariants:
             raise Violation("C1", f"{member.where} committed {entry.index}, nobody has committed {len(self.committed) + 1}")
         if self.committed and (entry.time < self.committed[-1].time or entry.term < self.committed[-1].term):
             raise Violation("C1", f"{entry} goes back behind {self.committed[-1]}")
-        for voters in (raft.configuration.voters, raft.configuration.outgoing):
-            holders = [name for name in voters if self._holds(name, entry.index, entry.term)]
-            if voters and 2 * len(holders) <= len(voters):
-                raise Violation("C3", f"{member.where} committed {entry.index} of term {entry.term}, on the disks of {holders} only")
+        holders = [name for name in self.cluster.members if self._holds(name, entry.index, entry.term)]
+        # A leader counts by its newest configuration; who only hears of the commit may know of others besides, or not yet of that one.
+        deciding = [raft.configuration] if raft.role is Role.LEADER else self._in_force(raft, entry.index)
+        if not any(_is_majority(holders, each.voters) and _is_majority(holders, each.outgoing) for each in deciding):
+            raise Violation(
+                "C3", f"{member.where} committed {entry.index} of term {entry.term}, on the disks of {holders} only: {deciding}"
+            )
         self.committed.append(entry)
+        if (configuration := self.configurations.get((entry.index, entry.term))) is not None:
+            self._settled.append((entry.index, configuration))
         self._commit_terms.append(raft.term)
         known = len(self.witness.model.expiries)
         self.witness.apply(entry)
-        for expiry in self.witness.model.expiries[known:]:
+        expiries = self.witness.model.expiries[known:]
+        for expiry in expiries:
             self._check_expiry(member, expiry)
+        for observer in self.commit_observers:
+            observer(Commit(member, raft, entry, holders, expiries))
+
+    # -- who decides ------------------------------------------------------------------------------------------------------------------
+
+    def _in_force(self, raft: Raft, index: int) -> list[Configuration]:
+        """Return what a member's log has for the configuration at an index, and what it has for later ones."""
+        known = raft._log._configurations
+        at = max((number for number, (where, _) in enumerate(known) if where <= index), default=0)
+        return [configuration for _, configuration in known[at:]]
+
+    def _check_configuration(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
+        """G1: the newest configuration in the log is in force, or that of the snapshot; one at most is not yet committed."""
+        log, decided = raft._log, len(self.committed)
+        before, seen.deciding = seen.deciding, (raft, raft.configuration, log.base_index, log.last_index, log.last_term)
+        if seen.deciding == before:
+            return
+        found = (
+            key for key in reversed(self.configurations) if log.base_index < key[0] <= log.last_index and log.term_at(key[0]) == key[1]
+        )
+        keys = sorted(found, reverse=True)
+        if keys:
+            right = self.configurations[keys[0]]
+        else:
+            right = next((each for index, each in reversed(self._settled) if index <= log.base_index), raft.configuration)
+        if raft.configuration != right:
+            raise Violation("G1", f"{member.where} goes by {raft.configuration}, but {right} is the newest in its log")
+        if len(keys) > 1 and keys[1][0] > decided:
+            raise Violation("G1", f"{member.where} has uncommitted configurations at {keys[:2]}, {decided} entries are decided")
 
     # -- what is applied --------------------------------------------------------------------------------------------------------------
 
@@ -293,15 +380,18 @@ class Invariants:
 
     # -- leases -----------------------------------------------------------------------------------------------------------------------
 
-    def _note_creation(self, index: int, term: int, latest: float) -> None:
+    def _note_creation(self, entry: Entry, latest: float) -> None:
         """An entry is seen for the first time: the turn in which it was made began now."""
-        self._created.setdefault((index, term), (self.cluster.scheduler.now, latest))
+        key = entry.index, entry.term
+        self._created.setdefault(key, (self.cluster.scheduler.now, latest))
+        if entry.kind is not EntryKind.BLOCK and key not in self.configurations and (configuration := configuration_in(entry)) is not None:
+            self.configurations[key] = configuration
 
     def _life_ended(self, _member: SimMember, node: Node) -> None:
         """Take note of what was made in a turn that a crash cut short."""
         if node.raft is not None:
             for entry in node.raft._log.between(node.raft._log.base_index + 1, node.raft.last_index):
-                self._note_creation(entry.index, entry.term, float("inf"))
+                self._note_creation(entry, float("inf"))
 
     def _check_expiry(self, member: SimMember, expiry: Expiry) -> None:
         """K2: nobody's lease expires before its time is over by any good clock, nor while its holder may count on it."""
@@ -335,6 +425,11 @@ class Invariants:
             Violation: they differ.
         """
         self.state.look_closely(member, node)
+
+
+def _is_majority(names: list[str], voters: tuple[str, ...]) -> bool:
+    """Tell whether most of these voters, if there are any, are named."""
+    return not voters or 2 * sum(voter in names for voter in voters) > len(voters)
 
 
 def _is_durable(raft: Raft, index: int, term: int | None) -> bool:

@@ -81,7 +81,7 @@ def _deed(call: Call, lock: str, revision: int) -> Deed | None:
     """Return what a call that was done at a revision did to a lock, None if it was not about it."""
     tokens, lease = _tokens(call, lock), _takes(call).get(lock)
     frees = any(part.kind == "delete" and part.args["key"] == lock and (part.result or {}).get("deleted") for part in facts.parts(call))
-    if facts.refused(call.result) or not (frees or lease is not None or any(tokens)):
+    if not (frees or lease is not None or any(tokens)):
         return None
     return Deed(revision, call, tokens[0] if tokens else None, lease, frees)
 

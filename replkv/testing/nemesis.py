@@ -1,22 +1,30 @@
-"""What goes wrong, and when: draws one fault after the other from those of the scenario, and ends each after a while."""
+"""What goes wrong, and when: draws one strike after the other from the faults of the scenario, and ends each after a while.
+
+Strikes are numbered, and each draws from a source of its own: whoever leaves some of them out changes nothing about the others.
+"""
 
 from __future__ import annotations
 
+import random
 from itertools import product
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import define, field
 
 from replkv.raft import Role
+from replkv.testing.cluster import WORK
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.electorate import Electorate
     from replkv.testing.invariants import Invariants
 
 CLOSE_TIMEOUT = 1.0
+RARE_CHANGES = "allocate", "rename", "sync_directory", "remove"
+"""What happens to a disk when a segment is begun, or a snapshot is written."""
 
 
 @define(eq=False, repr=False)
@@ -25,20 +33,32 @@ class Nemesis:
 
     Args:
         cluster: whom they hit.
-        rng: draws them.
         invariants: told of emptied disks.
+        electorate: knows whom it takes to decide.
     """
 
     cluster: SimCluster
-    rng: random.Random
     invariants: Invariants
+    electorate: Electorate
     active: bool = True
+    struck: list[tuple[int, str]] = field(factory=list)
+    """The strikes so far: number and fault."""
+    rng: random.Random = field(init=False)
+    _times: random.Random = field(init=False)
+    _planned: int = 0  # strikes
+    _last: SimMember | None = None  # who was struck last
+    _doomed: tuple[SimMember, int] | None = None  # at the end of whose life, and of which, everybody's ends
+
+    def __attrs_post_init__(self) -> None:
+        seed = self.cluster.scenario.seed
+        self.rng, self._times = random.Random(f"nemesis {seed}"), random.Random(f"strikes {seed}")
+        self.cluster.mourners.append(self._life_ended)
 
     def begin(self) -> None:
         """Start making trouble."""
         if self.cluster.scenario.faults:
             self._wait()
-        self._supervise()
+        self._supervise(random.Random(f"supervisor {self.cluster.scenario.seed}"))
 
     def save_core(self, core: list[SimMember]) -> None:
         """End all faults among these members; the others are broken for good: down, or half deaf, and dumb towards the rest.
@@ -46,6 +66,7 @@ class Nemesis:
         A majority that can talk to each other has to go on, whatever the others do.
         """
         self._stop()
+        self.rng = random.Random(f"the rest {self.cluster.scenario.seed}")
         pairs = []
         for member in self.cluster.members.values():
             if member in core:
@@ -59,54 +80,97 @@ class Nemesis:
             elif inside == {False}:
                 pairs.append((a, b))
         self.cluster.network.cut(pairs)
+        if self.rng.random() < 0.3:
+            self._offer_in_vain(core)
+
+    def _offer_in_vain(self, core: list[SimMember]) -> None:
+        """Have a leader that is saved hand over to a member that is lost."""
+        for member in core:
+            raft = member.node.raft if member.node is not None else None
+            if raft is not None and raft.role is Role.LEADER:
+                heirs = [name for name in raft.peers if self.cluster.members[name] not in core and raft.configuration.is_voter(name)]
+                if heirs:
+                    raft.transfer(self.rng.choice(heirs), member.clock())
+                    member.wake()
 
     def heal(self) -> None:
         """End all faults for good: whoever is down comes back."""
         self._stop()
-        for member in self.cluster.members.values():
-            member.recover()
+        self._mend_all()
 
     def _stop(self) -> None:
         """End all faults of the network, and begin no new ones."""
         self.active = False
+        self.electorate.stop()
         cluster = self.cluster
         weather = cluster.network.weather
         weather.loss = weather.doubling = weather.reordering = weather.damage = weather.misrouting = 0.0
-        weather.queue = 64
+        weather.queue, weather.rate = 64, float("inf")
         weather.delay_mean = min(weather.delay_mean, 0.003)
         cluster.network.heal()
+        cluster.hurry()
+
+    def _mend_all(self) -> None:
+        self.cluster.network.heal()
+        for member in self.cluster.members.values():
+            member.recover()
+
+    # -- strikes ----------------------------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        self.cluster.scheduler.after(self.rng.expovariate(1.0) * self.cluster.scenario.fault_every, self._strike)
+        """Plan the next strike: right behind the last one, or in a while, or behind a lull in which all is well."""
+        scenario, times, scheduler = self.cluster.scenario, self._times, self.cluster.scheduler
+        self._planned += 1
+        number, fault, kind = self._planned, times.choice(scenario.faults), times.random()
+        delay, burst, lull = times.expovariate(1.0) * scenario.fault_every, times.uniform(0.0, 0.03), times.uniform(1.0, 3.0)
+        if kind < scenario.bursts:
+            delay = burst
+        elif kind > 1.0 - scenario.lulls:
+            scheduler.after(delay, self._lull)
+            delay += lull * scenario.settings.election_timeout
+        scheduler.after(delay, lambda: self._strike(number, fault, same=kind < scenario.bursts))
 
-    def _strike(self) -> None:
+    def _lull(self) -> None:
+        if self.active:
+            self.cluster.count("lull")
+            self.cluster.trace.note("lull")
+            self._mend_all()
+
+    def _strike(self, number: int, fault: str, *, same: bool) -> None:
         if not self.active:
             return
-        fault = self.rng.choice(self.cluster.scenario.faults)
-        member = self._victim()
-        self.cluster.count(fault)
-        self.cluster.trace.note("fault", fault, member.where)
-        getattr(self, f"_{fault}")(member)
+        wanted = self.cluster.scenario.strikes
+        if wanted is None or number in wanted:
+            self.rng = random.Random(f"strike {self.cluster.scenario.seed} {number}")
+            member = self._victim(same=same)
+            self.cluster.trace.note("fault", number, fault, member.where)
+            self.struck.append((number, fault))
+            getattr(self, f"_{fault}")(member)
         self._wait()
 
-    def _victim(self) -> SimMember:
-        """Choose a member; leaders are chosen more often, for more depends on them."""
-        members = list(self.cluster.members.values())
-        leaders = [member for member in members if member.node and member.node.raft and member.node.raft.role is Role.LEADER]
-        return self.rng.choice(leaders if leaders and self.rng.random() < 0.6 else members)
+    def _victim(self, *, same: bool) -> SimMember:
+        """Choose a member; leaders are chosen more often, for more depends on them, and often the same as before in a burst."""
+        members, leaders = list(self.cluster.members.values()), self.electorate.leaders
+        drawn = self.rng.choice(leaders if leaders and self.rng.random() < 0.6 else members)
+        again = same and self._last is not None and self.rng.random() < 0.5
+        self._last = self._last if again and self._last is not None else drawn
+        return self._last
 
-    def _supervise(self) -> None:
+    def _supervise(self, rng: random.Random) -> None:
         """Start again whoever stopped by itself."""
         if not self.active:
             return
         for member in self.cluster.members.values():
-            if member.node is None and self.rng.random() < 0.3:
+            if member.node is None and rng.random() < 0.3:
                 member.start()
-        self.cluster.scheduler.after(self.rng.uniform(0.1, 1.0), self._supervise)
+        self.cluster.scheduler.after(rng.uniform(0.1, 1.0), lambda: self._supervise(rng))
 
     def _later(self, action: Callable[[], None], mean: float = 1.5) -> None:
         """Do something after a while, unless all was healed before."""
-        self.cluster.scheduler.after(self.rng.expovariate(1.0) * mean, lambda: action() if self.active else None)
+        self._in(self.rng.expovariate(1.0) * mean, action)
+
+    def _in(self, delay: float, action: Callable[[], None]) -> None:
+        self.cluster.scheduler.after(delay, lambda: action() if self.active else None)
 
     # -- processes and machines -------------------------------------------------------------------------------------------------------
 
@@ -128,15 +192,47 @@ class Nemesis:
             self._later(each.start)
 
     def _crash_at_disk(self, member: SimMember) -> None:
-        member.crash_at_disk(self.rng.randrange(12))
-        self._later(member.start)
+        if self.rng.random() < 0.5:
+            member.crash_at_disk(self.rng.randint(1, 2), self.rng.choice(RARE_CHANGES))
+        else:
+            member.crash_at_disk(self.rng.randrange(12))
+        self._later(lambda: self._start_in_vain(member, self.rng.choice((0, 0, 1, 3))))
+
+    def _start_in_vain(self, member: SimMember, times: int) -> None:
+        """Start a machine, which loses its power a few more times before long."""
+        member.start()
+        if times:
+            member.crash_at_disk(self.rng.randrange(12))
+            self._later(lambda: self._start_in_vain(member, times - 1), 0.5)
 
     def _crash_at_send(self, member: SimMember) -> None:
         member.crash_at_send(self.rng.randrange(12))
         self._later(member.start)
 
+    def _crash_all_at_disk(self, member: SimMember) -> None:
+        self._doomed = member, member.life
+        member.crash_at_disk(self.rng.randrange(12))
+        self._later(member.start)
+
+    def _life_ended(self, member: SimMember, _node: Node) -> None:
+        if self._doomed == (member, member.life) and self.active:
+            self._doomed = None
+            self._in(0.0, lambda: self._blackout(member))
+
+    def _restarts(self, _member: SimMember) -> None:
+        when = 0.0
+        for _ in range(self.rng.randint(4, 12)):
+            when += self.rng.uniform(0.005, 0.4)
+            member, power = self.rng.choice(list(self.cluster.members.values())), self.rng.random() < 0.5
+            self._in(when, lambda member=member, power=power: member.crash(power=power))  # type: ignore[misc]  # mypy infers no lambda
+            self._in(when + self.rng.uniform(0.001, 0.1), member.start)
+
     def _pause(self, member: SimMember) -> None:
-        member.pause(self.rng.choice((0.05, 0.2, 1.0, 4.0)) * self.rng.uniform(0.5, 1.5))
+        member.pause(self.rng.choice((0.05, 0.2, 1.0, 4.0, 15.0)) * self.rng.uniform(0.5, 2.0))
+
+    def _slow_member(self, member: SimMember) -> None:
+        member.work = self.rng.choice((0.005, 0.05, 0.5))
+        self._later(lambda: setattr(member, "work", WORK), 2.0)
 
     def _close(self, member: SimMember) -> None:
         member.close(CLOSE_TIMEOUT)
@@ -149,6 +245,9 @@ class Nemesis:
             if to != member.name:
                 raft.transfer(to, member.clock())
                 member.wake()
+
+    def _reconfigure(self, _member: SimMember) -> None:
+        self.electorate.change(self.rng, self.rng.randint(1, 10))
 
     # -- the network ------------------------------------------------------------------------------------------------------------------
 
@@ -175,17 +274,36 @@ class Nemesis:
         left = {name for name in self.cluster.members if self.rng.random() < 0.5}
         self._cut([(a, b) for a, b in self._pairs() if member.name not in (a, b) and (a in left) != (b in left)])
 
+    def _swizzle(self, _member: SimMember) -> None:
+        """Cut one direction after the other; they heal one after the other, in another order."""
+        network, pairs = self.cluster.network, self._pairs()
+        links = self.rng.sample(pairs, self.rng.randint(min(2, len(pairs)), len(pairs)))
+        for at, pair in enumerate(links):
+            self._in(at * self.rng.uniform(0.0, 0.2), lambda pair=pair: network.cut([pair]))  # type: ignore[misc]
+        self.rng.shuffle(links)
+        for at, pair in enumerate(links):
+            self._in(1.0 + at * self.rng.uniform(0.0, 0.3), lambda pair=pair: network.mend([pair]))  # type: ignore[misc]
+
     def _reset(self, _member: SimMember) -> None:
         self.cluster.network.reset(self.rng.choice((0.2, 1.0)))
 
+    def _half_open(self, _member: SimMember) -> None:
+        self.cluster.network.half_open(self.rng.choice((0.2, 1.0)))
+
     def _slow_link(self, member: SimMember) -> None:
-        factor = self.rng.choice((10.0, 100.0, 1000.0))
+        self._worsen(self.cluster.network.slowness, member, self.rng.choice((10.0, 100.0, 1000.0)))
+
+    def _lossy_link(self, member: SimMember) -> None:
+        self._worsen(self.cluster.network.lossiness, member, self.rng.choice((0.1, 0.5, 0.9)))
+
+    def _worsen(self, quality: dict[tuple[str, str], float], member: SimMember, value: float) -> None:
+        """Let some of the directions from and to a member be worse than others."""
         for pair in self._pairs():
             if member.name in pair and self.rng.random() < 0.5:
-                self.cluster.network.slowness[pair] = factor
+                quality[pair] = value
         self._later(self.cluster.network.heal)
 
-    def _cut(self, pairs: list[tuple[str, str]]) -> None:
+    def _cut(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Let nothing through between these; half of the time as a firewall does that answers, so that everybody knows at once."""
         self.cluster.network.cut(pairs)
         if self.rng.random() < 0.5:
@@ -202,6 +320,11 @@ class Nemesis:
         member.disk.slow = self.rng.choice((0.01, 0.1, 2.0))
         self._later(lambda: setattr(member.disk, "slow", 0.0))
 
+    def _hang(self, member: SimMember) -> None:
+        """Let the next sync hang for 1 to 60 seconds."""
+        member.disk.sync_takes = self.rng.uniform(1.0, self.rng.choice((2.0, 5.0, 20.0, 60.0)))
+        self._later(lambda: setattr(member.disk, "sync_takes", 0.0), 0.5)
+
     def _disk_error(self, member: SimMember) -> None:
         member.break_disk(self.rng.randrange(12), full=False)
 
@@ -217,9 +340,9 @@ class Nemesis:
         self._later(member.start)
 
     def _can_spare(self, member: SimMember) -> bool:
-        """Tell whether a majority of good disks is left without this one; a cluster that is being founded needs them all."""
-        left = [other for other in self.cluster.sound if other is not member]
-        return self.invariants.founded and 2 * len(left) > len(self.cluster.members)
+        """Tell whether a majority of good disks is left without this one, and decides; a cluster that is being founded needs them all."""
+        left = [other.name for other in self.cluster.sound if other is not member]
+        return self.invariants.founded and 2 * len(left) > len(self.cluster.members) and self.electorate.suffice(left)
 
     def _disk_full(self, member: SimMember) -> None:
         member.break_disk(self.rng.randrange(12), full=True)

@@ -7,6 +7,7 @@ sent is lost or comes after the cut has healed; connections break with or withou
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from replkv.testing.sim import nothing
 from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable, Iterable
 
     from replkv.testing.sim import Scheduler
@@ -33,7 +33,7 @@ class Weather:
     """How the network treats frames: chances per frame, delays in seconds.
 
     ``stall``: a cut holds frames back instead of losing them; ``queue``: frames on their way in one direction of a connection, beyond
-    which the sender is told to wait.
+    which the sender is told to wait; ``rate``: bytes per second that pass one direction of a connection, one frame behind the other.
     """
 
     delay_least: float = 0.0002
@@ -45,6 +45,7 @@ class Weather:
     misrouting: float = 0.0
     stall: bool = False
     queue: int = 64
+    rate: float = float("inf")
 
 
 @define(eq=False, repr=False)
@@ -77,7 +78,8 @@ class SimNetwork:
 
     Args:
         scheduler: the queue of events.
-        rng: draws what happens to each frame.
+        rng: draws what happens; each direction between two members has a source of its own, so that what is left out of a run changes
+            little about the rest.
         trace: hears of each frame.
         weather: how frames are treated; may be changed at any time.
     """
@@ -87,12 +89,19 @@ class SimNetwork:
     trace: Trace
     weather: Weather = field(factory=Weather)
     cuts: set[tuple[str, str]] = field(factory=set)
-    slowness: dict[tuple[str, str], float] = field(factory=dict)
+    slowness: dict[tuple[str, str], float] = field(factory=dict)  # by what delays are multiplied, from a member to another
+    lossiness: dict[tuple[str, str], float] = field(factory=dict)  # chances of a loss
     taps: list[Callable[[SimTransport, str, bytes], None]] = field(factory=list)
     faults: dict[str, int] = field(factory=dict)
+    salt: int = field(init=False)
     _listeners: dict[str, SimTransport] = field(factory=dict)
     _connections: dict[int, _Connection] = field(factory=dict)
     _last_pipe: int = 0
+    _sources: dict[tuple[str, str], random.Random] = field(factory=dict)
+    _read: tuple[bytes, codec.Frame | None] = (b"", None)  # the last frame that somebody wanted to see
+
+    def __attrs_post_init__(self) -> None:
+        self.salt = self.rng.getrandbits(63)
 
     # -- what a test does to it -------------------------------------------------------------------------------------------------------
 
@@ -107,22 +116,38 @@ class SimNetwork:
             if (connection.caller.transport.name, connection.callee.transport.name) in pairs:
                 self._break(connection)
 
-    def heal(self) -> None:
-        """End all cuts and slow links; what was held back arrives now."""
-        self.cuts.clear()
-        self.slowness.clear()
+    def mend(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """End the cuts from the first to the second of each pair; what was held back arrives now."""
+        self.cuts.difference_update(pairs)
         for connection in list(self._connections.values()):
             for end in (connection.caller, connection.callee):
-                held, end.held = end.held, []
-                for frame in held:
-                    end.on_the_way -= 1
-                    self._travel(connection, end, frame, self.scheduler.now)
+                if end.held and (connection.other(end).transport.name, end.transport.name) not in self.cuts:
+                    self._let_go(connection, end)
+
+    def heal(self) -> None:
+        """End all cuts, and let no direction be worse than another."""
+        self.slowness.clear()
+        self.lossiness.clear()
+        self.mend(tuple(self.cuts))
+
+    def _let_go(self, connection: _Connection, end: _End) -> None:
+        held, end.held = end.held, []
+        for frame in held:
+            end.on_the_way -= 1
+            self._travel(connection, end, frame, self.scheduler.now)
 
     def reset(self, chance: float) -> None:
-        """Break each connection with this chance; both sides are told."""
+        """Break each connection with this chance: what is on its way is lost, and both sides are told."""
         for connection in list(self._connections.values()):
             if self.rng.random() < chance:
                 self._break(connection)
+
+    def half_open(self, chance: float) -> None:
+        """Break each connection with this chance, and tell one side only; the other hears of it when it sends."""
+        for connection in list(self._connections.values()):
+            if self.rng.random() < chance:
+                self._count("half open")
+                self._close(connection, connection.caller if self.rng.random() < 0.5 else connection.callee)
 
     def blackout(self, transport: SimTransport) -> None:
         """A member's machine lost its power: its connections die, and nobody is told."""
@@ -131,6 +156,14 @@ class SimNetwork:
                 if end.transport is transport:
                     end.open = False
         self._forget_dead()
+
+    def read(self, frame: bytes) -> codec.Frame:
+        """Return what a frame says, once decoded for all that overhear it."""
+        known, content = self._read
+        if content is None or known is not frame:
+            content = codec.decode_frame(frame)
+            self._read = frame, content
+        return content
 
     # -- what transports ask for ------------------------------------------------------------------------------------------------------
 
@@ -144,6 +177,13 @@ class SimNetwork:
         """Take no more calls for this transport."""
         self._listeners = {url: listener for url, listener in self._listeners.items() if listener is not transport}
 
+    def source(self, sender: str, receiver: str) -> random.Random:
+        """Return what draws for one direction between two members."""
+        found = self._sources.get((sender, receiver))
+        if found is None:
+            found = self._sources[sender, receiver] = random.Random(f"{self.salt} {sender} {receiver}")
+        return found
+
     def connect(self, dial: _Dial) -> None:
         """Try to connect; try again later while it does not work and the dial still counts."""
         caller = dial.caller
@@ -151,7 +191,7 @@ class SimNetwork:
             return
         callee = self._listeners.get(dial.url)
         if callee is None or {(caller.name, callee.name), (callee.name, caller.name)} & self.cuts:
-            self.scheduler.after(self.rng.uniform(0.02, 0.5), lambda: self.connect(dial))
+            self.scheduler.after(self.source(caller.name, dial.peer).uniform(0.02, 0.5), lambda: self.connect(dial))
             return
         self._last_pipe += 1
         connection = _Connection(self._last_pipe, dial.peer, _End(caller), _End(callee))
@@ -166,22 +206,23 @@ class SimNetwork:
         sender = connection.other(to).transport
         sender.about_to_send()
         if to.on_the_way >= self.weather.queue:
+            self._count("full queue")
             return False
         for tap in self.taps:
             tap(sender, to.transport.name, frame)
         self.trace.mark(frame)
         self.trace.detail(lambda: f"{sender.name} > {to.transport.name} {describe(frame)}")
-        departure = self.scheduler.now + sender.lag()
-        if self._happens("loss", self.weather.loss):
+        departure, rng = self.scheduler.now + sender.lag(), self.source(sender.name, to.transport.name)
+        if self._happens("loss", max(self.weather.loss, self.lossiness.get((sender.name, to.transport.name), 0.0)), rng):
             return True
-        if self._happens("damage", self.weather.damage):
-            position = self.rng.randrange(len(frame))
-            frame = frame[:position] + bytes([frame[position] ^ (1 << self.rng.randrange(8))]) + frame[position + 1 :]
-        if self._happens("misrouting", self.weather.misrouting):
-            connection = self._connections[self.rng.choice(sorted(self._connections))]
+        if self._happens("damage", self.weather.damage, rng):
+            position = rng.randrange(len(frame))
+            frame = frame[:position] + bytes([frame[position] ^ (1 << rng.randrange(8))]) + frame[position + 1 :]
+        if self._happens("misrouting", self.weather.misrouting, rng):
+            connection = self._connections[rng.choice(sorted(self._connections))]
             to = connection.callee
         self._travel(connection, to, frame, departure)
-        if self._happens("doubling", self.weather.doubling):
+        if self._happens("doubling", self.weather.doubling, rng):
             self._travel(connection, to, frame, departure)
         return True
 
@@ -206,9 +247,10 @@ class SimNetwork:
             else:
                 to.on_the_way -= 1
             return
-        arrival = departure + self._delay(sender, to.transport)
-        if not self._happens("reordering", self.weather.reordering):
-            arrival = to.newest = max(arrival, to.newest)
+        takes = len(frame) / self.weather.rate
+        arrival = departure + self._delay(sender, to.transport) + takes
+        if not self._happens("reordering", self.weather.reordering, self.source(sender.name, to.transport.name)):
+            arrival = to.newest = max(arrival, to.newest + takes)
         self.scheduler.at(arrival, lambda: self._arrive(connection, to, frame, departure))
 
     def _arrive(self, connection: _Connection, to: _End, frame: bytes, departure: float) -> None:
@@ -223,7 +265,8 @@ class SimNetwork:
             self.close(connection, to)  # nobody is there any more: the sender is told
 
     def _delay(self, sender: SimTransport, receiver: SimTransport) -> float:
-        delay = self.weather.delay_least + self.rng.expovariate(1.0) * self.weather.delay_mean
+        rng = self.source(sender.name, receiver.name)
+        delay = self.weather.delay_least + rng.expovariate(1.0) * self.weather.delay_mean
         return delay * self.slowness.get((sender.name, receiver.name), 1.0)
 
     def _break(self, connection: _Connection) -> None:
@@ -243,8 +286,8 @@ class SimNetwork:
             if not connection.caller.open and not connection.callee.open:
                 del self._connections[pipe]
 
-    def _happens(self, fault: str, chance: float) -> bool:
-        if chance and self.rng.random() < chance:
+    def _happens(self, fault: str, chance: float, rng: random.Random) -> bool:
+        if chance and rng.random() < chance:
             self._count(fault)
             return True
         return False
@@ -390,7 +433,7 @@ class SimTransport:
 
     def _retry(self, dial: _Dial) -> None:
         network = self.network
-        delay = network.rng.uniform(0.0005, 0.02)
+        delay = network.source(self.name, dial.peer).uniform(0.0005, 0.02)
         network.scheduler.after(self.lag() + delay, lambda: network.connect(dial) if dial.connection is None else None)
 
 

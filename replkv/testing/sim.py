@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+LOOK_AGAIN = 0.2
+"""Seconds after which a thread looks again whether its process can go on: it may, earlier than it seemed."""
+
+
 def nothing() -> None:
     """Do nothing: where an action may be given and is not."""
 
@@ -109,6 +113,7 @@ class SimHousekeeper:
         slowness: seconds a step takes at most.
         wake: called when a job has ended.
         guard: runs a step in the member's process, which may crash in the middle of it.
+        paused_until: when the process goes on, if it stands still.
     """
 
     scheduler: Scheduler
@@ -116,6 +121,7 @@ class SimHousekeeper:
     slowness: float
     wake: Callable[[], None]
     guard: Callable[[Callable[[], None]], None]
+    paused_until: Callable[[], float] = float
     _finished: list[Job] = field(factory=list)
     _closed: bool = False
 
@@ -133,10 +139,14 @@ class SimHousekeeper:
         self._closed = True
 
     def _plan(self, steps: Iterator[None], done: Callable[[BaseException | None], None]) -> None:
-        self.scheduler.after(self.rng.random() * self.slowness, lambda: self.guard(lambda: self._step(steps, done)))
+        when = max(self.scheduler.now, min(self.paused_until(), self.scheduler.now + LOOK_AGAIN)) + self.rng.random() * self.slowness
+        self.scheduler.at(when, lambda: self.guard(lambda: self._step(steps, done)))
 
     def _step(self, steps: Iterator[None], done: Callable[[BaseException | None], None]) -> None:
         if self._closed:
+            return
+        if self.paused_until() > self.scheduler.now:
+            self._plan(steps, done)
             return
         try:
             next(steps)

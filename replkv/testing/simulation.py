@@ -1,8 +1,9 @@
 """One seed from beginning to end: faults first, then health, then the final account.
 
 While faults last only safety is promised, and the invariants watch it.  Then a majority is saved, with the others broken for good: within
-ten election timeouts it has a leader, and in as many again answers a write and a read at every member.  At last everything is healed:
-now all members, but those whose disks were lost, serve as well, come to the same state, and keep their leader.
+ten election timeouts it has one stable leader, answers ten writes and ten linearizable reads, lets a lease expire, and is equal.  At last
+everything is healed: now the founders' configuration can be brought back, and all members, but those whose disks were lost, serve as
+well, come to the same state, and keep their leader.  When power has failed everywhere in the end, all of it is still there.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from replkv.ops import Get, Put
+from replkv.raft import Role
 from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
+from replkv.testing.electorate import Electorate
 from replkv.testing.history import Consistency, Outcome, Violation
 from replkv.testing.holders import Holders
 from replkv.testing.invariants import Invariants
 from replkv.testing.knobs import turned
 from replkv.testing.nemesis import Nemesis
+from replkv.testing.sights import Sights
 from replkv.testing.sim import nothing
 from replkv.testing.swarm import Scenario, draw
 from replkv.testing.watchers import Watchers
 from replkv.testing.workload import Workload
-from replkv.values import Progress, to_ttl
+from replkv.values import to_ttl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """Election timeouts a healed cluster has for everything it owes."""
+PROBES = 10
+"""Writes, and as many reads, that it answers in that time."""
 TIDY_WITHIN = 60.0
 """Seconds within which compacted history is removed, however small the slices."""
 WATCHED_WITHIN = 2.0
@@ -52,9 +58,10 @@ class Report:
         looks: how often the invariants were checked.
         terms: how many had a leader.
         entries: committed.
+        configurations: proposed, and those that founded.
         outcomes: of the clients' operations, by kind.
         faults: injected, by kind.
-        sights: what else was met, by kind: so that nobody is content with runs in which nothing happens.
+        sights: situations that were reached, so that nobody is content with runs in which nothing happens.
     """
 
     fingerprint: str
@@ -63,9 +70,10 @@ class Report:
     looks: int
     terms: int
     entries: int
+    configurations: int
     outcomes: dict[str, int]
     faults: dict[str, int]
-    sights: dict[str, int]
+    sights: frozenset[str]
 
 
 @define(eq=False, repr=False)
@@ -84,9 +92,12 @@ class Simulation:
     workload: Workload = field(init=False)
     holders: Holders = field(init=False)
     watchers: Watchers = field(init=False)
+    electorate: Electorate = field(init=False)
     nemesis: Nemesis = field(init=False)
+    sights: Sights = field(init=False)
     probes: int = 0
     unanswered: int = 0
+    _patient_until: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         seed = self.scenario.seed
@@ -96,7 +107,9 @@ class Simulation:
         self.holders = Holders(self.workload, random.Random(f"holders {seed}"))
         self.invariants.holdings = self.holders.holdings
         self.watchers = Watchers(self.cluster, random.Random(f"watchers {seed}"))
-        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), self.invariants)
+        self.electorate = Electorate(self.cluster, self.invariants)
+        self.nemesis = Nemesis(self.cluster, self.invariants, self.electorate)
+        self.sights = Sights(self)
 
     def run(self) -> Report:
         """Go through all phases.
@@ -110,38 +123,27 @@ class Simulation:
                 self._survive()
             self._heal()
             self._settle_account()
+            self._scan()
+            self.sights.finish()
         return self.report()
 
     def report(self) -> Report:
         """Return what has been done so far."""
-        outcomes: dict[str, int] = {}
-        for operation in self.workload.history.operations:
-            kind = f"{operation.consistency.value} {operation.outcome.value}"
-            outcomes[kind] = outcomes.get(kind, 0) + 1
+        operations = self.workload.history.operations
+        outcomes = Counter(f"{operation.consistency.value} {operation.outcome.value}" for operation in operations)
         cluster, invariants = self.cluster, self.invariants
-        faults = {**cluster.counts, **cluster.network.faults}
-        numbers = (cluster.scheduler.now, cluster.scheduler.steps, invariants.looks, len(invariants.leaders), len(invariants.committed))
-        return Report(cluster.trace.digest, *numbers, outcomes=outcomes, faults=faults, sights=dict(self._sights()))
-
-    def _sights(self) -> Counter[str]:
-        sights: Counter[str] = Counter()
-        model, holdings = self.invariants.witness.model, self.holders.holdings
-        for command, effect in self.invariants.witness.slots.values():
-            refused = f" refused with {effect.answer[0]}" if effect.answer[0] else ""
-            sights[f"command {command[0]}{refused}"] += 1
-        sights["fresh reads"] = sum(bool(operation.fresh) for operation in self.workload.history.operations)
-        sights["leases expired"] = len(model.expiries)
-        sights["leases held"] = len(holdings)
-        sights["leases looked at"] = len(self.holders.glances)
-        sights["leases lost"] = sum(holding.lost for holding in holdings)
-        for watcher in self.watchers.each:
-            for stream in watcher.streams:
-                sights[f"watches {stream.end.value}"] += 1
-                sights["watches gone on with"] += stream.resumes is not None
-                sights["watches with the present state"] += stream.state is not None
-                sights["watched events"] += len(stream.events)
-                sights["watched marks"] += sum(isinstance(part[0], Progress) for part in stream.parts)
-        return sights
+        return Report(
+            fingerprint=cluster.trace.digest,
+            virtual_seconds=cluster.scheduler.now,
+            events=cluster.scheduler.steps,
+            looks=invariants.looks,
+            terms=len(invariants.leaders),
+            entries=len(invariants.committed),
+            configurations=len(invariants.configurations),
+            outcomes=dict(outcomes),
+            faults=dict(Counter(fault for _, fault in self.nemesis.struck) + Counter(cluster.network.faults)),
+            sights=frozenset(self.sights.reached),
+        )
 
     # -- phases -----------------------------------------------------------------------------------------------------------------------
 
@@ -157,20 +159,23 @@ class Simulation:
         self.watchers.settle()
 
     def _survive(self) -> None:
-        """A majority whose members all reach each other goes on, whatever becomes of the others."""
-        rng, sound = random.Random(f"core {self.scenario.seed}"), self.cluster.sound
-        core = rng.sample(sound, rng.randint(len(self.cluster.members) // 2 + 1, len(sound)))
+        """Members that decide and all reach each other go on, whatever becomes of the others."""
+        core = self.electorate.core(self.cluster.sound, random.Random(f"core {self.scenario.seed}"))
         self.nemesis.save_core(core)
         self.cluster.trace.note("saved", *(member.name for member in core))
         self._serve(core)
+        self._let_expire(self._belonging(core)[0])
 
     def _heal(self) -> None:
         self.nemesis.heal()
         self.watchers.settle()
         self.cluster.trace.note("healed")
         sound = self.cluster.mendable
+        if self.invariants.founded:
+            self._be_patient()
+            self.electorate.restore()
+            self._must(lambda: self.electorate.restored, "the founders' configuration does not come back")
         self._serve(sound)
-        self._must(lambda: self._are_equal(sound), "members do not catch up")
         self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)
         self.watchers.ask()
         self._must(lambda: self.watchers.marked, "watches do not say how far they are", WATCHED_WITHIN)
@@ -208,13 +213,24 @@ class Simulation:
         return not store.unscrubbed and (not kept or store.revision - store.compacted <= kept + kept // 10)
 
     def _settle_account(self) -> None:
-        self.cluster.run(self.scenario.patience)
+        self.cluster.run_until(lambda: not self.workload.under_way, self.scenario.patience)
         for member in self.cluster.running:
             self.invariants.look_closely(member, member.process)
             self._check_admission(member)
         check(self.workload.history, self.invariants.witness, self.cluster.own)
         self.holders.check(self.invariants.witness)
         self.watchers.check(self.invariants.witness.model)
+
+    def _scan(self) -> None:
+        """Power fails everywhere, and everything is still there: the same state on all members, which is that of the whole log."""
+        sound = self.cluster.mendable
+        for member in sound:
+            member.crash(power=True)
+            member.start()
+        self._be_patient()
+        self._must(lambda: self._leader(sound) is not None and self._are_equal(sound), "members do not come back")
+        for member in sound:
+            self.invariants.look_closely(member, member.process)
 
     def _check_admission(self, member: SimMember) -> None:
         """F1: what counts as being under way is what waits in the queue or in a batch."""
@@ -225,17 +241,29 @@ class Simulation:
         if counted != right:
             raise Violation("F1", f"{member.where} counts {counted} under way, {right} would be right")
 
-    # -- liveness -------------------------------------------------------------------------------------------------------------------------
+    # -- liveness ---------------------------------------------------------------------------------------------------------------------
 
     def _serve(self, core: list[SimMember]) -> None:
-        """These members find a leader in time, and each of them writes and reads."""
+        """In time these members have a leader, and keep it; those of them that belong to the cluster write and read, and become equal."""
+        self._be_patient()
         self._must(lambda: self._leader(core) is not None, "no leader")
         self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
-        for member in core:
-            for operation, consistency in ((Put, Consistency.WRITE), (Get, Consistency.LINEARIZABLE)):
-                self._probe(member, operation, consistency)
-        self._must(lambda: not self.unanswered, "a member does not answer")
-        self._let_expire(core[0])
+        self._must(lambda: self._leader(core) is not None, "no leader")
+        before, serving = self._leader(core), self._belonging(core)
+        for number in range(PROBES):
+            self._probe(serving[number % len(serving)], Put, Consistency.WRITE)
+            self._probe(serving[(number + 1) % len(serving)], Get, Consistency.LINEARIZABLE)
+            self._must(lambda: not self.unanswered, "a member does not answer")
+        self._must(lambda: self._are_equal(serving), "members do not catch up")
+        self._must(lambda: self.watchers.are_current(serving), "watches do not catch up", WATCHED_WITHIN)
+        if self._leader(core) != before:
+            raise Violation("liveness", f"leadership moved from {before} to {self._leader(core)} while a majority was well")
+        for member in serving:
+            self.invariants.look_closely(member, member.process)
+
+    def _belonging(self, core: list[SimMember]) -> list[SimMember]:
+        """Return those members that are in the newest configuration."""
+        return [member for member in core if member.name in self.invariants.settled.names]
 
     def _let_expire(self, member: SimMember) -> None:
         """A lease that is granted and not kept alive expires in time, whoever leads then."""
@@ -250,27 +278,42 @@ class Simulation:
         put = Put(b"leased %d" % holding.held.id, "probe", lease=holding.held.id)
         self.workload.run(member, put, Consistency.WRITE, nothing, patience=patience)
         leases = self.invariants.witness.model.leases
-        self._must(lambda: holding.held.id not in leases, "a lease does not expire", self._until_expiry(ttl))
+        left = max(0.0, self._patient_until - self.cluster.scheduler.now)
+        self._must(lambda: holding.held.id not in leases, "a lease does not expire", min(left, self._until_expiry(ttl)))
         self.cluster.count("lease expired in time")
 
     def _until_expiry(self, ttl: float) -> float:
         """Return for how many seconds a lease may last, counted from its last renewal."""
         return (ttl + 1.0) * (1 + 2 * self.scenario.drift) + 2 * self.scenario.settings.election_timeout
 
+    def _be_patient(self) -> None:
+        """Give the cluster ten election timeouts from now on."""
+        self._patient_until = self.cluster.scheduler.now + PATIENCE * self.scenario.settings.election_timeout
+
     def _must(self, done: Callable[[], bool], otherwise: str, seconds: float | None = None) -> None:
-        seconds = PATIENCE * self.scenario.settings.election_timeout if seconds is None else seconds
-        if not self.cluster.run_until(done, seconds):
+        """Go on when something is so, at the latest when patience is over, or after so many seconds.
+
+        Raises:
+            Violation: it is not so by then.
+        """
+        left = max(0.0, self._patient_until - self.cluster.scheduler.now)
+        if not self.cluster.run_until(done, left if seconds is None else seconds):
             states = [str(member.node.status()) if member.node else f"{member.name} is down" for member in self.cluster.members.values()]
-            raise Violation("liveness", f"{otherwise} within {seconds} s after all was well: {states}")
+            raise Violation("liveness", f"{otherwise} in time after all was well: {states}")
 
     def _leader(self, core: list[SimMember]) -> tuple[str, int] | None:
-        """Return the leader all these members follow, and its term."""
-        views = set()
-        for member in core:
-            raft = member.node.raft if member.node is not None else None
-            views.add((raft.leader, raft.term) if raft is not None and raft.leader is not None else None)
-        view = views.pop()
-        return None if views else view
+        """Return the leader, and its term, whom all of these members follow that belong to its cluster."""
+        rafts = {member.name: member.node.raft for member in core if member.node is not None and member.node.raft is not None}
+        leading = [raft for raft in rafts.values() if raft.role is Role.LEADER]
+        newest = max(leading, key=lambda raft: raft.term, default=None)
+        if newest is None:
+            return None
+        views = {
+            (raft.leader, raft.term) if (raft := rafts.get(member.name)) is not None else None
+            for member in core
+            if member.name in newest.configuration.names
+        }
+        return (newest.name, newest.term) if views == {(newest.name, newest.term)} else None
 
     def _probe(self, member: SimMember, operation: type[Put | Get], consistency: Consistency) -> None:
         """Write or read at one member, again if the outcome is unknown: its session may have run out while it was cut off."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from replkv import wire
+from replkv.codec import DecodeError
 from replkv.machine import Machine
 from replkv.testing.checker import bare
 from replkv.testing.history import Violation
@@ -124,7 +125,10 @@ class State:
         store = machine.store
         if list(store.keys) != sorted(store.newest) or not store.older.keys() <= store.newest.keys():
             raise Violation("V5", f"{member.where} has keys that its index has not, or the other way round")
-        copy = Machine.load(machine.dump())
+        try:
+            copy = Machine.load(machine.dump())
+        except DecodeError as error:
+            raise Violation("V5", f"{member.where} can't be loaded from its dump: {error}") from error
         same = (copy.digest(), copy.size, copy.store.live) == (machine.digest(), machine.size, store.live)
         if not same or lease_table(copy) != lease_table(machine):
             raise Violation("V5", f"{member.where} becomes another state when it is dumped and loaded")

@@ -238,7 +238,7 @@ def resumable(stream: Stream, truth: Model) -> None:
 
 def bookmarkable(stream: Stream, truth: Model) -> None:
     """What is marked has been yielded: nothing of it comes later, marks don't go back, and come only to who wants them."""
-    mark = stream.synced or 0
+    mark = last = stream.synced or 0
     if mark > truth.revision:
         raise _blame("bookmarkable", stream, f"revision {mark} never was")
     for part in stream.changes:
@@ -246,10 +246,11 @@ def bookmarkable(stream: Stream, truth: Model) -> None:
             if isinstance(item, Event):
                 if item.revision <= mark:
                     raise _blame("bookmarkable", stream, f"{item} follows the mark {mark}")
-            elif not stream.marks or isinstance(item, Synced) or not mark <= item.revision <= truth.revision:
-                raise _blame("bookmarkable", stream, f"{item} follows the mark {mark}, in a store at {truth.revision}")
+                last = max(last, item.revision)
+            elif not stream.marks or isinstance(item, Synced) or not last <= item.revision <= truth.revision:
+                raise _blame("bookmarkable", stream, f"{item} follows revision {last}, in a store at {truth.revision}")
             else:
-                mark = item.revision
+                mark = last = item.revision
 
 
 def prev_kv(stream: Stream, truth: Model) -> None:
@@ -274,14 +275,26 @@ def is_create(stream: Stream, truth: Model) -> None:
 
 
 def present_state(stream: Stream, truth: Model) -> None:
-    """The state that is yielded first is that of the revision it is marked with, each pair once, in the order of keys."""
+    """The state that is yielded first is that of the revision it is marked with, each pair once, in the order of keys.
+
+    One that was not completed is the beginning of that of some revision.
+    """
     state, synced = stream.state, stream.synced
-    if state is None or synced is None:
-        return
-    pairs = [stream.shown(record) for record in _pairs_at(truth, synced) if stream.covers(record[KEY])]
-    right = [Event("put", pair, None, pair.mod_revision) for pair in pairs]
-    if state != right:
-        raise _blame("present_state", stream, f"{state} is not the state at {synced}: {right}")
+    if state is not None and synced is not None:
+        right = _state_at(truth, synced, stream)
+        if state != right:
+            raise _blame("present_state", stream, f"{state} is not the state at {synced}: {right}")
+    elif not stream.start and stream.parts:
+        begun = [item for part in stream.parts for item in part if isinstance(item, Event)]
+        newest = max(event.revision for event in begun)
+        if all(_state_at(truth, revision, stream)[: len(begun)] != begun for revision in range(newest, truth.revision + 1)):
+            raise _blame("present_state", stream, f"{begun} is not the beginning of any state")
+
+
+def _state_at(truth: Model, revision: int, stream: Stream) -> list[Event]:
+    """Return a state as a watch yields it first."""
+    pairs = [stream.shown(record) for record in _pairs_at(truth, revision) if stream.covers(record[KEY])]
+    return [Event("put", pair, None, pair.mod_revision) for pair in pairs]
 
 
 def rightly_compacted(stream: Stream, truth: Model) -> None:

@@ -21,22 +21,36 @@ FAULTS = (
     "blackout",  # all machines stop at once
     "crash_at_disk",  # power is lost in the middle of a change to the disk
     "crash_at_send",  # power is lost between two messages of one turn
+    "crash_all_at_disk",  # power is lost everywhere, in the middle of a change to one of the disks
+    "restarts",  # processes end and begin again, one after the other, faster than elections are decided
     "pause",  # a process stands still and then goes on as if nothing had happened
+    "slow_member",  # a process is short of time: each turn takes long
     "isolate",  # one member is cut off
     "halves",  # the members are cut into two groups
     "one_way",  # single directions are cut
     "ring",  # each member sees only its neighbours
     "bridge",  # two groups that share one member
+    "swizzle",  # links are cut one after the other, and heal in another order
     "reset",  # connections break
+    "half_open",  # connections break, and one side does not know
     "slow_link",  # single directions are slow
+    "lossy_link",  # single directions lose much
     "slow_disk",  # syncs take long
+    "hang",  # a sync takes up to a minute
     "disk_error",  # a sync fails
     "disk_full",  # no space is left
     "wipe",  # a disk is replaced by an empty one; never those of a majority
     "rot",  # a bit of a disk flips; never on the disks of a majority
     "close",  # a member is closed as it should be, and started again
-    "transfer",  # leadership is handed over
 )
+TRAFFIC = (
+    "transfer",  # leadership is handed over
+    "reconfigure",  # members become voters or learners, or neither, and come back
+)
+"""What is no fault, but no less trouble."""
+
+SIZES = (1, 2, *(3,) * 14, 4, 5, 5, 5, 6, 7)
+"""Numbers of members, as often as they are drawn."""
 
 
 @frozen
@@ -51,6 +65,8 @@ class Scenario:
         duration: virtual seconds of the phase with faults.
         faults: the kinds of faults that may happen.
         fault_every: virtual seconds between two faults, on average.
+        bursts: how many faults come right behind another one.
+        lulls: how many come behind a while in which all is well.
         weather: how the network treats frames.
         drift: how far the clocks' rates may differ from 1; lease reads are only promised below 0.5 %.
         creep: seconds a look at the clock costs, so that work is cut into slices.
@@ -65,6 +81,7 @@ class Scenario:
         patience: seconds a client waits for an answer at most.
         snapshot_step: seconds a step of a snapshot takes at most.
         knobs: sizes that are not as in the product.
+        strikes: the numbers of the faults that happen; None: all of them.
     """
 
     seed: int
@@ -74,6 +91,8 @@ class Scenario:
     duration: float
     faults: tuple[str, ...]
     fault_every: float
+    bursts: float
+    lulls: float
     weather: Weather
     drift: float
     creep: float
@@ -88,6 +107,7 @@ class Scenario:
     patience: float
     snapshot_step: float
     knobs: dict[str, float]
+    strikes: frozenset[int] | None = None
 
     @property
     def good_clocks(self) -> bool:
@@ -98,17 +118,19 @@ class Scenario:
 def draw(seed: int) -> Scenario:
     """Return the scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
-    size = rng.choice((1, 3, 3, 3, 3, 3, 3, 5))
+    size = rng.choice(SIZES)
     share = rng.choice((0.1, 0.3, 0.6))
     settings = _settings(rng)
     return Scenario(
         seed=seed,
-        names=tuple("abcde"[:size]),
+        names=tuple("abcdefg"[:size]),
         settings=settings,
         config=_config(rng),
-        duration=rng.uniform(8.0, 20.0),
-        faults=tuple(fault for fault in FAULTS if rng.random() < share),
-        fault_every=rng.choice((0.3, 0.8, 2.0)),
+        duration=rng.uniform(5.0, 14.0) * min(1.0, 4 / size),
+        faults=tuple(fault for fault in FAULTS if rng.random() < share) + tuple(each for each in TRAFFIC if rng.random() < 0.5),
+        fault_every=rng.choice((0.2, 0.5, 1.5)),
+        bursts=rng.choice((0.0, 0.2, 0.5)),
+        lulls=rng.choice((0.0, 0.1, 0.3)),
         weather=_weather(rng),
         drift=rng.choice((0.0, 0.004, 0.05)),
         creep=rng.choice((0.0, 0.0, 0.0003)),
@@ -144,7 +166,7 @@ def _settings(rng: random.Random) -> Settings:
 def _config(rng: random.Random) -> Config:
     return Config(
         segment_bytes=rng.choice((16, 32, 64)) << 10,
-        snapshot_bytes=rng.choice((300, 1000, 4 << 10, 1 << 20)),
+        snapshot_bytes=rng.choice((300, 300, 1000, 4 << 10, 1 << 20)),
         trailing_entries=rng.choice((1, 1, 10)),
         block_bytes=rng.choice((200, 2000, 512 << 10)),
         max_commands_in_flight=rng.choice((100_000, 100_000, 3)),
@@ -156,9 +178,10 @@ def _weather(rng: random.Random) -> Weather:
     """Draw a network: as good as TCP in half of the runs, worse than any in the others."""
     weather = Weather(delay_mean=rng.choice((0.0003, 0.0003, 0.003, 0.02)), stall=rng.random() < 0.5, queue=rng.choice((64, 64, 3)))
     if rng.random() < 0.5:
-        weather.loss = rng.choice((0.0, 0.01, 0.1))
-        weather.doubling = rng.choice((0.0, 0.01, 0.2))
+        weather.loss = rng.choice((0.0, 0.01, 0.1, 0.3))
+        weather.doubling = rng.choice((0.0, 0.01, 0.2, 0.5))
         weather.reordering = rng.choice((0.0, 0.01, 0.3))
         weather.damage = rng.choice((0.0, 0.0, 0.005))
         weather.misrouting = rng.choice((0.0, 0.0, 0.002))
+        weather.rate = rng.choice((float("inf"), float("inf"), 200_000.0, 30_000.0))
     return weather

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from replkv.testing.sim import Scheduler
 
 
+class UnheardError(BaseException):
+    """Nobody reads what is printed any more.  Not an ``Exception``: who is tested must not take it for a failure of its own."""
+
+
+def say(text: str) -> None:
+    """Print a line, at once.
+
+    Raises:
+        UnheardError: nobody reads it.
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise UnheardError from None
+
+
 class Trace:
     """A running SHA-256 over everything that happens, and the last lines of it as text.
 
@@ -34,12 +51,12 @@ class Trace:
         self._hash.update(line.encode() + b"\n")
         self.tail.append(line)
         if self._verbose:
-            sys.stdout.write(line + "\n")
+            say(line)
 
     def detail(self, text: Callable[[], str]) -> None:
         """Print a line that is no part of the fingerprint, when verbose."""
         if self._verbose:
-            sys.stdout.write(f"{self._scheduler.now:.6f}   {text()}\n")
+            say(f"{self._scheduler.now:.6f}   {text()}")
 
     def mark(self, data: bytes) -> None:
         """Add bytes to the fingerprint without a line of text."""

@@ -18,6 +18,7 @@ from replkv.watching import _MORE, _Watching
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Collection
 
     from replkv.node import Node, Published
     from replkv.testing.cluster import SimCluster, SimMember
@@ -131,6 +132,7 @@ class Watcher:
     _waiting: bool = False
     _half_way: bool = False  # in a step
     _steps: int = 0  # a step that was planned counts only if none was planned since
+    _heard: float = 0.0  # when it yielded something, or was begun
 
     @property
     def cluster(self) -> SimCluster:
@@ -189,10 +191,15 @@ class Watcher:
             prefix=self.span.start[: self.cut],
         )
         self.member, self.node, self._waiting, self._half_way = member, node, False, False
+        self._heard = self.cluster.scheduler.now
         first = 0 if initial else start or published + 1
         marks = self.interval is not None or self.watchers.asking
         stream = Stream(member.where, self.span, first, self.kinds, self.prev_kv, self.whole, marks, self.cut, place=first, resumes=before)
         self.streams.append(stream)
+        if start > published + 1:
+            self.cluster.count("watch that began in the future")
+        elif start == node.published.machine.store.compacted > 0:
+            self.cluster.count("watch that began at the compaction revision")
         self.cluster.trace.note("watch", member.where, self.span, stream.start)
         self._plan(0.0)
 
@@ -243,6 +250,14 @@ class Watcher:
         """Whether it has the mark it asked for."""
         return self._asked_at is None or any(isinstance(part[0], Progress) for part in self.stream.parts[self._asked_at :])
 
+    def check_silence(self) -> None:
+        """Check that a mark came when one was due, now that nothing holds the consumer up."""
+        if self.interval is None or self.node is None or self.stream.start > self.node.published.revision:
+            return
+        silent = self.cluster.scheduler.now - self._heard
+        if silent > self.interval * (1 + 2 * self.cluster.scenario.drift) + 1.0:
+            raise Violation("watch", f"a mark is due after {self.interval} s, nothing came for {silent:.3f} s: {self.stream}")
+
     def rung(self) -> None:
         """Go on if the bell rang while this waited."""
         if self._waiting and self.watch is not None and self.watch.take_ring():
@@ -269,6 +284,7 @@ class Watcher:
 
     def _note(self, watch: SimWatch, part: Part) -> None:
         assert self.node is not None
+        self._heard = self.cluster.scheduler.now
         self.stream.parts.append(part)
         newest = max(item.revision for item in part)
         if newest > self.node.published.revision:
@@ -395,6 +411,10 @@ class Watchers:
         """Whether all have yielded everything."""
         return all(watcher.current for watcher in self.each)
 
+    def are_current(self, members: Collection[SimMember]) -> bool:
+        """Tell whether all that watch at these members have yielded everything."""
+        return all(watcher.current for watcher in self.each if watcher.member in members)
+
     def ask(self) -> None:
         """Have all ask for a mark."""
         for watcher in self.each:
@@ -412,6 +432,7 @@ class Watchers:
             Violation: a watch broke a promise.
         """
         for watcher in self.each:
+            watcher.check_silence()
             for stream in watcher.streams:
                 validate(stream, truth)
 

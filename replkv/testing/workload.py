@@ -91,6 +91,11 @@ class Workload:
         self.requests = Requests(self.cluster.scenario, self.rng)
         self.cluster.mourners.append(self._life_ended)
 
+    @property
+    def under_way(self) -> int:
+        """How many callers wait for an answer."""
+        return len(self._tasks)
+
     def begin(self) -> None:
         """Set all clients to work."""
         for _ in range(self.cluster.scenario.clients):
@@ -160,6 +165,7 @@ class Workload:
         if task.node.proposals.admission.enter(len(command)):
             self._hand_over(task, task.call)
         else:
+            self.cluster.count("caller that waited to be let in")
             task.entrance = SimCall(None, lambda: self._soon(task, self._admitted))
             task.node.line_up(task.entrance, len(command))
 
@@ -188,7 +194,7 @@ class Workload:
         if before.applied < before.commit or task.node.clock() >= before.lease_until:
             self._ask_barrier(task)
             return
-        self._soon(task, lambda task: self._read_once(task, before.term))
+        self._soon(task, lambda task: self._read_once(task, before.term), self.rng.choice((0.0002, 0.0002, 0.1)))
 
     def _read_once(self, task: Task, term: int) -> None:
         published = task.node.published
@@ -202,6 +208,7 @@ class Workload:
     def _confirm_lease(self, task: Task, term: int, answer: Raw, store: tuple[int, int]) -> None:
         after = task.node.published
         if after.term != term or task.node.clock() >= after.lease_until:
+            self.cluster.count("lease over between two looks")
             self._ask_barrier(task)
         else:
             self._end(task, lambda: self.history.answered(task.operation, answer, *store))
@@ -277,10 +284,22 @@ class Workload:
             self._end(task, lambda: self._note_answer(task.operation, answer))
         else:
             self._answer_read(task)
+        self._note_place(task)
+
+    def _note_place(self, task: Task) -> None:
+        """Count what is answered where, or when, that is not usual."""
+        raft = task.node.raft
+        if raft is None or task.call is None or task.call.error is not None:
+            return
+        if task.member.name in raft.configuration.learners:
+            self.cluster.count("answer at a learner")
+        if raft.configuration.outgoing:
+            self.cluster.count("answer in a joint configuration")
 
     def _note_answer(self, operation: Operation, answer: Raw) -> None:
         """Note a write's answer; one that was too large to be remembered for a repeat is as good as none."""
         if answer[0] == OUTCOME_UNKNOWN:
+            self.cluster.count("answer too large to be given twice")
             self.history.unknown(operation)
         else:
             self.history.answered(operation, answer)
@@ -293,6 +312,8 @@ class Workload:
             return  # its answer is on the way
         waits_outside = task.entrance is not None
         untouched = self._turn_back(task, len(call.command or b"")) if waits_outside else task.node.give_up(call)
+        if call.command is not None and untouched:
+            self.cluster.count(f"caller that gave up {'before it was let in' if waits_outside else 'in the queue'}")
         self._end(task, lambda: (self.history.failed if untouched else self.history.unknown)(task.operation))
 
     def _turn_back(self, task: Task, size: int) -> bool:

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define
 
 from replkv import codec, quorum
-from replkv.messages import Append, AppendReply, Configuration, Entry, EntryKind, Founding, HardState, SnapshotMeta, VoteReply
+from replkv.messages import (
+    NOWHERE,
+    Append,
+    AppendReply,
+    Configuration,
+    Entry,
+    EntryKind,
+    Founding,
+    HardState,
+    Position,
+    SnapshotMeta,
+    VoteReply,
+)
 from replkv.raft import Raft, Ready, Restored, Role, Timing
 from replkv.raftlog import configuration_in
 
@@ -42,11 +54,19 @@ AFTER = START + 10.0
 """Late enough for any timeout or promise from the start to be over."""
 
 
-def raft(name: str = "a", *entries: Entry, term: int = 0, vote: str | None = None, snapshot: SnapshotMeta | None = None) -> Raft:
+def raft(
+    name: str = "a",
+    *entries: Entry,
+    term: int = 0,
+    vote: str | None = None,
+    snapshot: SnapshotMeta | None = None,
+    floor: Position = NOWHERE,
+) -> Raft:
     """A member with a log, started at ``START``; without entries one of a, b, c, freshly founded."""
     log = entries or (() if snapshot else (founding("a", "b", "c"),))
     newest = max([entry.term for entry in log] + [snapshot.term if snapshot else 0])
-    return Raft(name, TIMING, random.Random(1), Restored(HardState(max(term, newest), vote), snapshot, log), START)
+    restored = Restored(HardState(max(term, newest), vote), snapshot, log, floor=floor)
+    return Raft(name, TIMING, random.Random(1), restored, START)
 
 
 def do(member: Raft, now: float) -> Ready:
@@ -55,6 +75,7 @@ def do(member: Raft, now: float) -> Ready:
     while (ready := member.take()) is not None:
         done.messages += ready.messages + ready.after_sync + ready.notices
         done.hard_state = ready.hard_state or done.hard_state
+        done.floor = ready.floor or done.floor
         for kind in ("entries", "after_sync", "committed", "reads", "lost_reads", "snapshots"):
             getattr(done, kind).extend(getattr(ready, kind))
         if ready.entries:
@@ -91,14 +112,23 @@ class SimDisk:
     entries: list[Entry] = Factory(list)
     snapshot: SnapshotMeta | None = None
     time: int = 0
+    floor: Position = NOWHERE
 
-    def write(self, hard_state: HardState | None, entries: list[Entry]) -> None:
+    def write(self, hard_state: HardState | None, entries: list[Entry], floor: Position | None = None) -> None:
         self.hard_state = hard_state or self.hard_state
         if entries:
             self.entries = [entry for entry in self.entries if entry.index < entries[0].index] + entries
+        self.floor = self.floor if floor is None else floor
+        if self.end >= self.floor:
+            self.floor = NOWHERE
 
     def restored(self) -> Restored:
-        return Restored(self.hard_state, self.snapshot, tuple(self.entries), time=self.time)
+        return Restored(self.hard_state, self.snapshot, tuple(self.entries), time=self.time, floor=self.floor)
+
+    @property
+    def end(self) -> Position:
+        base = Position(self.snapshot.term, self.snapshot.index) if self.snapshot else NOWHERE
+        return max(base, Position(self.entries[-1].term, self.entries[-1].index)) if self.entries else base
 
     @property
     def last_index(self) -> int:
@@ -168,7 +198,7 @@ class Cluster:
         if member.busy:  # the disk may have got any prefix of the flush, the hard state first
             kept = self.rng.randint(-1, len(member.busy.entries))
             if kept >= 0:
-                member.disk.write(member.busy.hard_state, member.busy.entries[:kept])
+                member.disk.write(member.busy.hard_state, member.busy.entries[:kept], member.busy.floor)
         member.raft, member.busy = None, None
         member.life += 1
         for other in self.members.values():
@@ -218,7 +248,7 @@ class Cluster:
     def finish(self, member: Member, ready: Ready) -> None:
         raft = member.raft
         assert raft is not None
-        member.disk.write(ready.hard_state, ready.entries)
+        member.disk.write(ready.hard_state, ready.entries, ready.floor)
         if ready.entries:
             raft.synced(ready.entries[-1].index, ready.entries[-1].term, self.clock(member))
         for to, message in ready.after_sync + ready.notices:
@@ -405,8 +435,16 @@ class Cluster:
         self.best_commit = max(self.best_commit, raft.commit)
 
     def check_quorum(self, raft: Raft, index: int, term: int) -> None:
-        holders = {m.name for m in self.members.values() if m.disk.holds(index, term)}
+        holders = {m.name for m in self.members.values() if self.holds(m, index, term)}
         assert quorum.won(raft.configuration, holders), f"C3, C4: {index} committed but durable only at {sorted(holders)}"
+
+    def holds(self, member: Member, index: int, term: int) -> bool:
+        """Whether a member has an entry durably."""
+        return member.disk.holds(index, term)
+
+    def judges_match(self, _name: str) -> bool:
+        """Whether what a leader knows of this follower's log must be true at any moment."""
+        return True
 
     def judges_lease(self) -> bool:
         """Whether clocks are good enough for leases."""
@@ -428,7 +466,7 @@ class Cluster:
             assert raft.commit >= self.best_commit, "a lease outlived its promises"
         for name, peer in raft.peers.items():
             disk = self.members[name].disk
-            if disk.hard_state.term <= raft.term:  # a newer leader may have truncated it since
+            if self.judges_match(name) and disk.hard_state.term <= raft.term:  # a newer leader may have truncated it since
                 assert peer.match <= disk.last_index, "L5: match is durable there"
 
 

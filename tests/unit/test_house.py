@@ -72,7 +72,7 @@ HOUSE: list[Floor] = [
         "compaction": set(),
         "verification": set(),
         "upkeep": {"housekeeper", "proposals", "snapshotting", "compaction", "verification"},
-        "space": set(),
+        "space": {"proposals"},
         "status": set(),
         "node": {"founding", "housekeeper", "admission", "proposals", "reads", "keeper", "snapshotting", "upkeep", "space", "status"},
     },

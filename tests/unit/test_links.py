@@ -252,6 +252,30 @@ def test_joining_a_cluster_drops_whoever_is_none_of_it(network: FakeNetwork) -> 
     settle(a, b)
 
 
+def test_a_peer_of_this_cluster_is_heard_though_no_configuration_known_here_names_it(network: FakeNetwork) -> None:
+    """A member that is behind was once deaf to those that had joined meanwhile, and to the leader if that was one of them."""
+    a, b = pair(network, cluster=ONE)
+    a.links.join_cluster(ONE, {"a": ord("a"), "c": ord("c")})
+    assert a.links.send("b", TimeoutNow(1))
+    b.links.send("a", TimeoutNow(2))
+    settle(a, b)
+    assert list(a.links.take_received()) == [("b", TimeoutNow(2))]
+    network.cut("a", "b")
+    network.cut("b", "a")
+    settle(a, b)
+    network.connect("a", "b")
+    network.connect("b", "a")
+    settle(a, b)
+    assert a.links.send("b", TimeoutNow(3))
+    assert b.links.send("a", TimeoutNow(4))
+
+
+def test_an_empty_directory_that_no_configuration_names_is_refused(network: FakeNetwork) -> None:
+    a, b = FakeMember(network, "a"), FakeMember(network, "b")
+    b.links.join_cluster(ONE, {"b": ord("b"), "c": ord("c")})
+    assert "a is no member of this cluster" in refused(network, a, b)
+
+
 # -- life and loss --------------------------------------------------------------------------------------------------------------------
 
 
