@@ -453,12 +453,14 @@ class Log:
             DiskFull: there is no room for it; see ``short``.
         """
         self._remove_garbage()
-        with self._housekeeping:
-            if self._segment + 1 not in self._blank:
-                self._prepare_next(self._segment_bytes)
-        if self._repeated != (content := self._identity_file()):
-            create(self._disk, segment_name(IDENTITY), len(content), content)
-            self._repeated = content
+        try:
+            with self._housekeeping:
+                if self._segment + 1 not in self._blank:
+                    self._prepare_next(self._segment_bytes)
+        finally:  # for which there may be room although there is none for a segment
+            if self._repeated != (content := self._identity_file()):
+                create(self._disk, segment_name(IDENTITY), len(content), content)
+                self._repeated = content
 
     def _prepare_next(self, size: int) -> None:
         try:

@@ -51,7 +51,7 @@ class Salvage:
     """What is left of a log.
 
     ``end``: where it ended, ``UNKNOWN`` if that is lost with the last vote; ``entries``: the intact ones behind the snapshot;
-    ``configuration``: the newest that was found; ``flush`` and ``segment``: the highest numbers in use.
+    ``configuration``: the newest that was found; ``flush`` and ``segment``: the last numbers in use.
     """
 
     identity: Identity
@@ -144,8 +144,16 @@ def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> S
     check_owner(disk, found.identity, name)
     end = UNKNOWN if found.in_doubt else found.newest.end
     entries = _intact_entries(disk, name, numbers, found.snapshot, end)
-    highest = found.highest, max(numbers, default=0)
-    return Salvage(found.identity, found.founding, found.newest.hard_state, end, found.snapshot, entries, found.configuration, *highest)
+    used = found.highest if found.in_doubt else found.newest.number, _last_in_use(disk, numbers, found)
+    return Salvage(found.identity, found.founding, found.newest.hard_state, end, found.snapshot, entries, found.configuration, *used)
+
+
+def _last_in_use(disk: Disk, numbers: Sequence[int], found: _Findings) -> int:
+    """Return the last segment that must not be replaced: one that holds nothing but a part of a flush is what an earlier salvage left."""
+    last = max(numbers, default=0)
+    left = list(sift(disk, last)) if numbers else []
+    is_torn = bool(left) and all(item == found.newest.number + 1 for item in left) and not _is_cut(disk, last)
+    return last - 1 if is_torn else last
 
 
 def _sift(disk: Disk, numbers: Sequence[int]) -> _Findings:
@@ -170,8 +178,13 @@ def _sift_segment(disk: Disk, number: int, found: _Findings) -> None:
             found.damaged_behind = True
         else:
             found.highest = max(found.highest, item)
+    found.damaged_behind |= _is_cut(disk, number)
+
+
+def _is_cut(disk: Disk, number: int) -> bool:
+    """Tell whether a segment's file has a size that it never had."""
     size, claimed = disk.size(segment_name(number)), glance(disk, number)
-    found.damaged_behind |= size % SECTOR != 0 or size < SEGMENT_MIN or (claimed is not None and claimed[1] != size)  # it was cut
+    return size % SECTOR != 0 or size < SEGMENT_MIN or (claimed is not None and claimed[1] != size)
 
 
 def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: SnapshotFile | None, end: Position) -> tuple[Entry, ...]:

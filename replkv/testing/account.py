@@ -187,6 +187,7 @@ RUNS: dict[str, Callable[[Account], int]] = {
     "a member crashed in the middle of a turn": _counted("crash in the middle of a turn"),
     "the network refused a frame": lambda run: run.simulation.cluster.network.faults.get("full queue", 0),
     "a frame came twice": lambda run: run.simulation.cluster.network.faults.get("doubling", 0),
+    "a frame came again when it was long out of date": lambda run: run.simulation.cluster.network.faults.get("straggler", 0),
     "a frame came out of order": lambda run: run.simulation.cluster.network.faults.get("reordering", 0),
     "a frame came to the wrong member": lambda run: run.simulation.cluster.network.faults.get("misrouting", 0),
     "a frame came damaged": lambda run: run.simulation.cluster.network.faults.get("damage", 0),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, ReplkvError, StorageError, WrongCluster
+from replkv.errors import Closed, Corrupt, DiskFull, ReplkvError, StorageError, WrongCluster
 from replkv.node import Node
 from replkv.proposals import OwnCall, Proposals
 from replkv.testing.disk import SimDisk, SimulatedCrash
@@ -310,7 +310,7 @@ class SimMember:
             return
         if type(failure) in (StorageError, DiskFull) and self.disk_faults:
             return
-        if isinstance(failure, (Corrupt, Incompatible)) and self.rotten:
+        if isinstance(failure, Corrupt) and self.rotten and "nothing is left that says whose log this is" in str(failure):
             self.cluster.count("refused to start on a rotten disk")
             self.beyond_help = True
             return

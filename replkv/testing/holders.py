@@ -231,7 +231,8 @@ class Holders:
                 plan = _Renewal(held)
                 self._run(member, plan, lambda operation: self._renewed(holding, plan, operation))
             case "revoke":
-                self.workload.run(member, Revoke(held.id), Consistency.WRITE, lambda: self._think(self._seek))
+                keeper = self.rng.choice((0, member.process.keeper.number))  # a keeper's own is refused where it keeps the lease no more
+                self.workload.run(member, Revoke(held.id, keeper), Consistency.WRITE, lambda: self._think(self._seek))
             case "forget":  # the member goes on keeping it alive
                 self._think(self._seek)
             case _:

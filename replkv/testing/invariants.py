@@ -97,7 +97,7 @@ class Invariants:
     _overheard: list[Violation] = field(factory=list)
     _created: dict[tuple[int, int], tuple[float, float]] = field(factory=dict)  # (index, term) -> when, at the earliest and the latest
     _members: dict[str, _Seen] = field(factory=dict)
-    _lost: dict[str, _Seen] = field(factory=dict)  # what was seen of a member before its disk was emptied
+    _lost: dict[str, list[_Seen]] = field(factory=dict)  # what was seen of a member before its disk was emptied or damaged, each time
 
     def __attrs_post_init__(self) -> None:
         settings = self.cluster.scenario.settings
@@ -123,7 +123,7 @@ class Invariants:
         raft.check()
         if seen.life <= member.rotten_in < member.life and seen.life:
             # What it begins with may be less than it had; the votes it gave on the wire bind it still.
-            self._lost[member.name] = seen
+            self._lost.setdefault(member.name, []).append(seen)
             seen = self._members[member.name] = _Seen(granted=seen.granted)
         if seen.life != member.life or seen.last_raft is None:
             self._check_recovery(member, raft, seen)
@@ -157,7 +157,7 @@ class Invariants:
     def forget(self, name: str) -> None:
         """A member's disk was emptied: what comes back there is another member, held to no promise of this one."""
         if name in self._members:
-            self._lost[name] = self._members.pop(name)
+            self._lost.setdefault(name, []).append(self._members.pop(name))
 
     def overhear(self, sender: SimTransport, receiver: str, frame: bytes) -> None:
         """Look at a frame that is being sent: votes and acknowledgements bind their sender.
@@ -290,7 +290,7 @@ class Invariants:
     def _holds(self, name: str, index: int, term: int | None) -> bool:
         """Tell whether a member's disk has this entry, or a snapshot behind it; one that is down, or lost its disk, has what it had."""
         node = self.cluster.members[name].node
-        rafts = [seen.last_raft for seen in (self._members.get(name), self._lost.get(name)) if seen is not None]
+        rafts = [seen.last_raft for seen in (self._members.get(name), *self._lost.get(name, ())) if seen is not None]
         if node is not None:
             rafts.append(node.raft)
         return index == 0 or any(raft is not None and _is_durable(raft, index, term) for raft in rafts)

@@ -1,6 +1,8 @@
 """What goes wrong, and when: draws one strike after the other from the faults of the scenario, and ends each after a while.
 
 Strikes are numbered, and each draws from a source of its own: whoever leaves some of them out changes nothing about the others.
+
+One thing is left out because nothing could be promised: that an older copy of a data directory is put in the place of a newer one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from replkv.testing.invariants import Invariants
 
 CLOSE_TIMEOUT = 1.0
+FOR_EVER = 1000.0
+"""Seconds that no run takes."""
 RARE_CHANGES = "allocate", "rename", "sync_directory", "remove"
 """What happens to a disk when a segment is begun, or a snapshot is written."""
 
@@ -61,21 +65,25 @@ class Nemesis:
         self._supervise(random.Random(f"supervisor {self.cluster.scenario.seed}"))
 
     def save_core(self, core: list[SimMember]) -> None:
-        """End all faults among these members; the others are broken for good: down, or half deaf, and dumb towards the rest.
+        """End all faults among these members; the others are broken for good: down, stuck in a sync, or half deaf or dumb.
 
         A majority that can talk to each other has to go on, whatever the others do.
         """
         self._stop()
         self.rng = random.Random(f"the rest {self.cluster.scenario.seed}")
-        pairs = []
+        pairs, stuck = [], set()
         for member in self.cluster.members.values():
+            how = self.rng.random()
             if member in core:
                 member.recover()
-            elif self.rng.random() < 0.3:
+            elif how < 0.3:
                 member.crash(power=True)
+            elif how < 0.5:
+                member.disk.sync_takes = FOR_EVER
+                stuck.add(member.name)
         for a, b in self._pairs():
             inside = {self.cluster.members[a] in core, self.cluster.members[b] in core}
-            if a < b and inside == {True, False}:
+            if a < b and inside == {True, False} and not stuck & {a, b}:
                 pairs += self.rng.choice(([(a, b)], [(b, a)], [(a, b), (b, a)]))
             elif inside == {False}:
                 pairs.append((a, b))
@@ -192,10 +200,13 @@ class Nemesis:
             self._later(each.start)
 
     def _crash_at_disk(self, member: SimMember) -> None:
-        if self.rng.random() < 0.5:
-            member.crash_at_disk(self.rng.randint(1, 2), self.rng.choice(RARE_CHANGES))
-        else:
-            member.crash_at_disk(self.rng.randrange(12))
+        match self.rng.randrange(3):
+            case 0:
+                member.crash_at_disk(self.rng.randint(1, 2), self.rng.choice(RARE_CHANGES))
+            case 1:
+                member.crash_at_disk(self.rng.randint(1, 4), "write")  # in the middle of a flush: it is written and not synced
+            case _:
+                member.crash_at_disk(self.rng.randrange(12))
         self._later(lambda: self._start_in_vain(member, self.rng.choice((0, 0, 1, 3))))
 
     def _start_in_vain(self, member: SimMember, times: int) -> None:
@@ -335,7 +346,8 @@ class Nemesis:
         self._later(member.start)
 
     def _rot(self, member: SimMember) -> None:
-        if self._can_spare(member):
+        # A damaged member must still know who votes: that it may have forgotten a change of the configuration is not provided for yet.
+        if self._can_spare(member) and len(self.invariants.configurations) == 1:
             member.rot()
         self._later(member.start)
 
@@ -345,4 +357,6 @@ class Nemesis:
         return self.invariants.founded and 2 * len(left) > len(self.cluster.members) and self.electorate.suffice(left)
 
     def _disk_full(self, member: SimMember) -> None:
-        member.break_disk(self.rng.randrange(12), full=True)
+        """Let a disk have little room left, or those of all, which fill up alike."""
+        for each in self.cluster.members.values() if self.rng.random() < 0.3 else [member]:
+            each.break_disk(self.rng.choice((0, 0, 1, 3, 11)), full=True)

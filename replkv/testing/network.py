@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from replkv.testing.trace import Trace
     from replkv.transport import Event
 
+STRAGGLING = 3.0
+"""Seconds after which a doubled frame may come once more."""
 POLL_MAX = 64
 """Events handed out in one poll; the rest waits for the next."""
 
@@ -224,6 +226,8 @@ class SimNetwork:
         self._travel(connection, to, frame, departure)
         if self._happens("doubling", self.weather.doubling, rng):
             self._travel(connection, to, frame, departure)
+            if rng.random() < 0.2:
+                self.scheduler.at(departure + rng.random() * STRAGGLING, lambda: self._straggle(connection, to, frame, departure))
         return True
 
     def close(self, connection: _Connection, end: _End) -> None:
@@ -252,6 +256,13 @@ class SimNetwork:
         if not self._happens("reordering", self.weather.reordering, self.source(sender.name, to.transport.name)):
             arrival = to.newest = max(arrival, to.newest + takes)
         self.scheduler.at(arrival, lambda: self._arrive(connection, to, frame, departure))
+
+    def _straggle(self, connection: _Connection, to: _End, frame: bytes, departure: float) -> None:
+        """Let a frame arrive once more, when it is long out of date, if its connection still stands."""
+        if (connection.other(to).transport.name, to.transport.name) not in self.cuts and to.open:
+            self._count("straggler")
+            to.on_the_way += 1
+            self._arrive(connection, to, frame, departure)
 
     def _arrive(self, connection: _Connection, to: _End, frame: bytes, departure: float) -> None:
         to.on_the_way -= 1

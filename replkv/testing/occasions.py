@@ -187,6 +187,13 @@ class Turn:
         return not self.installed and last > log.base_index and log.term_at(last) != self.before.last_term
 
     @property
+    def matters(self) -> bool:
+        """Whether it plays another part than before, in another session, or knows another leader or configuration."""
+        before, now = self.before, self.now
+        parts = (before.lead, before.role, before.term, before.leader, before.heir, before.configuration, before.session)
+        return parts != (now.lead, now.role, now.term, now.leader, now.heir, now.configuration, now.session)
+
+    @property
     def lost_office(self) -> bool:
         """Whether it led, and does so no more."""
         return self.before.leads and self.now.lead is not self.before.lead

@@ -30,7 +30,7 @@ KINDS: Final[dict[Kind, int]] = {
     "clear": 1,
     "add": 4,
     "txn": 4,
-    "big": 2,
+    "big": 3,
     "leased": 2,
     "passing": 2,
     "touch": 1,

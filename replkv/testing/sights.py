@@ -15,7 +15,7 @@ from replkv.messages import TimeoutNow
 from replkv.testing.account import RUNS, Account
 from replkv.testing.invariants import KIND_AT
 from replkv.testing.occasions import Decided, Sent, Turn, View
-from replkv.testing.situations import COMMITS, ELECTIONS, ENDS, INSTALLATIONS, LEADERS, MESSAGES, STARTS, TURNS
+from replkv.testing.situations import COMMITS, ELECTIONS, ENDS, INSTALLATIONS, LEADERS, MESSAGES, OFFICES, STARTS, TURNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from replkv.testing.simulation import Simulation
     from replkv.testing.situations import Situations
 
-SITUATIONS = tuple(chain(TURNS, INSTALLATIONS, ELECTIONS, LEADERS, STARTS, ENDS, *MESSAGES.values(), COMMITS, RUNS))
+SITUATIONS = tuple(chain(OFFICES, TURNS, INSTALLATIONS, ELECTIONS, LEADERS, STARTS, ENDS, *MESSAGES.values(), COMMITS, RUNS))
 """The names of all situations."""
 ENOUGH = 0.95
 """The share of them that a batch has to reach."""
@@ -105,6 +105,8 @@ class Sights:
             self.views[member.name] = now
             turn = Turn(before, now)
             self._look_for(TURNS, turn)
+            if turn.matters:
+                self._look_for(OFFICES, turn)
             if turn.installed:
                 self._look_for(INSTALLATIONS, turn)
             if now.lead is not None:

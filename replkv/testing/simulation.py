@@ -123,8 +123,8 @@ class Simulation:
                 self._survive()
             self._heal()
             self._settle_account()
-            self._scan()
             self.sights.finish()
+            self._scan()
         return self.report()
 
     def report(self) -> Report:
@@ -223,14 +223,14 @@ class Simulation:
 
     def _scan(self) -> None:
         """Power fails everywhere, and everything is still there: the same state on all members, which is that of the whole log."""
-        sound = self.cluster.mendable
-        for member in sound:
+        self.watchers.dismiss()
+        for member in self.cluster.mendable:
             member.crash(power=True)
             member.start()
+        sound = self.cluster.mendable  # without those that find only now that their disks are beyond help
         self._be_patient()
-        self._must(lambda: self._leader(sound) is not None and self._are_equal(sound), "members do not come back")
-        for member in sound:
-            self.invariants.look_closely(member, member.process)
+        self._must(lambda: self._leader(sound) is not None, "members do not come back")
+        self._compare(sound)
 
     def _check_admission(self, member: SimMember) -> None:
         """F1: what counts as being under way is what waits in the queue or in a batch."""
@@ -256,9 +256,14 @@ class Simulation:
             self._must(lambda: not self.unanswered, "a member does not answer")
         self._must(lambda: self._are_equal(serving), "members do not catch up")
         self._must(lambda: self.watchers.are_current(serving), "watches do not catch up", WATCHED_WITHIN)
+        self._compare(serving)
         if self._leader(core) != before:
             raise Violation("liveness", f"leadership moved from {before} to {self._leader(core)} while a majority was well")
-        for member in serving:
+
+    def _compare(self, members: list[SimMember]) -> None:
+        """These members come to the same place of the log, and are in the same state there: that of the whole log."""
+        self._must(lambda: self._are_equal(members), "members do not catch up")
+        for member in members:
             self.invariants.look_closely(member, member.process)
 
     def _belonging(self, core: list[SimMember]) -> list[SimMember]:

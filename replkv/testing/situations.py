@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Seen = TypeVar("Seen")
     Situations = Mapping[str, Callable[[Seen], object]]
 
-# -- a member looks otherwise than before ------------------------------------------------------------------------------------------
+# -- a member plays another part than before, or knows another leader or configuration ---------------------------------------------
 
-TURNS: Situations[Turn] = {
+OFFICES: Situations[Turn] = {
     "an election was lost": lambda turn: turn.before.role is Role.CANDIDATE and turn.now.role is Role.FOLLOWER,
     "an election had no winner": lambda turn: turn.before.role is Role.CANDIDATE and turn.now.role is Role.PRE_CANDIDATE,
     "a pre-vote came to nothing": lambda turn: turn.before.role is Role.PRE_CANDIDATE and turn.now.role is Role.FOLLOWER,
@@ -41,7 +41,20 @@ TURNS: Situations[Turn] = {
     "a member went over from one leader to the next": (
         lambda turn: turn.before.follows and turn.now.follows and turn.now.term > turn.before.term
     ),
-    # the log
+    # who decides
+    "a member learnt that it is left out": lambda turn: turn.before.belongs and not turn.now.belongs,
+    "a member learnt that it is back": lambda turn: turn.now.belongs and not turn.before.belongs,
+    "a leader changed the configuration twice in its term": lambda turn: (
+        turn.changes_configuration and turn.now.world.changes_in(turn.now.term) > 1
+    ),
+    "a session ran out with batches under way": (
+        lambda turn: turn.before.session > 0 == turn.now.session and turn.before.batches > 0 and not turn.installed
+    ),
+}
+
+# -- a member looks otherwise in any way -------------------------------------------------------------------------------------------
+
+TURNS: Situations[Turn] = {
     "entries at the end of a log were replaced": lambda turn: turn.forgot,
     "entries that a leader had made were replaced in its log": lambda turn: turn.forgot and turn.before.made_its_end,
     "a configuration was rolled back": lambda turn: turn.forgot and turn.now.configuration != turn.before.configuration,
@@ -56,15 +69,6 @@ TURNS: Situations[Turn] = {
         lambda turn: turn.before.receiving and not (turn.now.receiving or turn.now.loading or turn.installed)
     ),
     "a snapshot that was loaded was not needed any more": lambda turn: turn.before.loading and not (turn.now.loading or turn.installed),
-    # who decides, and who waits
-    "a member learnt that it is left out": lambda turn: turn.before.belongs and not turn.now.belongs,
-    "a member learnt that it is back": lambda turn: turn.now.belongs and not turn.before.belongs,
-    "a leader changed the configuration twice in its term": lambda turn: (
-        turn.changes_configuration and turn.now.world.changes_in(turn.now.term) > 1
-    ),
-    "a session ran out with batches under way": (
-        lambda turn: turn.before.session > 0 == turn.now.session and turn.before.batches > 0 and not turn.installed
-    ),
     "as many batches as may be were under way": lambda turn: turn.now.batches > turn.before.batches >= 3,
 }
 

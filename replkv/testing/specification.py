@@ -112,19 +112,20 @@ class Specification:
         """Return the revisions of the store that may be behind a step."""
         if step.place is not None:
             return [step.place]
-        if step.call.outcome == "ok":
+        if step.call.outcome == "ok" and step.call.kind != "revoke":
             return [UNSEEN]
         if self.spare is None:
-            return [state[0] + 1]
+            return [state[0] + 1, UNSEEN]
         return [*sorted({revision for key in facts.keys_of(step.call) for revision in self.spare.get(key, ())}), UNSEEN]
 
     def _last(self, state: State, after: State, revision: int, *, placed: bool) -> int | None:
         """Return the last revision known to be made behind a step of this revision, None if it can't come at this point."""
-        if revision == UNSEEN:
-            return int(state[0])
         changes = self.changes(state, after)
         if self.spare is None:
-            return revision if revision == state[0] + bool(changes) else None
+            last: int = state[0] + bool(changes)
+            return last if revision == last or (revision == UNSEEN and not changes) else None
+        if revision == UNSEEN:
+            return int(state[0])
         if any(before is not None and before[MOD] >= revision for _, before, _ in changes):
             return None
         if not placed:  # how it stands to what happened under other keys is not known, and not searched for

@@ -120,13 +120,14 @@ def draw(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     size = rng.choice(SIZES)
     share = rng.choice((0.1, 0.3, 0.6))
+    clients = rng.choice((1, 3, 6))
     settings = _settings(rng)
     return Scenario(
         seed=seed,
         names=tuple("abcdefg"[:size]),
         settings=settings,
         config=_config(rng),
-        duration=rng.uniform(5.0, 14.0) * min(1.0, 4 / size),
+        duration=rng.uniform(5.0, 12.0) * min(1.0, 4 / size),
         faults=tuple(fault for fault in FAULTS if rng.random() < share) + tuple(each for each in TRAFFIC if rng.random() < 0.5),
         fault_every=rng.choice((0.2, 0.5, 1.5)),
         bursts=rng.choice((0.0, 0.2, 0.5)),
@@ -134,8 +135,8 @@ def draw(seed: int) -> Scenario:
         weather=_weather(rng),
         drift=rng.choice((0.0, 0.004, 0.05)),
         creep=rng.choice((0.0, 0.0, 0.0003)),
-        clients=rng.choice((1, 3, 6)),
-        think=rng.choice((0.02, 0.05, 0.2, 1.0)),
+        clients=clients,
+        think=rng.choice((0.02, 0.05, 0.2, 1.0)) * max(1.0, clients * size / 9),
         writes=rng.choice((0.1, 0.6, 0.6)),
         keys=rng.choice((1, 4, 16)),
         holders=rng.choice((0, 2, 4)),

@@ -425,6 +425,10 @@ class Watchers:
         """Whether all have the mark they asked for."""
         return all(watcher.marked for watcher in self.each)
 
+    def dismiss(self) -> None:
+        """Let nobody watch any more."""
+        self.each.clear()
+
     def check(self, truth: Model) -> None:
         """Validate everything that was seen.
 

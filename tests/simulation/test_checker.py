@@ -140,6 +140,14 @@ def test_a_local_read_may_be_stale() -> None:
     story.check()
 
 
+def test_the_local_reads_of_one_process_may_stand_still() -> None:
+    story = Story()
+    story.wrote(Put("k", "1"), "b/1")
+    for _ in range(2):
+        story.served(story.peeks(Get("k"), "b/1"), 2)
+    story.check()
+
+
 def test_a_new_life_of_a_member_may_see_less_than_the_one_before() -> None:
     story = Story()
     story.wrote(Put("k", "1"))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from replkv import codec
+from replkv.messages import Ping, TimeoutNow
 from replkv.testing.network import SimNetwork, SimTransport, Weather
 from replkv.testing.sim import Scheduler
 from replkv.testing.trace import Trace
@@ -211,3 +213,94 @@ def test_two_members_can_not_listen_at_one_address() -> None:
     world = World()
     with pytest.raises(OSError, match="in use"):
         world.member("a")
+
+
+def test_what_is_mended_is_only_what_was_asked_for() -> None:
+    world = World(stall=True)
+    world.network.cut([("a", "b"), ("b", "a")])
+    world.a.send("b", b"there")
+    world.b.send("a", b"back")
+    world.network.mend([("a", "b")])
+    world.run(1.0)
+    assert arrived(world.b) == [b"there"]
+    assert arrived(world.a) == []
+    world.network.heal()
+    world.run(1.0)
+    assert arrived(world.a) == [b"back"]
+
+
+def test_a_reset_loses_the_end_of_what_was_sent() -> None:
+    world = World(delay_mean=0.05)
+    frames = [b"%d" % number for number in range(32)]
+    for frame in frames:
+        world.a.send("b", frame)
+    world.run(0.1)
+    world.network.reset(1.0)
+    world.run(1.0)
+    found = arrived(world.b)
+    assert 0 < len(found) < len(frames)
+    assert found == frames[: len(found)]
+
+
+def test_one_end_of_a_half_open_connection_is_told_the_other_finds_out_by_sending() -> None:
+    world = World()
+    world.network.half_open(1.0)
+    world.run(0.0001)
+    ends = [(world.a, "b"), (world.b, "a")]
+    told = [transport for transport, _ in ends if any(isinstance(event, (LinkDown, PipeDown)) for event in transport.poll(0.0))]
+    assert told
+    world.run(1.0)
+    for transport, peer in ends:
+        transport.send(peer, b"anybody?")
+    world.run(1.0)
+    assert world.network.faults["half open"] == 2
+    for transport, peer in ends:  # all connections are whole again
+        transport.poll(0.0)
+        assert transport.send(peer, b"found")
+    world.run(1.0)
+    assert arrived(world.a) == arrived(world.b) == [b"found"]
+
+
+def test_a_lossy_direction_loses_and_the_other_does_not() -> None:
+    world = World()
+    world.network.lossiness["a", "b"] = 0.5
+    for number in range(32):
+        world.a.send("b", b"%d" % number)
+        world.b.send("a", b"%d" % number)
+    world.run(1.0)
+    assert 0 < len(arrived(world.b)) < 32
+    assert len(arrived(world.a)) == 32
+    world.network.heal()
+    assert world.network.lossiness == {}
+
+
+def test_large_frames_take_their_time_one_behind_the_other() -> None:
+    world = World(rate=1000.0)
+    world.a.send("b", bytes(1000))
+    world.a.send("b", bytes(1000))
+    world.run(0.9)
+    assert arrived(world.b) == []
+    world.run(0.3)
+    assert len(arrived(world.b)) == 1
+    world.run(1.0)
+    assert len(arrived(world.b)) == 1
+
+
+def test_what_happens_in_one_direction_does_not_depend_on_the_others() -> None:
+    quiet, busy = (World(loss=0.3, delay_mean=0.1, reordering=0.3) for _ in range(2))
+    for number in range(32):
+        for _ in range(3):
+            busy.b.send("a", b"besides")
+        quiet.a.send("b", b"%d" % number)
+        busy.a.send("b", b"%d" % number)
+    for world in (quiet, busy):
+        world.run(5.0)
+    assert arrived(quiet.b) == arrived(busy.b)
+
+
+def test_a_frame_is_decoded_once_for_all_who_overhear_it() -> None:
+    network = World().network
+    frame = codec.encode_frame(bytes(16), 1, 2, Ping())
+    assert network.read(frame) is network.read(frame)
+    assert network.read(frame).message == Ping()
+    assert network.read(codec.encode_frame(bytes(16), 1, 2, TimeoutNow(3))).message == TimeoutNow(3)

@@ -11,9 +11,10 @@ from replkv import codec
 from replkv.config import Config
 from replkv.links import Links
 from replkv.messages import Identity, Message, Ping, Pong, Refuse, Welcome
-from replkv.testing.network import SimNetwork, SimTransport
+from replkv.raft import Role
+from replkv.testing.cluster import SimMember
+from replkv.testing.network import SimNetwork, SimTransport, Weather
 from replkv.testing.sim import Scheduler
-from replkv.testing.simulation import simulate
 from replkv.testing.trace import Trace
 
 
@@ -53,9 +54,40 @@ def test_a_leader_whose_log_was_trimmed_beyond_a_silent_follower_goes_on() -> No
         assert leader.process.failure is None
 
 
+def role_of(member: SimMember) -> Role:
+    raft = member.process.raft
+    assert raft is not None
+    return raft.role
+
+
+def stand(member: SimMember) -> None:
+    """Have a member stand for election now."""
+    raft = member.process.raft
+    assert raft is not None
+    raft.stand(member.clock())
+    member.wake()
+
+
 def test_votes_that_were_long_on_their_way_make_a_leader_of_a_term_that_is_over() -> None:
     """The invariant on leases took it for a second leader; but it is of an earlier term, and commits nothing."""
-    simulate(910597)
+    with play(weather=Weather(stall=True)) as simulation:
+        network, old = simulation.cluster.network, simulation.leader()
+        late, voter = simulation.others(old)
+        simulation.write(old, "before")
+        simulation.part(old, told=False)
+        stand(late)
+        assert simulation.cluster.run_until(lambda: role_of(late) is Role.CANDIDATE, 1.0)
+        network.cut([(voter.name, late.name)])  # its vote is on the way
+        simulation.cluster.run(0.01)
+        network.cut([(late.name, voter.name)])
+        network.mend([(old.name, voter.name), (voter.name, old.name)])
+        simulation.cluster.run_until(lambda: role_of(old) is not Role.LEADER, 1.0)
+        stand(voter)
+        assert simulation.leader([old, voter]) is voter
+        assert simulation.cluster.run_until(lambda: voter.process.published.lease_until > voter.clock(), 1.0)
+        network.mend([(voter.name, late.name)])
+        assert simulation.cluster.run_until(lambda: role_of(late) is Role.LEADER, 0.1)
+        assert voter.process.published.lease_until > voter.clock()
 
 
 def test_a_leader_of_a_later_term_does_not_go_on_sending_a_snapshot_that_is_gone() -> None:

@@ -274,14 +274,16 @@ def test_the_identity_is_written_once_there_is_a_cluster_and_again_when_it_rots(
     assert not reopen(disk)[0].unprepared
 
 
-def test_a_disk_without_room_for_the_identity_stops_nothing() -> None:
+@pytest.mark.parametrize("room", [0, SECTOR, SEGMENT - 1])
+def test_the_identity_is_written_if_there_is_room_for_that_alone_and_without_any_nothing_stops(room: int) -> None:
     disk = new_disk()
     log, _ = open_log(disk)
     log.found(founding("a", "b", "c"))
-    log._blank[2] = 0
-    disk.capacity = SEGMENT
+    disk.capacity = SEGMENT + room
     with pytest.raises(DiskFull):
         log.prepare()
+    assert log.short
+    assert (segment_name(IDENTITY) in disk.seen) == (room > 0)
     put(log, entry(2))
     assert indexes(reopen(disk)[1]) == [1, 2]
 

@@ -250,6 +250,13 @@ MEMBERSHIP = (
 
 LOSSES = (
     Profile("losses", "abc", Budget(timeouts=2), begin=(A_LEADS, barely_put("a", "ab"), Scene("b", ("doubt", 2))), knobs=ASK_AGAIN),
+    Profile(
+        "losses of a leader",
+        "abc",
+        Budget(timeouts=2),
+        begin=(A_LEADS, barely_put("a", "ab"), Scene("a", ("doubt", 1))),
+        knobs=ASK_AGAIN,
+    ),
     Profile("losses of two", "ab", Budget(rots=1, timeouts=2, puts=1), begin=(elected("a", "ab"),), knobs=ASK_AGAIN),
     Profile(
         "losses and late answers",

@@ -1,0 +1,9 @@
+"""``python tests/fuzz``: see ``command.py``."""
+
+from __future__ import annotations
+
+import sys
+
+from command import main
+
+sys.exit(main())

@@ -1,0 +1,182 @@
+"""Bytes as the real code writes them, in every form that members read: what fuzzing begins with."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from functools import cache
+from random import Random
+from typing import Any
+
+from replkv import codec, ops
+from replkv import messages as m
+from replkv.config import Settings
+from replkv.disk import MemoryDisk
+from replkv.founding import founding_entry
+from replkv.kv import run
+from replkv.log import Log
+from replkv.machine import Machine
+from replkv.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
+from replkv.ops import Key
+from replkv.snapshot import SnapshotFile, SnapshotWriter
+
+CLUSTER = bytes(range(16))
+MEMBERS = {"a": 7, "b": 1 << 63, "c": 9}
+CONFIGURATION = Configuration(("a", "b"), ("b", "c"), ("ä",), {**MEMBERS, "ä": (1 << 64) - 1})
+META = SnapshotMeta(5, 2, CONFIGURATION)
+SEGMENT = 4096
+
+COUNTS = (0, 1, 2, 9, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1)
+"""Numbers at the edges of their encodings, as far as members take them."""
+
+LEASE, KEEPER = 9, 77
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def operations() -> tuple[Any, ...]:
+    """One command of every kind and form."""
+    put, kept = ops.Put("k", "v", prev_kv=True), ops.Put("k", ops.KEEP, ttl=5)
+    delete, scan = ops.Delete(prefix="a"), ops.Scan(prefix="k", limit=3, sort_by="mod", descending=True, min_mod_revision=2)
+    inner = ops.Txn(compare=[Key(prefix="k").mod_revision < 9], then=[ops.Get("k", revision=2)], otherwise=[delete])
+    return (
+        put,
+        kept,
+        ops.Put("k", "w", lease=LEASE),
+        ops.Put("k", ops.KEEP, lease=ops.KEEP),
+        ops.Put("k", "x", if_mod_revision=2),
+        ops.Delete("k", prev_kv=True, if_mod_revision=3),
+        delete,
+        ops.Delete(start="b"),
+        ops.Add("n", -3),
+        ops.Get("k"),
+        scan,
+        ops.Scan(count_only=True),
+        ops.Txn(compare=[Key("k").value == "v", Key("k").lease == LEASE], then=[put, ops.Add("m"), inner], otherwise=[scan]),
+        ops.Compact(2),
+        ops.Grant(LEASE, 10_000_000, KEEPER),
+        ops.Grant(0, 1, 0),
+        ops.Renew(LEASE, 0),
+        ops.KeepAlive(KEEPER),
+        ops.Revoke(LEASE),
+    )
+
+
+def batch(*commands: Any, session: int = 65536, sequence: int = 1) -> bytes:
+    return codec.pack_batch(session, sequence, sequence, [codec.pack(command.to_wire()) for command in commands])
+
+
+@cache
+def batches() -> tuple[bytes, ...]:
+    return (batch(), codec.pack_batch(0, 1 << 62, 0, ()), *map(batch, operations()), batch(*operations()))
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    configuration = codec.encode_configuration(CONFIGURATION)
+    return (
+        founding_entry(CLUSTER, MEMBERS, Settings()),
+        codec.make_entry(2, 1, EntryKind.BLOCK, 1_000_000, codec.encode_block([])),
+        codec.make_entry(3, 1, EntryKind.BLOCK, 1_000_000, codec.encode_block(batches())),
+        codec.make_entry(4, 2, EntryKind.CONFIGURATION, 2_000_000, configuration),
+        codec.make_entry(5, 2, EntryKind.BLOCK, 2_000_000, codec.encode_block([batch(ops.Put("k", bytes(3000)))])),
+    )
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------------------
+
+_OF_TYPE: dict[Any, Callable[[Random], Any]] = {
+    int: lambda rng: rng.choice(COUNTS),
+    bool: lambda rng: rng.random() < 0.5,
+    str: lambda rng: rng.choice(("a", "b", "ä", "")),
+    bytes: lambda rng: CLUSTER,
+    SnapshotMeta: lambda rng: META,
+    Entry: lambda rng: rng.choice(entries()),
+    tuple[int, int]: lambda rng: (rng.choice(COUNTS), rng.choice(COUNTS)),
+    tuple[str, ...]: lambda rng: tuple(rng.sample(("a", "b", "c"), rng.randrange(4))),
+    tuple[bytes, ...]: lambda rng: tuple(rng.choices(batches(), k=rng.randrange(3))),
+    tuple[Entry, ...]: lambda rng: tuple(rng.choices(entries(), k=rng.randrange(3))),
+}
+"""How fields of messages are drawn, by their types: a message that is added is fuzzed without another word."""
+
+
+def message(kind: type, rng: Random) -> m.Message:
+    """Draw a message of a kind."""
+    hints = typing.get_type_hints(kind)
+    drawn: m.Message = kind(**{field.name: _OF_TYPE[hints[field.name]](rng) for field in kind.__attrs_attrs__})  # type: ignore[attr-defined]
+    return drawn
+
+
+MESSAGES: tuple[type, ...] = tuple(codec._WRITERS)
+
+
+@cache
+def frames() -> tuple[bytes, ...]:
+    rng = Random(1)
+    return tuple(codec.encode_frame(CLUSTER, 7, 9, message(kind, rng)) for kind in MESSAGES for _ in range(3))
+
+
+# -- states ------------------------------------------------------------------------------------------------------------------------
+
+
+def machine() -> Machine:
+    """A machine that holds something of everything: history, a base, leases, keepers, answers."""
+    made = Machine()
+    steps = [
+        [],
+        [codec.pack_batch(0, 5, 0, ())],
+        [batch(ops.Grant(LEASE, 10_000_000, KEEPER), ops.Put("base", "1"), ops.Put("k", "1"), ops.Put("gone", "1"), session=SESSION)],
+        [batch(ops.Put("k", "2", lease=LEASE), ops.Put("p", "", ttl=60), ops.KeepAlive(KEEPER), session=SESSION, sequence=2)],
+        [batch(ops.Delete("gone"), ops.Add("n", 5), ops.Compact(4), ops.Grant(0, 5, 0), session=SESSION, sequence=3)],
+        [batch(ops.Txn(then=[ops.Put("x", "1"), ops.Put("y", "2")]), session=SESSION, sequence=4)],
+    ]
+    run(made.apply(entries()[0]))
+    for index, batches_ in enumerate(steps, 2):
+        run(made.apply(codec.make_entry(index, 1, EntryKind.BLOCK, index * 1000, codec.encode_block(batches_))))
+    return made
+
+
+SESSION = 3 << 16
+"""The session that ``machine`` knows."""
+
+
+@cache
+def dump() -> bytes:
+    return b"".join(machine().dump())
+
+
+def snapshot_on(disk: MemoryDisk, meta: SnapshotMeta = META) -> SnapshotFile:
+    content = dump()
+    writer = SnapshotWriter(disk, meta, CLUSTER, [content[:200], content[200:]])
+    while (file := writer.step()) is None:
+        pass
+    return file
+
+
+def content(disk: MemoryDisk, name: str) -> bytes:
+    return disk.read(name, 0, disk.size(name))
+
+
+@cache
+def snapshot() -> tuple[SnapshotFile, bytes]:
+    """A snapshot file, and what it says of itself."""
+    disk = MemoryDisk()
+    file = snapshot_on(disk)
+    return file, content(disk, file.name)
+
+
+@cache
+def log_files() -> dict[str, bytes]:
+    """The files of a member ``a`` of incarnation 7: two segments, and the snapshot they point to."""
+    disk = MemoryDisk()
+    log, _ = Log.open(disk, "a", 7, SEGMENT)
+    log.found(entries()[0])
+    log.append(HardState(2, "b"), entries()[1:])
+    log.sync()
+    log.snapshot_taken(snapshot_on(disk), 1)
+    for index in range(6, 12):
+        log.append(HardState(index, None), [codec.make_entry(index, 2, EntryKind.BLOCK, 3_000_000, bytes(100))])
+        log.sync()
+    return {name: content(disk, name) for name in disk.list()}

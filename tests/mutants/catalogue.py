@@ -1,0 +1,48 @@
+"""The seeded bugs, in order: 1 to 84 were met in other systems; the further ones were made up, or are other sides of the same."""
+
+from __future__ import annotations
+
+import elections
+import leases
+import membership
+import operations
+import raft_seeds
+import reads_sessions
+import replication
+import snapshots
+import storage
+import watches
+from mutant import MUTANTS, Mutant
+
+ROWS = range(1, 85)
+AREAS = raft_seeds, elections, replication, membership, snapshots, storage, reads_sessions, watches, leases, operations
+
+CATALOGUE: dict[int, Mutant] = {mutant.number: mutant for mutant in sorted(MUTANTS, key=lambda mutant: mutant.number)}
+
+_NO_CHANGES = "there is no call that changes the members yet"
+_NO_USERS = "there are no users and roles yet"
+
+UNLIKE: dict[int, tuple[str, str, str]] = {
+    18: (
+        "A leader that can't read its log sends entries without what lies before them",
+        "openraft#1795",
+        "a leader feeds followers from memory; the one file it reads for them, a snapshot, is checked as a whole before it is sent",
+    ),
+    23: (
+        "Syncs that end out of order leave the log behind for good",
+        "openraft#1960",
+        "a member has one sync of its log under way, on the thread that decides",
+    ),
+    30: ("A learner that has never started is promoted", "etcd#15096, etcd#21736", _NO_CHANGES),
+    34: ("No member can be added while another one is down", "etcd#3477, etcd#21667", _NO_CHANGES),
+    66: ("What members may do differs between them after a restart", "etcd#11651, etcd#14571", _NO_USERS),
+    67: ("An old password is accepted", "etcd's design of authentication", _NO_USERS),
+    82: ("A restored cluster keeps its old members", "etcd#20967, etcd#20339", "there is no backup to restore yet"),
+}
+"""Bugs of others that this product can't have, or not yet: what they are, where they were met, why not."""
+
+
+def dozen(day: int, of: list[Mutant]) -> list[Mutant]:
+    """Return those whose turn it is on a day: all have had theirs after a few days."""
+    turns = -(-len(of) // 12)
+    return of[day % turns :: turns]
