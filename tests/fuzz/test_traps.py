@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import random
 import struct
@@ -20,6 +21,7 @@ from targets import TARGETS
 from replkv import codec, ops, wire
 from replkv import messages as m
 from replkv.codec import BLOCK_MAX, DecodeError
+from replkv.config import MAY_BE_OFF, Settings
 from replkv.disk import MemoryDisk
 from replkv.errors import Corrupt, Incompatible
 from replkv.kv import run
@@ -158,6 +160,19 @@ ODD = {
     "1.0": "cb3ff0000000000000",
 }
 
+NEVER_WRITTEN = {what for what in ODD if what.startswith(("a timestamp", "an ", "a map", "a key", "a list", "text", "a lone", "the byte"))}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_we_never_write_is_no_value_of_ours(what: str) -> None:
+    data = bytes.fromhex(ODD[what])
+    for value in (data, b"\x91" + data, b"\x92\x01" + data):
+        if what in NEVER_WRITTEN:
+            refuses(codec.unpack, value)
+        else:
+            codec.unpack(value)
+
+
 PLACES: dict[str, tuple[Callable[[bytes], object], str]] = {
     "the term of a vote": (lambda head: codec.decode_frame(framed(m.Vote, head)), "95 {} 01 01 c2 c2"),
     "the sequence of a batch": (readers.read_batch, "94 01 {} 01 90"),
@@ -193,6 +208,13 @@ def test_bytes_behind_the_end(tail: bytes) -> None:
                     target.read(variant)
 
 
+def test_a_head_that_is_longer_than_its_frame() -> None:
+    whole = codec.encode_frame(forms.CLUSTER, 7, 9, m.SnapshotChunk(2, forms.META, 0, 9, b""))
+    size = int.from_bytes(whole[8:12], "little")
+    for claimed in (size + 1, 1 << 16, 1 << 31, (1 << 32) - 1):
+        refuses(codec.decode_frame, mutation.seal_frame(whole[:8] + struct.pack("<I", claimed) + whole[12:]))
+
+
 # -- one configuration, one founding, one way to write it ------------------------------------------------------------------------------
 
 
@@ -219,7 +241,24 @@ def test_a_founding_has_one_form(settings: str) -> None:
     refuses(codec.decode_founding, bytes.fromhex("93 c410" + "00" * 16 + "94 90 90 90 90" + settings))
 
 
+@pytest.mark.parametrize("number", [1e305, float("inf"), float("nan"), -1.0, -1, 0, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("name", Settings().to_wire())
+def test_a_founding_with_settings_that_nobody_can_live_by(name: str, number: float) -> None:
+    """1e305 seconds for a session were taken once: the member stopped at the next entry, and at every start."""
+    founding = m.Founding(forms.CLUSTER, forms.CONFIGURATION, {**Settings().to_wire(), name: number})
+    data = codec.encode_founding(founding)
+    if number or name not in MAY_BE_OFF:
+        with pytest.raises(Incompatible):
+            Settings.from_wire(codec.decode_founding(data).settings)
+    else:
+        readers.prove_founding(codec.decode_founding(data), data)
+
+
 # -- zstd ------------------------------------------------------------------------------------------------------------------------------
+
+
+PLAIN = b"\x91" + forms.batch(ops.Put("k", "plain" * 100))
+"""What would be taken if it were packed as we pack it."""
 
 
 def packed(plain: bytes, **options: Any) -> bytes:
@@ -250,20 +289,20 @@ def windowed(exponent: int, plain: bytes) -> bytes:
 BOMBS: dict[str, Callable[[], bytes]] = {
     "a gibibyte in 32 KiB": gibibyte,
     "one byte more than is allowed": lambda: packed(bytes(BLOCK_MAX + 1)),
-    "no size": lambda: packed(b"plain" * 100, write_content_size=False),
-    "no checksum": lambda: packed(b"plain" * 100, write_checksum=False),
-    "a size of 0": lambda: declaring(0, b"plain" * 100),
-    "too small a size": lambda: declaring(499, b"plain" * 100),
-    "too large a size": lambda: declaring(501, b"plain" * 100),
-    "a size of 8 MiB": lambda: declaring(BLOCK_MAX, b"plain" * 100),
-    "a size of 2**64 - 1": lambda: declaring((1 << 64) - 1, b"plain" * 100),
-    "a cut frame": lambda: packed(b"plain" * 100)[:-5],
+    "no size": lambda: packed(PLAIN, write_content_size=False),
+    "no checksum": lambda: packed(PLAIN, write_checksum=False),
+    "a size of 0": lambda: declaring(0, PLAIN),
+    "too small a size": lambda: declaring(len(PLAIN) - 1, PLAIN),
+    "too large a size": lambda: declaring(len(PLAIN) + 1, PLAIN),
+    "a size of 8 MiB": lambda: declaring(BLOCK_MAX, PLAIN),
+    "a size of 2**64 - 1": lambda: declaring((1 << 64) - 1, PLAIN),
+    "a cut frame": lambda: packed(PLAIN)[:-5],
     "half a frame": lambda: packed(random.Random(1).randbytes(3000))[:1500],
-    "a second frame": lambda: packed(b"plain" * 100) * 2,
-    "a byte more": lambda: packed(b"plain" * 100) + b"\0",
-    "a frame to be skipped": lambda: b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + packed(b"plain" * 100),
-    "a window of 2 GiB": lambda: windowed(31, b"plain" * 100),
-    "a window of 3 TiB": lambda: windowed(41, b"plain" * 100),
+    "a second frame": lambda: packed(PLAIN) * 2,
+    "a byte more": lambda: packed(PLAIN) + b"\0",
+    "a frame to be skipped": lambda: b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + packed(PLAIN),
+    "a window of 2 GiB": lambda: windowed(31, PLAIN),
+    "a window of 3 TiB": lambda: windowed(41, PLAIN),
 }
 
 
@@ -279,19 +318,24 @@ def test_compressed_bombs_and_lies_in_a_block(make: Callable[[], bytes]) -> None
     costs_little(attempt, max(len(data), readers.declared(data)))
 
 
+def test_what_is_packed_as_we_pack_it_is_taken() -> None:
+    assert codec.decode_block(b"\x01" + packed(PLAIN))[0].commands[0][2] == b"plain" * 100
+    assert list(SnapshotParser("a test").feed(snapshot_of((packed(PLAIN), len(PLAIN))))) == [PLAIN]
+
+
 def snapshot_of(*frames: tuple[bytes, int]) -> bytes:
-    """Return a snapshot file of zstd frames and the sizes it claims for them, all checksums right."""
+    """Return a snapshot file of zstd frames and the sizes it claims for them, all checksums right if ``PLAIN`` is in them."""
     _, whole = forms.snapshot()
     header = whole[: 16 + int.from_bytes(whole[8:12], "little")]
     body = b"".join(struct.pack("<III", len(frame), size, 0) + frame for frame, size in frames)
-    trailer = struct.pack("<IIQ32sI", 0, 0, sum(size for _, size in frames), bytes(32), 0)
+    trailer = struct.pack("<IIQ32sI", 0, 0, sum(size for _, size in frames), hashlib.sha256(PLAIN * len(frames)).digest(), 0)
     return mutation.seal_snapshot(header + body + trailer)
 
 
 @pytest.mark.parametrize("make", [make for what, make in BOMBS.items() if what != "no checksum"])
 def test_compressed_bombs_and_lies_in_a_snapshot(make: Callable[[], bytes]) -> None:
     frame = make()
-    for size in (500, min(max(1, readers.declared(frame)), CHUNK_MAX)):
+    for size in (len(PLAIN), min(max(1, readers.declared(frame)), CHUNK_MAX)):
         data = snapshot_of((frame, size))
 
         def attempt(data: bytes = data) -> None:
@@ -506,6 +550,12 @@ def test_an_empty_key_and_a_large_one() -> None:
         data = codec.pack_batch(1, 1, 1, [codec.pack((wire.PUT, bytes(size), b"v", False))])
         readers.prove_batch(readers.read_batch(data), data)  # of the larger one its caller learns that it is too large
         costs_little(functools.partial(readers.read_batch, data), len(data))
+
+
+def test_a_transaction_that_writes_a_key_twice() -> None:
+    delete = (wire.DELETE, b"a", None, False)
+    for then in ((PUT, PUT), (PUT, delete), (delete, PUT), (PUT, (wire.TXN, (), (), (PUT,))), ((wire.TXN, (), (PUT,), ()), delete)):
+        refuses(readers.read_batch, codec.pack_batch(1, 1, 1, [codec.pack((wire.TXN, (), then, ()))]))
 
 
 # -- requests that ask for more than they are ------------------------------------------------------------------------------------------
