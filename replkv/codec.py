@@ -324,16 +324,18 @@ def decompress(data: bytes, limit: int) -> bytes:
     """Undo one zstd frame whose size is declared and at most ``limit`` bytes.
 
     The declared size is checked first: the library's own bound does not stop a frame that states a larger one, and one that states
-    none (0) it does not look into at all.
+    none (0) it does not look into at all.  Nor does it look at the window where it undoes a frame in one go.
 
     Raises:
-        DecodeError: no size, a larger one, damage, or bytes behind the frame.
+        DecodeError: no size, a larger one, no checksum, a window larger than any block, damage, or bytes behind the frame.
     """
     try:
         parameters = zstandard.get_frame_parameters(data)
         if not 0 < parameters.content_size <= limit or not parameters.has_checksum:  # an unknown size counts as 2**64 - 1
             raise DecodeError(f"a compressed frame of {parameters.content_size} bytes where at most {limit} are allowed, with checksum")
-        plain = zstandard.ZstdDecompressor(max_window_size=BLOCK_MAX).decompress(data, allow_extra_data=False)
+        if parameters.window_size > BLOCK_MAX:
+            raise DecodeError(f"a compressed frame that asks for a window of {parameters.window_size} bytes")
+        plain = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DecodeError(f"damaged compressed data: {error}") from None
     if len(plain) != parameters.content_size:

@@ -233,12 +233,12 @@ class Log:
             raise InvariantBroken("there is no snapshot to lose")
         known = [configuration for entry in recovered.entries if (configuration := configuration_in(entry)) is not None]
         configuration = known[-1] if known else self.snapshot.meta.configuration
-        end, numbers = max(self._end, self._floor), (self._flush - 1, max((self._segment, *self._blank)))
-        left = Salvage(self._identity, self._founding, self._hard_state, end, None, (), configuration, *numbers)
+        end, used = max(self._end, self._floor), (self._flush - 1, self._segment, self._blank.get(self._segment + 1, 0))
+        left = Salvage(self._identity, self._founding, self._hard_state, end, None, (), configuration, *used)
         return self._begin_afresh(left, error)
 
     def _begin_afresh(self, left: Salvage, error: Corrupt) -> Recovered:
-        """Write what is left as one flush of a new segment; as soon as that is durable nothing before it counts."""
+        """Write what is left as one flush of the next segment; as soon as that is durable nothing before it counts."""
         if not left.is_curable:
             raise beyond_cure(left, error)
         logger.warning("%s; what is intact is kept, up to entry %d, and the leader sends the rest", error.damage, left.last_index)
@@ -246,7 +246,7 @@ class Log:
         self._end = Position(left.snapshot.meta.term, left.snapshot.meta.index) if left.snapshot else NOWHERE
         self._durable = (self._end.index, self._founding, left.snapshot)
         self._flush, self._segment, self._segment_size = left.flush + 1, left.segment, 0
-        self._blank = {}
+        self._blank = {left.segment + 1: left.prepared} if left.prepared else {}  # on a full disk there is no other
         self.append(None, left.entries)
         self._roll(RecordKind.HEAD_AFRESH)
         self._reach = {}

@@ -51,7 +51,8 @@ class Salvage:
     """What is left of a log.
 
     ``end``: where it ended, ``UNKNOWN`` if that is lost with the last vote; ``entries``: the intact ones behind the snapshot;
-    ``configuration``: the newest that was found; ``flush`` and ``segment``: the last numbers in use.
+    ``configuration``: the newest that was found; ``flush`` and ``segment``: the last numbers in use; ``prepared``: bytes of the blank
+    segment behind that one, 0 if there is none.
     """
 
     identity: Identity
@@ -63,6 +64,7 @@ class Salvage:
     configuration: Configuration
     flush: int
     segment: int
+    prepared: int
 
     @property
     def last_index(self) -> int:
@@ -144,16 +146,21 @@ def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> S
     check_owner(disk, found.identity, name)
     end = UNKNOWN if found.in_doubt else found.newest.end
     entries = _intact_entries(disk, name, numbers, found.snapshot, end)
-    used = found.highest if found.in_doubt else found.newest.number, _last_in_use(disk, numbers, found)
+    used = found.highest if found.in_doubt else found.newest.number, *_last_in_use(disk, numbers, found)
     return Salvage(found.identity, found.founding, found.newest.hard_state, end, found.snapshot, entries, found.configuration, *used)
 
 
-def _last_in_use(disk: Disk, numbers: Sequence[int], found: _Findings) -> int:
-    """Return the last segment that must not be replaced: one that holds nothing but a part of a flush is what an earlier salvage left."""
-    last = max(numbers, default=0)
-    left = list(sift(disk, last)) if numbers else []
-    is_torn = bool(left) and all(item == found.newest.number + 1 for item in left) and not _is_cut(disk, last)
-    return last - 1 if is_torn else last
+def _last_in_use(disk: Disk, numbers: Sequence[int], found: _Findings) -> tuple[int, int]:
+    """Return the last segment that must not be replaced, and the bytes of a blank one behind it.
+
+    One that holds nothing but a part of a flush is what an earlier salvage left.
+    """
+    if not numbers or _is_cut(disk, numbers[-1]):
+        return max(numbers, default=0), 0
+    left = list(sift(disk, numbers[-1]))
+    if not left:
+        return numbers[-1] - 1, disk.size(segment_name(numbers[-1]))
+    return numbers[-1] - all(item == found.newest.number + 1 for item in left), 0
 
 
 def _sift(disk: Disk, numbers: Sequence[int]) -> _Findings:

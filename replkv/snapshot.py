@@ -34,7 +34,6 @@ _TRAILER = struct.Struct("<IIQ32sI")  # 0, 0, plain length of the whole, its SHA
 _SHA256 = 32  # bytes
 _DESCRIPTION_MAX = 64 << 10
 _PACKED_MAX = CHUNK_MAX + (4 << 10)
-_WINDOW_MAX = 8 << 20
 _SYNC_EVERY = 4 << 20  # bytes: one sync of all at the end would make the log's own syncs wait for it
 _READ_AT_ONCE = 256 << 10
 _NAME = re.compile(r"snapshot-\d{16,19}-\d{16,19}", re.ASCII)  # numbers of 63 bits have up to 19 digits
@@ -97,7 +96,6 @@ class SnapshotParser:
         self._waiting = bytearray()
         self._digest = hashlib.sha256()
         self._plain = 0
-        self._unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes of the file, and yield the plain chunks they complete, already checked.
@@ -176,11 +174,9 @@ class SnapshotParser:
 
     def _unpack(self, packed: bytes, plain: int) -> bytes:
         try:
-            if zstandard.get_frame_parameters(packed).content_size != plain:
-                raise self._corrupt("has a frame of another size than it claims")
-            chunk = self._unpacker.decompress(packed, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise self._corrupt(f"has a frame that is not zstd ({error})") from None
+            chunk = codec.decompress(packed, plain)
+        except DecodeError as error:
+            raise self._corrupt(f"has a frame of another content than it claims ({error})") from None
         if len(chunk) != plain:
             raise self._corrupt("has a frame of another size than it claims")
         return chunk

@@ -310,6 +310,8 @@ class SimMember:
             return
         if type(failure) in (StorageError, DiskFull) and self.disk_faults:
             return
+        if isinstance(failure, DiskFull) and self.rotten:
+            return  # not even room for a new beginning
         if isinstance(failure, Corrupt) and self.rotten and "nothing is left that says whose log this is" in str(failure):
             self.cluster.count("refused to start on a rotten disk")
             self.beyond_help = True

@@ -163,8 +163,18 @@ class Simulation:
         core = self.electorate.core(self.cluster.sound, random.Random(f"core {self.scenario.seed}"))
         self.nemesis.save_core(core)
         self.cluster.trace.note("saved", *(member.name for member in core))
+        self._stir(core)
         self._serve(core)
         self._let_expire(self._belonging(core)[0])
+
+    def _stir(self, core: list[SimMember]) -> None:
+        """Have somebody write at each of these members: a leader with a disk that hangs, who is none of them, falls silent only then."""
+        for member in core:
+            if member.node is None:
+                continue
+            self.probes += 1
+            put = Put("probe", f"{self.probes} at {member.name}")
+            self.workload.run(member, put, Consistency.WRITE, nothing, patience=self.scenario.settings.election_timeout)
 
     def _heal(self) -> None:
         self.nemesis.heal()

@@ -5,32 +5,43 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from concurrent.futures import ProcessPoolExecutor
 
+from attrs import asdict
 from scenarios import SCENARIOS, Effort
+from stopping import Tally
 
 from replkv.testing.report import write_report
 
 
+def run(name: str) -> tuple[Tally, float]:
+    """Run a scenario in a process of its own; return what it tried, and the seconds that took."""
+    logging.disable(logging.CRITICAL)  # members warn of what is done to them
+    (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == name)
+    began = time.monotonic()
+    return scenario.run(Effort()), time.monotonic() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Stop members at every change of their disks, and have them recover from all that may survive."
+        description="Stop members at every change of their disks, and have them recover from all that may be left."
     )
     parser.add_argument("--only", default="", metavar="WORD", help="only scenarios whose names contain this")
+    parser.add_argument("--jobs", type=int, default=1, help="scenarios that run at once")
     parser.add_argument("--report", metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # members warn of what is done to them
+    names = [scenario.name for scenario in SCENARIOS if options.only in scenario.name]
+    total = Tally()
     figures = {}
-    for scenario in SCENARIOS:
-        if options.only in scenario.name:
-            began = time.monotonic()
-            tally = scenario.run(Effort())
-            figures[scenario.name] = {"operations": tally.operations, "subsets": tally.subsets, "recoveries": tally.recoveries}
-            numbers = f"{tally.operations:6,} operations {tally.subsets:9,} subsets {tally.recoveries:7,} recoveries"
-            print(f"{scenario.name:60}{numbers} {time.monotonic() - began:6.0f} s", flush=True)
-    totals = {what: sum(figure[what] for figure in figures.values()) for what in ("operations", "subsets", "recoveries")}
-    print(", ".join(f"{count:,} {what}" for what, count in totals.items()))
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for name, (tally, seconds) in zip(names, pool.map(run, names), strict=True):
+            figures[name] = asdict(tally)
+            total.add(tally)
+            print(f"{name:60}{tally} {seconds:5.0f} s", flush=True)
+    print(f"{'in all':60}{total}")
     if options.report:
-        write_report(options.report, "crash points", {**totals, "scenarios": figures})
+        write_report(options.report, "crash points", {**asdict(total), "scenarios": figures})
 
 
-main()
+if __name__ == "__main__":
+    main()

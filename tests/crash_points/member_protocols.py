@@ -216,13 +216,13 @@ def installing_a_snapshot_while_one_is_taken(stage: Stage) -> None:
 
 
 def healing_a_log(stage: Stage) -> None:
-    """The head of the last segment is damaged: what followed comes from the leader, and the last flush says how far the log went."""
+    """A flush before the last is damaged: what followed comes from the leader, and the last flush says how far the log went."""
     leader = stage.begin()
     stage.pause(0.3)
     for _ in range(4):
         stage.write(leader, 300)
-    file, _ = stage.newest_flush("b")
-    stage.damage("b", file, 600)
+    file, begin = stage.newest_flush("b")
+    stage.damage("b", file, max(begin - 1024, 0))
     heal(stage)
 
 

@@ -22,6 +22,7 @@ from replkv.testing.network import Weather
 from replkv.testing.sim import nothing
 from replkv.testing.simulation import Simulation
 from replkv.testing.swarm import draw
+from replkv.wal_format import IDENTITY, segment_name
 
 SEGMENT = 4096
 WRITTEN_WITHIN = 10.0
@@ -98,7 +99,7 @@ class Stage(Simulation):
 
     def start(self, member: SimMember) -> None:
         member.start()
-        self.wait(lambda: True, "starts")
+        self.wait(lambda: member.node is not None, "starts")
 
     def wait(self, done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
         """Let time pass until something is so.
@@ -117,6 +118,7 @@ class Stage(Simulation):
 
     def write(self, member: SimMember, size: int = 8) -> None:
         """Write at a member, and wait for the answer."""
+        self.wait(lambda: member.node is not None, f"{member.name} runs")
         probe = self.ask(member, size)
         self.wait(lambda: probe.outcome is Outcome.ANSWERED, f"{member.name} answers", WRITTEN_WITHIN)
 
@@ -158,9 +160,15 @@ class Stage(Simulation):
         return index
 
     def damage(self, name: str, file: str, offset: int) -> None:
-        """Stop a member's machine, and flip a bit of one of its files."""
+        """Stop a member's machine, and flip a bit of one of its files.
+
+        Raises:
+            GivenUp: its disk was full from the beginning: who it is stands in one place only, and there damage is beyond help.
+        """
         member = self[name]
         member.crash(power=True)
+        if segment_name(IDENTITY) not in member.disk.seen:
+            raise GivenUp
         member.disk.rot(file, offset)
         member.rotten, member.rotten_in = True, member.life
 

@@ -68,6 +68,15 @@ class Tally:
     subsets: int = 0
     recoveries: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.operations:7,} operations {self.subsets:9,} subsets {self.recoveries:7,} recoveries"
+
+    def add(self, other: Tally) -> None:
+        """Count what was tried elsewhere, too."""
+        self.operations += other.operations
+        self.subsets += other.subsets
+        self.recoveries += other.recoveries
+
 
 class StoppingDisk(SimDisk):
     """A disk that stops at one chosen point, counted over all lives that it sees.  Otherwise it forgets whatever is not synced.

@@ -86,6 +86,7 @@ def test_a_file_that_a_killed_process_had_just_named_stays_when_power_is_lost_la
 def test_a_salvage_finishes_although_one_before_it_left_a_file_of_the_same_name_unfinished() -> None:
     """It wanted to remove that file, which had become the new segment meanwhile, and the member stopped."""
     damage = next(damage for damage in damages(short_log()) if damage.name.startswith("wal"))
+    damage.ground.disk.lose(max(name for name in damage.ground.disk.seen if name.startswith("wal")))  # prepared, and would be used
     life = LogLife(StoppingDisk(Stop(End.KILL, 2), damage.ground.disk), damage.ground.memory)
     with pytest.raises(SimulatedCrash):
         life.start()

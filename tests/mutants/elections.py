@@ -41,7 +41,7 @@ def a_leader_of_an_older_term_is_not_told_of_the_newer_one(patch: Patch) -> None
     patch.setitem(Raft._HANDLERS, Append, silent)
 
 
-@mutant(10, "etcd at Cloudflare, 2020-11-02", profile="leases and promises")
+@mutant(10, "etcd at Cloudflare, 2020-11-02", profile="leases and promises", slow=True)
 def who_hears_a_leader_helps_others_to_leadership(patch: Patch) -> None:
     patch.setattr(Patience, "binds_against", lambda self, candidate, now: False)
 

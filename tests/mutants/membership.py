@@ -78,7 +78,7 @@ def learners_are_counted_like_voters(patch: Patch) -> None:
     patch.setattr(quorum, "agreed", generous)
 
 
-@mutant(123)
+@mutant(123, slow=True)
 def connections_are_kept_to_the_first_members(patch: Patch) -> None:
     join = Links.join_cluster
 

@@ -16,7 +16,7 @@ from replkv.session import Sessions, Verdict
 from replkv.txn import Writer
 
 
-@mutant(60, "etcd#20418, etcd#21399")
+@mutant(60, "etcd#20418, etcd#21399", slow=True)
 def a_read_that_is_asked_for_again_keeps_its_number(patch: Patch) -> None:
     next_round, lost = Reads.next_round, Reads.lost
     free: WeakKeyDictionary[Reads, list[int]] = WeakKeyDictionary()

@@ -58,7 +58,7 @@ def a_new_segment_does_not_repeat_term_and_vote(patch: Patch) -> None:
     patch.setattr(log, "encode_flush", forgetful)
 
 
-@mutant(38, "etcd#18055")
+@mutant(38, "etcd#18055", slow=True)
 def a_snapshot_that_took_long_replaces_a_newer_one(patch: Patch) -> None:
     done = Snapshots._done
 

@@ -12,7 +12,7 @@ from plays import CALM, Play, play
 from replkv.ops import Get, Put
 from replkv.testing.cluster import WORK
 from replkv.testing.history import Consistency, Outcome
-from replkv.testing.nemesis import Nemesis
+from replkv.testing.nemesis import FOR_EVER, Nemesis
 from replkv.testing.sim import nothing
 from replkv.testing.simulation import Simulation
 from replkv.testing.swarm import FAULTS, TRAFFIC
@@ -137,3 +137,14 @@ def test_faults_come_in_bursts_and_behind_lulls() -> None:
     assert len(simulation.nemesis.struck) > 10
     assert [number for number, _ in simulation.nemesis.struck] == list(range(1, len(simulation.nemesis.struck) + 1))
     assert simulation.cluster.counts["lull"] > 0
+
+
+def test_a_leader_that_would_hang_is_replaced_though_no_client_writes() -> None:
+    """A majority was once waited for in vain: the leader was none of it, and had nothing to sync, so that its broken disk hurt nobody."""
+    with play() as simulation:
+        old = simulation.leader()
+        core = simulation.others(old)
+        old.disk.sync_takes = FOR_EVER
+        simulation._stir(core)
+        simulation._serve(core)
+        assert simulation.leader(core) is not old
