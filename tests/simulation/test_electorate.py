@@ -150,16 +150,16 @@ def test_a_member_hears_of_a_leader_that_it_has_never_heard_of_as_a_member() -> 
 # -- what must hold ----------------------------------------------------------------------------------------------------------------
 
 
-def rules_broken() -> set[str]:
-    """The rules that are broken in seeds with changes of the configuration."""
-    seeds = [seed for seed in range(1000, 1100) if "reconfigure" in draw(seed).faults and len(draw(seed).names) > 2][:30]
+def is_noticed(*rules: str) -> bool:
+    """Whether one of these rules is broken in a seed with changes of the configuration."""
+    seeds = [seed for seed in range(1000, 1500) if "reconfigure" in draw(seed).faults and len(draw(seed).names) > 2]
     failures = (attempt(seed, Reduction(watchers=0, holders=0)) for seed in seeds)
-    return {failure.rule for failure in failures if failure is not None}
+    return any(failure is not None and failure.rule in rules for failure in failures)
 
 
 def test_two_changes_at_a_time_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Leadership, "may_change_to", lambda self, new, commit: quorum.may_follow(self._log.configuration, new))
-    assert "G1" in rules_broken()
+    assert is_noticed("G1")
 
 
 def test_a_configuration_that_is_not_rolled_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def test_a_configuration_that_is_not_rolled_back_is_noticed(monkeypatch: pytest.
         self._configurations = kept
 
     monkeypatch.setattr(RaftLog, "_truncate", stubborn)
-    assert rules_broken() & {"G1", "N1"}
+    assert is_noticed("G1", "N1")
 
 
 def test_a_joint_configuration_that_asks_one_half_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     agreed = quorum.agreed
     monkeypatch.setattr(quorum, "agreed", lambda configuration, value: agreed(Configuration(configuration.voters), value))
-    assert rules_broken() & {"C3", "C1", "C5", "L3"}
+    assert is_noticed("C3", "C1", "C5", "L3")
 
 
 def test_a_lost_acknowledgement_is_noticed() -> None:
