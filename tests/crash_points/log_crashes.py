@@ -1,4 +1,4 @@
-"""Stop a log everywhere, let everything legal survive, recover; stop the recovery everywhere, too, until nothing new comes of it.
+"""Stop a log everywhere, let everything legal survive, recover; stop the recovery everywhere, too, and the one after that.
 
 Whatever happens, recovery finds either what the last sync that returned made durable, or that and the whole of the one flush that was
 under way: nothing lost, nothing half, nothing invented.  What it has found, and what is written from then on, is durable.
@@ -39,13 +39,13 @@ class LogCrashes:
 
     Args:
         limit: how many parts of what was not synced are tried at each stop.
-        points: how many stops of a protocol are tried, chosen by lot; None: all.
         again: how many times in a row recovery is stopped.
+        points: how many stops of a protocol are tried, chosen by lot; None: all.
     """
 
     limit: int
+    again: int
     points: int | None = None
-    again: int = 100
     tally: Tally = field(factory=Tally)
     _known: set[tuple[bytes, str]] = field(factory=set)
     _ahead: list[Ground] = field(factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from attrs import frozen
+from attrs import evolve, frozen
 from damages import Damage, damages, long_log, short_log, torn_tails
 from log_crashes import LogCrashes
 from log_protocols import LOG_PROTOCOLS, LogProtocol
@@ -21,7 +21,7 @@ class Effort:
     Args:
         limit: parts of what was not synced, at each stop.
         points: stops of a protocol, damages of a log; None: all.
-        again: how many times in a row the recovery from a damage is stopped; without a damage, until nothing new comes of it.
+        again: how many times in a row a recovery is stopped.
     """
 
     limit: int = 256
@@ -38,26 +38,31 @@ class Scenario:
 
 
 def _stop_log(protocol: LogProtocol, effort: Effort) -> Tally:
-    return LogCrashes(effort.limit, effort.points).run(protocol)
+    return LogCrashes(effort.limit, effort.again, effort.points).run(protocol)
 
 
 def _stop_member(protocol: MemberProtocol, victim: str, effort: Effort) -> Tally:
     return MemberCrashes(protocol, victim, effort.limit, effort.points).run()
 
 
-def _salvage(make: Callable[[], Iterable[Damage]], again: int | None, effort: Effort) -> Tally:
+def _salvage(make: Callable[[], Iterable[Damage]], effort: Effort) -> Tally:
     found = sample(make(), effort.points)
     tally = Tally(operations=len(found))
     for damage in found:
-        LogCrashes(effort.limit, again=effort.again if again is None else again, tally=tally).explore(damage.ground)
+        LogCrashes(effort.limit, effort.again, tally=tally).explore(damage.ground)
     return tally
+
+
+def _tear(effort: Effort) -> Tally:
+    """There are thousands of them: the recovery is not stopped."""
+    return _salvage(torn_tails, evolve(effort, again=0, points=effort.points and 64 * effort.points))
 
 
 SCENARIOS = (
     *(Scenario(f"log, {protocol.__name__}", partial(_stop_log, protocol)) for protocol in LOG_PROTOCOLS),
-    Scenario("salvaging a short log", partial(_salvage, lambda: damages(short_log()), None)),
-    Scenario("salvaging a long log", partial(_salvage, lambda: damages(long_log()), None)),
-    Scenario("tearing the last flush", partial(_salvage, torn_tails, 0)),
+    Scenario("salvaging a short log", partial(_salvage, lambda: damages(short_log()))),
+    Scenario("salvaging a long log", partial(_salvage, lambda: damages(long_log()))),
+    Scenario("tearing the last flush", _tear),
     *(
         Scenario(f"{protocol.name}, {victim} stops", partial(_stop_member, protocol, victim))
         for protocol in MEMBER_PROTOCOLS
