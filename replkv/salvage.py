@@ -9,7 +9,7 @@ nobody knows, and the end is ``UNKNOWN``.  Whose log it is stands at the head of
 from __future__ import annotations
 
 import contextlib
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -205,7 +205,7 @@ def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: Sna
         if state.snapshot == snapshot and state.base <= covered and len(state.entries) > len(best):
             best = state.entries
     # Where the damage is they may have been replaced: what the log can't have held at its end is not to be taken for it.
-    held = (entry for entry in best if entry.term <= end.term and entry.index <= end.index)
+    held = takewhile(lambda entry: entry.term <= end.term and entry.index <= end.index, best)
     return tuple(entry for entry, size in zip(held, accumulate(len(entry.encoded) for entry in best), strict=False) if size <= KEPT)
 
 

@@ -50,8 +50,7 @@ class SimMember:
     transport: SimTransport = field(init=False)
     housekeeper: SimHousekeeper = field(init=False)
     away_until: float = 0.0  # before that it can't be started
-    disk_faults: int = 0  # injected in this life: it may stop because of them
-    failing: bool = False  # one of them is about to end it, if it has not
+    failing: bool = False  # a sync has failed in this life, or will soon, and ends it
     closing: bool = False
     work: float = WORK
     wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
@@ -94,15 +93,18 @@ class SimMember:
 
     # -- lives ------------------------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin a new life, unless one is going on, the machine is away, or there is no sense in it."""
+    def start(self, crash_in: int | None = None) -> None:
+        """Begin a new life, unless one is going on, the machine is away, or there is no sense in it.
+
+        Args:
+            crash_in: its power fails again after so many changes of its disk; None: it does not.
+        """
         if self.node is not None or self.beyond_help or self.cluster.scheduler.now < self.away_until:
             return
         cluster, scenario = self.cluster, self.cluster.scenario
         self.life += 1
-        self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
-        self.disk.crash_behind = ""
-        self.disk_faults, self.failing, self.closing = 0, False, False
+        self.disk.crash_in, self.disk.crash_behind, self.disk.fail_sync_in, self.disk.capacity = crash_in, "", None, None
+        self.failing, self.closing = False, False
         cluster.trace.note("start", self.where)
         rng = random.Random(f"node {scenario.seed} {self.where}")
         self._busy_until = self._paused_until = cluster.scheduler.now
@@ -187,7 +189,6 @@ class SimMember:
 
     def break_disk(self, count: int, *, full: bool) -> None:
         """Let a sync fail after ``count`` more, or let the disk have no more than some room left."""
-        self.disk_faults += 1
         if full:
             used = sum(len(content.seen) for content in self.disk.seen.values())
             self.disk.capacity = used + count * 4096
@@ -308,7 +309,7 @@ class SimMember:
         self.cluster.trace.note("stopped", self.where, type(failure).__name__)
         if failure is None or isinstance(failure, Closed):
             return
-        if type(failure) in (StorageError, DiskFull) and self.disk_faults:
+        if type(failure) is StorageError and self.failing:
             return
         if isinstance(failure, DiskFull) and self.rotten:
             return  # not even room for a new beginning

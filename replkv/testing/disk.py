@@ -253,7 +253,7 @@ class SimDoor:
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Write into a file; see ``Disk``."""
-        self._change("write")
+        self._change("write" if len(data) <= SECTOR else "long write")
         content = self._content(name)
         self._room(name, offset + len(data) - len(content.seen))
         content.write(offset, data)

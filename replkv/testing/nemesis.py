@@ -204,17 +204,27 @@ class Nemesis:
             case 0:
                 member.crash_at_disk(self.rng.randint(1, 2), self.rng.choice(RARE_CHANGES))
             case 1:
-                member.crash_at_disk(self.rng.randint(1, 4), "write")  # in the middle of a flush: it is written and not synced
+                # In the middle of a flush: it is written and not synced.
+                member.crash_at_disk(self.rng.randint(1, 4), self.rng.choice(("write", "long write")))
             case _:
                 member.crash_at_disk(self.rng.randrange(12))
         self._later(lambda: self._start_in_vain(member, self.rng.choice((0, 0, 1, 3))))
 
     def _start_in_vain(self, member: SimMember, times: int) -> None:
         """Start a machine, which loses its power a few more times before long."""
-        member.start()
-        if times:
-            member.crash_at_disk(self.rng.randrange(12))
-            self._later(lambda: self._start_in_vain(member, times - 1), 0.5)
+        if not times:
+            member.start()
+            return
+        count = self.rng.randrange(12)
+        member.start(count)
+        member.crash_at_disk(count)
+        self._later(lambda: self._start_in_vain(member, times - 1), 0.5)
+
+    def first_start(self, member: SimMember) -> None:
+        """Start a machine for the first time; its power may fail in the middle of that."""
+        rng = random.Random(f"first start {self.cluster.scenario.seed} {member.name}")
+        doomed = "crash_at_disk" in self.cluster.scenario.faults and rng.random() < 0.5
+        member.start(rng.randrange(6) if doomed else None)
 
     def _crash_at_send(self, member: SimMember) -> None:
         member.crash_at_send(self.rng.randrange(12))

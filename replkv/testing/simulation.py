@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -149,7 +150,7 @@ class Simulation:
 
     def _suffer(self) -> None:
         for member in self.cluster.members.values():
-            self.cluster.scheduler.after(member.rng.uniform(0.0, 0.5), member.start)
+            self.cluster.scheduler.after(member.rng.uniform(0.0, 0.5), partial(self.nemesis.first_start, member))
         self.nemesis.begin()
         self.workload.begin()
         self.holders.begin()

@@ -7,13 +7,13 @@ import multiprocessing
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict
 from catalogue import CATALOGUE, dozen
-from lanes import BrokenMutantError, Verdict, judge_in_time
+from lanes import Verdict, judge_in_time
 from mutant import SIMULATOR
 from table import page, summary
 
@@ -45,14 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def judged(numbers: Sequence[int], limit: int, jobs: int) -> Iterator[Verdict]:
     """Judge mutants, each in a process of its own."""
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        numbered = {pool.submit(judge_in_time, number, limit): number for number in numbers}
-        for done, future in enumerate(as_completed(numbered), 1):
-            try:
-                verdict = future.result()
-            except BrokenMutantError as error:
-                verdict = Verdict(numbered[future], text=str(error))
-            print(f"{done:>3} of {len(numbered)}  {line(verdict)}", flush=True)
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        for done, verdict in enumerate(pool.imap_unordered(partial(judge_in_time, limit=limit), numbers), 1):
+            print(f"{done:>3} of {len(numbers)}  {line(verdict)}", flush=True)
             yield verdict
 
 

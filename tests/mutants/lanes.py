@@ -55,18 +55,17 @@ class BrokenMutantError(Exception):
 
 
 def judge_in_time(number: int, limit: int) -> Verdict:
-    """Judge a mutant in a process of its own, and give up where that never ends.
-
-    Raises:
-        BrokenMutantError: it hangs, or is no mutant.
-    """
+    """Judge a mutant in a process of its own; one that is broken, or hangs, is as good as one that survives."""
 
     def hang(_number: int, _frame: FrameType | None) -> None:
         raise BrokenMutantError(f"it takes longer than {HANGS_AFTER} s")
 
     signal.signal(signal.SIGALRM, hang)
     signal.alarm(HANGS_AFTER)
-    return judge(number, limit)
+    try:
+        return judge(number, limit)
+    except BrokenMutantError as error:
+        return Verdict(number, text=str(error))
 
 
 def judge(number: int, limit: int) -> Verdict:

@@ -449,6 +449,21 @@ def test_entries_that_others_may_have_replaced_are_not_taken_for_what_the_log_en
     assert indexes(recovered) == [1]
 
 
+def test_an_entry_that_is_left_out_takes_all_behind_it_along() -> None:
+    """Only the one whose term is too high was left out, and the log could not begin anew with a gap in it."""
+    disk = new_disk()
+    log, _ = Log.open(disk.open(), "a", ME, 8 * SEGMENT)
+    log.found(founding("a", "b", "c"))
+    put(log, entry(2), entry(3, 2), entry(4), term=2)
+    put(log, entry(5), term=2)
+    put(log, entry(6), term=2)
+    disk.crash()
+    disk.rot(segment_name(1), 3 * SECTOR)
+    _, recovered = open_log(disk)
+    assert recovered.floor == Position(1, 6)
+    assert indexes(recovered) == [1, 2]
+
+
 def test_of_a_very_long_log_only_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replkv.salvage.KEPT", 3 * len(entry(2).encoded))
     disk = young()
