@@ -117,7 +117,12 @@ def natural(value: object) -> int:
     return value
 
 
-def _uint64(value: object) -> int:
+def uint64(value: object) -> int:
+    """Return an integer of 64 bits that is not negative, as incarnations are.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not int or not 0 <= value < 1 << 64:
         _fail("an integer of 64 bits", value)
     return value
@@ -207,7 +212,7 @@ def configuration_from_wire(wire: object) -> Configuration:
     if type(members) is not tuple:
         _fail("a list of members", members)
     pairs = [_tuple(pair, 2) for pair in members]
-    incarnations = {_str(name): _uint64(number) for name, number in pairs}
+    incarnations = {_str(name): uint64(number) for name, number in pairs}
     if any(one >= following for (one, _), (following, _) in pairwise(pairs)):
         raise DecodeError("members that are not in the order of their names")
     return m.Configuration(_voters(voters), _voters(outgoing), _voters(learners), incarnations)
@@ -500,8 +505,8 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
 }
 
 _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
-    1: _plain(m.Hello, _read_versions, _cluster, _str, _uint64, _str, _names),
-    2: _plain(m.Welcome, natural, _cluster, _str, _uint64, _names),
+    1: _plain(m.Hello, _read_versions, _cluster, _str, uint64, _str, _names),
+    2: _plain(m.Welcome, natural, _cluster, _str, uint64, _names),
     3: _plain(m.Refuse, _text, _cluster),
     4: _plain(m.Ping),
     5: _plain(m.Pong),

@@ -28,7 +28,8 @@ TEMPORARY = ".tmp"
 
 _LOCK = "lock"
 _ZEROS = bytes(1 << 20)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SCARCE = {errno.ENOSPC: "space", errno.EDQUOT: "space", errno.EMFILE: "descriptors", errno.ENFILE: "descriptors"}
+"""What may be used up for a while, and come back: strangers' connections take descriptors until they are closed."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -326,8 +327,8 @@ class RealDisk:
         return file
 
     def _storage_error(self, error: OSError, action: str) -> StorageError:
-        if error.errno in _FULL:
-            return DiskFull(f"{self.where}: no space left to {action}: free some ({error})")
+        if error.errno in _SCARCE:
+            return DiskFull(f"{self.where}: no {_SCARCE[error.errno]} left to {action}: free some ({error})")
         return StorageError(f"{self.where}: cannot {action}: {error}")
 
     def disown(self) -> None:

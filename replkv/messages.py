@@ -166,7 +166,7 @@ class Append:
             if entry.index != index or entry.term < term:
                 return False
             term = entry.term
-        return term <= self.term
+        return term <= self.term and (self.prev_index > 0 or self.prev_term == 0)
 
 
 @frozen
@@ -227,6 +227,17 @@ class CensusReply:
 
 
 RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow | Census | CensusReply
+
+TERM_STEP = 1 << 40
+"""How far a message's term may be ahead: one election a millisecond takes thirty years for that.  Who believed in any number would soon
+stand in a term that has no encoding, and never be heard again."""
+
+
+def is_credible(message: RaftMessage, term: int) -> bool:
+    """Tell whether a sound member can have sent a message to one that stands in a term."""
+    if isinstance(message, Append) and not message.is_well_formed:
+        return False
+    return isinstance(message, Census) or message.term <= term + TERM_STEP
 
 
 # -- messages of the node ----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from replkv.messages import (
     TimeoutNow,
     Vote,
     VoteReply,
+    is_credible,
 )
 from replkv.patience import Patience
 from replkv.progress import INFLIGHT, Progress
@@ -183,7 +184,7 @@ class Raft:
     def receive(self, sender: str, message: RaftMessage, now: float) -> None:
         """Take a message from another member, in any order, late or twice."""
         self._pass_time(now)
-        if sender != self.name and (not self.in_doubt or isinstance(message, (Census, CensusReply))):
+        if sender != self.name and is_credible(message, self.term) and (not self.in_doubt or isinstance(message, (Census, CensusReply))):
             self._HANDLERS[type(message)](self, sender, message)
 
     def propose(self, kind: EntryKind, payload: bytes, now: float) -> int | None:
@@ -427,8 +428,6 @@ class Raft:
             self._asked.clear()
 
     def _on_append(self, sender: str, append: Append) -> None:
-        if not append.is_well_formed:
-            return
         if append.term < self.term:
             # A leader that has been cut off must learn of the newer term, or it would never let this member back in.
             self._send(sender, AppendReply(self.term, append.round, rejected=True))

@@ -341,6 +341,8 @@ def _decode_flush(disk: Disk, segment: int, number: int, sector: int, parts: lis
         raise damage(disk, segment, f"flush {number} at sector {sector} makes no sense ({error})") from None
     if len(records) != count:
         raise damage(disk, segment, f"flush {number} at sector {sector} has {len(records)} records where {count} were written")
+    if max(term, end_term, end_index) >= 1 << 63:
+        raise damage(disk, segment, f"flush {number} at sector {sector} has numbers that nobody counts to")
     return Flush(number, sector, len(parts), hard_state, Position(end_term, end_index), records)
 
 
@@ -370,10 +372,13 @@ def decode_head(body: bytes) -> Head:
     """
     if len(body) < _SIZE.size:
         raise DecodeError(f"a segment head of {len(body)} bytes")
-    match codec.unpack(body[_SIZE.size :], _HEAD_MAX):
-        case (str(name), int(incarnation), int(last_index), bytes(founding), snapshot):
+    match codec.unpack_canonical(body[_SIZE.size :], _HEAD_MAX):
+        case (str(name), incarnation, last_index, bytes(founding), snapshot):
+            if founding:
+                codec.decode_entry(founding)
             pointer = None if snapshot is None else SnapshotFile.from_wire(snapshot)
-            return Head(_SIZE.unpack_from(body)[0], Identity(name, incarnation), last_index, founding, pointer)
+            identity = Identity(name, codec.uint64(incarnation))
+            return Head(_SIZE.unpack_from(body)[0], identity, codec.natural(last_index), founding, pointer)
     raise DecodeError("not a segment head")
 
 

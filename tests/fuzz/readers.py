@@ -187,6 +187,10 @@ def prove_pointer(file: SnapshotFile, _: bytes) -> None:
 
 def prove_head(head: Head, _: bytes) -> None:
     assert decode_head(encode_head(head)) == head
+    assert 0 <= head.identity.incarnation < 1 << 64
+    assert codec.natural(head.last_index) >= 0
+    if head.founding:
+        codec.decode_entry(head.founding)
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------------------
@@ -262,6 +266,9 @@ def prove_log(opened: Opened, _: bytes) -> None:
     recovered = opened.recovered
     again = Log.open(opened.disk, "a", 7, forms.SEGMENT)[1]
     assert again == evolve(recovered, configuration=again.configuration)  # the first time, more of what was lost may be known
+    vote = m.Vote(recovered.hard_state.term, opened.log.last_index, 0)
+    frame = codec.encode_frame(codec.NO_CLUSTER, recovered.identity.incarnation, 0, vote)
+    assert codec.decode_frame(frame).message == vote  # what it says can be told to others
     for entry in recovered.entries:
         prove_entry(entry, entry.encoded)
 

@@ -16,6 +16,7 @@ import mutation
 import pytest
 import readers
 import zstandard
+from attrs import evolve
 from targets import TARGETS
 
 from replkv import codec, ops, wire
@@ -655,6 +656,7 @@ def block(index: int, term: int = 2) -> m.Entry:
         m.Append(2, LARGEST - 1, 1, LARGEST, 1, 0, (block(LARGEST),)),
         m.Append(2, 0, 0, 0, 1, 0, (block(0),)),
         m.Append(0, 5, 1, LARGEST, 1, LARGEST, ()),
+        m.Append(2, 0, 1, 0, 1, 0, ()),  # before the first entry there is no term
     ],
 )
 def test_an_append_that_no_leader_sends_changes_no_entry(append: m.Append) -> None:
@@ -665,6 +667,21 @@ def test_an_append_that_no_leader_sends_changes_no_entry(append: m.Append) -> No
     raft.check()
     assert (raft.last_index, raft.commit) == (5, 0)
     assert raft._log.term_at(5) == 1
+
+
+@pytest.mark.parametrize("term", [1 << 41, LARGEST - 1, LARGEST])
+@pytest.mark.parametrize("kind", [m.Vote, m.VoteReply, m.Append, m.AppendReply, m.ReadIndex, m.TimeoutNow])
+def test_a_term_that_nobody_can_have_reached_is_not_believed(kind: type, term: int) -> None:
+    """It was: the member stood in the term behind it, which has no encoding, so that nobody heard of it again."""
+    raft = follower()
+    message: Any = forms.message(kind, random.Random(1))
+    raft.receive("b", evolve(message, term=term), 1.0)
+    raft.tick(5.0)
+    ready = raft.take()
+    assert ready is not None
+    for _, message in ready.messages + ready.after_sync:
+        codec.decode_frame(codec.encode_frame(forms.CLUSTER, 7, 9, message))
+    assert raft.term == 1
 
 
 # -- snapshots -------------------------------------------------------------------------------------------------------------------------

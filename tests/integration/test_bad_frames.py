@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
 import struct
 import time
@@ -274,6 +275,23 @@ def test_a_crowd_that_says_nothing_takes_the_place_of_nobody(cluster: Cluster) -
             late.call("wait_ready", timeout=30)
             serves(cluster)
     eventually(lambda: open_files(leader) < before + 20)
+
+
+def test_a_crowd_that_takes_all_descriptors_of_a_member_does_not_end_it(tmp_path: Path) -> None:
+    """Who does not even begin to speak nng's protocol is not counted among the connections, for nng tells nobody of him."""
+    with Cluster(tmp_path, config={"segment_bytes": 1 << 14}) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        process = leader.run.process.pid
+        limit = open_files(leader) + 30
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, resource.prlimit(process, resource.RLIMIT_NOFILE)[1]))
+        other = cluster.others(leader)[0]
+        with crowd(cluster, leader, [b""] * 100):
+            eventually(lambda: open_files(leader) >= limit)
+            for number in range(12):  # each needs a segment of its own
+                assert other.call("put", f"k{number}", random.randbytes(10_000).hex(), timeout=30)
+        cluster.state()
+        assert [member.call("failure") for member in cluster] == ["", "", ""]
 
 
 # -- a peer that has gone mad ----------------------------------------------------------------------------------------------------------
