@@ -14,12 +14,14 @@ from attrs import define, field
 from replkv.errors import Closed, Corrupt, DiskFull, ReplkvError, StorageError, WrongCluster
 from replkv.node import Node
 from replkv.proposals import OwnCall, Proposals
+from replkv.recovery import segments
 from replkv.testing.disk import SimDisk, SimulatedCrash
 from replkv.testing.history import Violation
 from replkv.testing.network import SimNetwork, SimTransport
 from replkv.testing.rot import damage
 from replkv.testing.sim import LOOK_AGAIN, Clock, Scheduler, SimHousekeeper, Timer, nothing
 from replkv.testing.trace import Trace
+from replkv.wal_format import RecordKind, glance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,7 @@ class SimMember:
     _at_work: bool = False
     _woken: bool = False
     _busy_until: float = 0.0
+    _worked_until: float = 0.0  # in the last life: what it did before that is on its disk, though a new one may begin earlier
     _paused_until: float = 0.0
     _sends_left: int | None = None
 
@@ -91,6 +94,12 @@ class SimMember:
         """Whether the process is stuck in its turn, because its disk hangs."""
         return self._busy_until > self.cluster.scheduler.now + STUCK
 
+    @property
+    def began_anew(self) -> bool:
+        """Whether its log was once found damaged, and begun anew with what was left."""
+        disk = self.disk.copy().open()
+        return any((glance(disk, number) or (None,))[0] == RecordKind.HEAD_AFRESH for number in segments(disk.list()))
+
     # -- lives ------------------------------------------------------------------------------------------------------------------------
 
     def start(self, crash_in: int | None = None) -> None:
@@ -102,9 +111,11 @@ class SimMember:
         if self.node is not None or self.beyond_help or self.cluster.scheduler.now < self.away_until:
             return
         cluster, scenario = self.cluster, self.cluster.scenario
+        if self._worked_until > cluster.scheduler.now:
+            cluster.borrowed.append((cluster.scheduler.now, self._worked_until - cluster.scheduler.now))
         self.life += 1
         self.disk.crash_in, self.disk.crash_behind, self.disk.fail_sync_in, self.disk.capacity = crash_in, "", None, None
-        self.failing, self.closing = False, False
+        self.failing = self.closing = self.disk.tears = False
         cluster.trace.note("start", self.where)
         rng = random.Random(f"node {scenario.seed} {self.where}")
         self._busy_until = self._paused_until = cluster.scheduler.now
@@ -163,6 +174,7 @@ class SimMember:
             self._planned = None
         self._at_work = False
         self.housekeeper.close()
+        self._worked_until = max(self._busy_until, self.cluster.scheduler.now + self.clock.lag)
         self.transport.die(self.cluster.scheduler.now + self.clock.lag, power=power)
         self.clock.lag = 0.0
         self.disk.crash(power=power)
@@ -217,7 +229,7 @@ class SimMember:
     def recover(self) -> None:
         """End all that was done to this member: it runs, and its disk works."""
         self.disk.crash_in = self.disk.fail_sync_in = self.disk.capacity = None
-        self.disk.crash_behind = ""
+        self.disk.crash_behind, self.disk.tears = "", False
         self.disk.slow = self.disk.sync_takes = 0.0
         self.work = WORK
         self._sends_left = None
@@ -357,6 +369,7 @@ class SimCluster:
     mourners: list[Callable[[SimMember, Node], None]] = field(factory=list)
     counts: dict[str, int] = field(factory=dict)
     slots: dict[Call, list[Slot]] = field(factory=dict)
+    borrowed: list[tuple[float, float]] = field(factory=list)  # when a life began, and the seconds that the one before it had yet to work
     snapshot_step: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:

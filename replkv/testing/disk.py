@@ -66,6 +66,7 @@ class SimDisk:
 
     ``crash_in``: so many changes still happen, then power is lost (None: never).
     ``crash_behind``: of which only those made by this operation are counted ("": all are).
+    ``tears``: when power is lost, some of what was written is kept, and some is not.
     ``fail_sync_in``: so many syncs still succeed, then one fails, and what it should have made durable never will be (None: never).
     ``capacity``: bytes; files never grow beyond it together (None: no limit).
     ``slow``: seconds that every sync takes at most.
@@ -78,6 +79,7 @@ class SimDisk:
     def __init__(self, rng: random.Random) -> None:
         self.crash_in: int | None = None
         self.crash_behind = ""
+        self.tears = False
         self.fail_sync_in: int | None = None
         self.capacity: int | None = None
         self.slow = 0.0
@@ -114,6 +116,7 @@ class SimDisk:
         if not power:
             return
         choice = iter(self._draw() if keep is None else keep)
+        self.tears = False
         for content in self._contents():
             content.waiting = [piece for piece in content.waiting if next(choice)]
             content.sync()
@@ -161,6 +164,10 @@ class SimDisk:
     def _draw(self) -> list[bool]:
         """Draw what survives: nothing, everything, what was written first, or any part of it."""
         count = self.unsynced
+        if self.tears and count > 1:
+            until = self.rng.randrange(1, count)
+            kept = [number < until for number in range(count)]
+            return kept if self.rng.random() < 0.5 else [not each for each in kept]
         kind = self.rng.randrange(4)
         if kind == 0:
             return [False] * count
@@ -253,7 +260,7 @@ class SimDoor:
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Write into a file; see ``Disk``."""
-        self._change("write" if len(data) <= SECTOR else "long write")
+        self._change("long flush" if is_segment(name) and len(data) > SECTOR else "write")
         content = self._content(name)
         self._room(name, offset + len(data) - len(content.seen))
         content.write(offset, data)

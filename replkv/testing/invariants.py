@@ -185,7 +185,7 @@ class Invariants:
     def _check_recovery(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         """P2: what was durable in the last life is there in this one."""
         before = seen.last_raft
-        if raft._caution is not None and not member.rotten:
+        if (raft._caution is not None and not member.rotten) or (member.began_anew and not member.rotten_in):
             raise Violation("P2", f"{member.where} takes its disk for damaged, which it is not")
         if before is not None:
             for index in range(raft._log.base_index + 1, before.durable_index + 1):
@@ -400,15 +400,19 @@ class Invariants:
         if begun is not None:
             latest = now if ended is None else min(now, ended[1])
             least = expiry.ttl / 1e6 * (1 - self.cluster.scenario.drift) - 1e-5
-            if latest - begun[0] < least:
+            if latest - begun[0] < least - self._borrowed_since(begun[0]):
                 raise Violation("K2", f"{expiry} came {latest - begun[0]:.6f} s after entry {expiry.since}")
         if not self.cluster.scenario.good_clocks:
             return
         for holding in self.holdings:
             held = holding.held
-            if held.id == expiry.lease and holding.alive and not held.lost and holding.member.clock.local(now) < held.until:
-                left = held.until - holding.member.clock.local(now)
+            left = held.until - holding.member.clock.local(now)
+            if held.id == expiry.lease and holding.alive and not held.lost and left > self._borrowed_since(now - expiry.ttl / 1e6):
                 raise Violation("K2", f"{expiry} came while {holding.member.where} counted on it for another {left:.6f} s")
+
+    def _borrowed_since(self, begun: float) -> float:
+        """Return for how many seconds members lived twice: what was stamped then is carried on as if they had passed."""
+        return sum(seconds for at, seconds in self.cluster.borrowed if at >= begun)
 
     def _check_holdings(self, member: SimMember, node: Node) -> None:
         """K2: a lease that is lost stays lost, and its holder is told once."""

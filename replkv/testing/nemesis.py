@@ -8,6 +8,7 @@ One thing is left out because nothing could be promised: that an older copy of a
 from __future__ import annotations
 
 import random
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -187,7 +188,13 @@ class Nemesis:
         self._later(member.start, 0.5)
 
     def _power(self, member: SimMember) -> None:
-        member.crash(power=True)
+        """Stop a machine: in the middle of a flush if one comes soon, for under load that is when power fails."""
+        member.crash_at_disk(1, "write")
+        self._later(partial(self._power_off, member, member.life), 0.5)
+
+    def _power_off(self, member: SimMember, life: int) -> None:
+        if member.life == life:
+            member.crash(power=True)
         self._later(member.start)
 
     def _away(self, member: SimMember) -> None:
@@ -204,26 +211,29 @@ class Nemesis:
             case 0:
                 member.crash_at_disk(self.rng.randint(1, 2), self.rng.choice(RARE_CHANGES))
             case 1:
-                # In the middle of a flush: it is written and not synced.
-                member.crash_at_disk(self.rng.randint(1, 4), self.rng.choice(("write", "long write")))
+                member.crash_at_disk(self.rng.randint(1, 4), "write")  # in the middle of a flush: it is written and not synced
             case _:
                 member.crash_at_disk(self.rng.randrange(12))
         self._later(lambda: self._start_in_vain(member, self.rng.choice((0, 0, 1, 3))))
+
+    def _tear(self, member: SimMember) -> None:
+        """Stop a machine in the middle of a flush of several sectors, when one comes, and let some of them be written."""
+        member.crash_at_disk(1, "long flush")
+        member.disk.tears = True
+        self._later(member.start)
 
     def _start_in_vain(self, member: SimMember, times: int) -> None:
         """Start a machine, which loses its power a few more times before long."""
         if not times:
             member.start()
             return
-        count = self.rng.randrange(12)
-        member.start(count)
-        member.crash_at_disk(count)
+        member.start(self.rng.randrange(12))
         self._later(lambda: self._start_in_vain(member, times - 1), 0.5)
 
     def first_start(self, member: SimMember) -> None:
         """Start a machine for the first time; its power may fail in the middle of that."""
         rng = random.Random(f"first start {self.cluster.scenario.seed} {member.name}")
-        doomed = "crash_at_disk" in self.cluster.scenario.faults and rng.random() < 0.5
+        doomed = "crash_at_disk" in self.cluster.scenario.faults and rng.random() < 0.2
         member.start(rng.randrange(6) if doomed else None)
 
     def _crash_at_send(self, member: SimMember) -> None:

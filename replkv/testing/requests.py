@@ -88,9 +88,9 @@ class Requests:
         kind, key, unique = self.rng.choice(self._kinds), self.key(), self.unique()
         match kind:
             case "put":
-                return Put(key, b"v" + unique, prev_kv=self._chance(0.5))
+                return Put(key, self._value(unique), prev_kv=self._chance(0.5))
             case "big":
-                return Put(key, b"v" + unique + bytes(self.rng.randrange(3000)))
+                return Put(key, self._value(unique, 3000))
             case "delete":
                 return Delete(start=key, end=key + b"\x00" + unique, prev_kv=self._chance(0.5))
             case "clear":
@@ -98,13 +98,17 @@ class Requests:
             case "add":
                 return Add(key if self._chance(0.1) else b"n" + key, self._drawn)
             case "leased":
-                return Put(key, b"v" + unique, lease=self._lease(), prev_kv=self._chance(0.5))
+                return Put(key, self._value(unique), lease=self._lease(), prev_kv=self._chance(0.5))
             case "passing":
-                return Put(key, KEEP if self._chance(0.2) else b"v" + unique, ttl=self.ttl())
+                return Put(key, KEEP if self._chance(0.2) else self._value(unique), ttl=self.ttl())
             case "compact":
                 return self._compact()
             case _:
                 return self._conditional(kind, key, unique)
+
+    def _value(self, unique: bytes, most: int = 0) -> bytes:
+        """Draw a value that no other write has, with up to ``most`` bytes that nothing can compress."""
+        return b"v" + unique + self.rng.randbytes(self.rng.randrange(max(most, self.scenario.values) + 1))
 
     def _conditional(self, kind: Kind, key: bytes, unique: bytes) -> Operation:
         if kind == "touch":
@@ -115,7 +119,7 @@ class Requests:
         if self._chance(0.3):
             return self._once(unique, Delete(key, if_mod_revision=expected))
         lease = self._lease() if self.scenario.holders and self._chance(0.3) else None
-        return Put(key, b"v" + unique, lease=lease, prev_kv=self._chance(0.5), if_mod_revision=expected)
+        return Put(key, self._value(unique), lease=lease, prev_kv=self._chance(0.5), if_mod_revision=expected)
 
     def read(self) -> Get | Scan | Txn:
         """Draw an operation that only reads."""
@@ -174,12 +178,12 @@ class Requests:
             Key(key).lease == 0,
         ]
         chosen = [condition for condition in conditions if self._chance(0.3)]
-        then: list[Operation] = [Get(key), Put(key, b"v" + unique), Scan(prefix=b"k", limit=3)]
+        then: list[Operation] = [Get(key), Put(key, self._value(unique)), Scan(prefix=b"k", limit=3)]
         other = self.key()
         if other != key and self._chance(0.2):
             then.append(Add(other, 1))  # refused where that holds a text, and then nothing of it may remain
         elif other != key and self.scenario.holders and self._chance(0.2):
-            then.append(Put(other, b"v" + unique, ttl=self.ttl()))
+            then.append(Put(other, self._value(unique), ttl=self.ttl()))
         if nested:
             then.append(Txn(compare=[Key(key).exists], then=[Put(b"t" + key, b"w" + unique)], otherwise=[Delete(b"t" + key)]))
         otherwise = [Delete(key)] if self._chance(0.3) else [Get(key)]

@@ -20,6 +20,7 @@ FAULTS = (
     "away",  # a machine stops for so long that it misses much
     "blackout",  # all machines stop at once
     "crash_at_disk",  # power is lost in the middle of a change to the disk
+    "tear",  # power is lost in the middle of a flush, of which some sectors are written
     "crash_at_send",  # power is lost between two messages of one turn
     "crash_all_at_disk",  # power is lost everywhere, in the middle of a change to one of the disks
     "restarts",  # processes end and begin again, one after the other, faster than elections are decided
@@ -74,6 +75,7 @@ class Scenario:
         think: seconds between two calls of a client, on average.
         writes: the share of calls that write; few leave the followers equal to their leader most of the time.
         keys: how many different keys they use.
+        values: bytes of most values at most, besides a few; some are larger.
         holders: how many of leases work at once.
         ttls: seconds that leases live.
         compactions: whether clients ask for some.
@@ -100,6 +102,7 @@ class Scenario:
     think: float
     writes: float
     keys: int
+    values: int
     holders: int
     ttls: tuple[float, ...]
     compactions: bool
@@ -139,6 +142,7 @@ def draw(seed: int) -> Scenario:
         think=rng.choice((0.02, 0.05, 0.2, 1.0)) * max(1.0, clients * size / 9),
         writes=rng.choice((0.1, 0.6, 0.6)),
         keys=rng.choice((1, 4, 16)),
+        values=rng.choice((0, 0, 2500)),
         holders=rng.choice((0, 2, 4)),
         ttls=rng.choice(((settings.min_ttl, 0.7), (0.5, 1.0, 3.0), (2.0,))),
         compactions=rng.random() < 0.6,

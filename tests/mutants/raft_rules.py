@@ -336,6 +336,17 @@ def a_snapshot_does_not_say_who_votes(patch: Patch) -> None:
     patch.setattr(RaftLog, "restart", lambda self, snapshot: restart(self, SnapshotMeta(snapshot.index, snapshot.term, Configuration(()))))
 
 
+def an_installed_snapshot_leaves_the_log_that_it_replaces(patch: Patch) -> None:
+    restart = RaftLog.restart
+
+    def lenient(self: RaftLog, snapshot: SnapshotMeta) -> None:
+        behind = self.between(snapshot.index + 1, self.last_index) if hasattr(self, "last_index") else ()
+        restart(self, snapshot)
+        self.put(behind)
+
+    patch.setattr(RaftLog, "restart", lenient)
+
+
 def a_snapshot_replaces_a_log_that_already_holds_it(patch: Patch) -> None:
     patch.setattr(Raft, "wants", lambda self, meta: self._lead is None)
 

@@ -40,6 +40,9 @@ mutant(61, "openraft#1747, etcd#21375", profile="leases at a hand-over")(bugs.a_
 mutant(114, profile="leases and promises", slow=True)(bugs.a_restart_ends_a_promise)
 mutant(115, profile="leases and promises", slow=True)(bugs.a_lost_connection_ends_a_promise)
 mutant(134, profile="snapshots", slow=True)(bugs.a_snapshot_does_not_say_who_votes)
+mutant(35, "openraft 674e78aa, ClickHouse#54572", profile="a snapshot in place of a longer log", slow=True)(
+    bugs.an_installed_snapshot_leaves_the_log_that_it_replaces
+)
 mutant(40, "openraft#1892", profile="snapshots", slow=True)(bugs.a_snapshot_replaces_a_log_that_already_holds_it)
 mutant(135, profile="losses", slow=True)(bugs.who_lost_a_part_of_its_log_votes_by_what_is_left)
 mutant(136, profile="losses and late votes", slow=True)(bugs.a_lost_vote_is_given_once_more)

@@ -36,7 +36,7 @@ def a_follower_behind_the_whole_log_is_only_asked_again(patch: Patch) -> None:
     patch.setattr(Leadership, "_leave_behind", hopeful)
 
 
-@mutant(17, "openraft cecb5de8, fbbf37b1", slow=True)
+@mutant(17, "openraft cecb5de8, fbbf37b1", profile="late answers", slow=True)
 def acknowledgements_of_an_older_term_are_counted(patch: Patch) -> None:
     on_append_reply = Raft._HANDLERS[AppendReply]
 

@@ -18,25 +18,9 @@ from replkv.messages import AppendReply, HardState
 from replkv.node import Node
 from replkv.progress import Progress
 from replkv.raft import Raft
-from replkv.recovery import Replay
 from replkv.session import Sessions
-from replkv.snapshot import SnapshotFile
 from replkv.snapshotting import Snapshots
 from replkv.upkeep import Upkeep
-from replkv.wal_format import RecordKind
-
-
-@mutant(35, "openraft 674e78aa, ClickHouse#54572")
-def an_installed_snapshot_leaves_the_log_that_it_replaces(patch: Patch) -> None:
-    replay_snapshot = Replay._replay_snapshot
-
-    def lenient(self: Replay, segment: int, kind: RecordKind, file: SnapshotFile) -> None:
-        base, entries = self.base, self.entries
-        replay_snapshot(self, segment, kind, file)
-        if kind is RecordKind.SNAPSHOT_INSTALLED and base <= file.meta.index < base + len(entries):
-            self.entries = entries[file.meta.index - base :]
-
-    patch.setattr(Replay, "_replay_snapshot", lenient)
 
 
 @mutant(36, "etcd#7876, redisraft#43")

@@ -111,7 +111,7 @@ def a_member_whose_disk_hangs_goes_on_sending_heartbeats(patch: Patch) -> None:
         if node is not None and node.raft is not None and node.raft.role is Role.LEADER:
             every = node.settings.heartbeat
             for number in range(1, int(min(seconds, 30.0) / every)):
-                self.cluster.scheduler.after(number * every, lambda: beat(self, node))
+                self.cluster.scheduler.after(number * every, lambda: self.guard(lambda: beat(self, node)))
 
     def beat(member: SimMember, node: Node) -> None:
         raft = node.raft

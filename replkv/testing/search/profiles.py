@@ -70,6 +70,7 @@ class Scene:
         until: no longer than until the member ``leads`` or ``commits`` all that it has; otherwise until all is quiet.
         most: so many messages arrive at most.
         lost: whether what has not arrived by then never will.
+        kept: a sender and a receiver whose messages may arrive later all the same.
     """
 
     who: str
@@ -79,6 +80,7 @@ class Scene:
     until: str = ""
     most: int = 1000
     lost: bool = True
+    kept: str = ""
 
 
 @frozen
@@ -196,12 +198,30 @@ REPLICATION = (
     Profile("haste", "abc", Budget(timeouts=1, puts=1, crashes=1), begin=(A_LEADS,), hasty=True),
     Profile("full disks", "abc", Budget(fills=2, puts=2, timeouts=1), begin=(A_LEADS,)),
     Profile("snapshots", "abc", Budget(trims=2, puts=1, beats=1, doubles=1, crashes=1), begin=(A_LEADS, put("a", "ab"))),
+    Profile(
+        "a snapshot in place of a longer log",
+        "abc",
+        Budget(trims=1, puts=1, beats=1, crashes=1),
+        begin=(A_LEADS, *(put("a", "a"),) * 3, elected("b", "bc"), put("b", "bc")),
+    ),
 )
 
 READS = (
     Profile("a read", "abc", Budget(reads=1, beats=1), begin=(A_LEADS, barely_put("a", "ab"), barely_elected("b", "bc"))),
     Profile("reads", "abc", Budget(reads=2, puts=1, beats=1), begin=(A_LEADS, barely_put("a", "ab"), barely_elected("b", "bc"))),
     Profile("a read of a deposed leader", "abc", Budget(reads=1, beats=1, timeouts=1), begin=(A_LEADS,), cut=("ab",)),
+    Profile(
+        "late answers",
+        "abc",
+        Budget(reads=1, beats=1),
+        begin=(
+            A_LEADS,
+            Scene("a", ("tick",), "c", kept="ca"),
+            Scene("b", ("tick",), "ab", "ab", kept="ca"),
+            Scene("a", ("tick",), "ab", "ab", kept="ca"),
+            Scene("b", ("tick",), "bc", kept="ca"),
+        ),
+    ),
     Profile("leases at a hand-over", "abc", Budget(transfers=1, waits=1, puts=1), begin=IN_TIME_A_LEADS, **LEASES),
     Profile(
         "leases and promises",

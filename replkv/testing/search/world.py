@@ -135,7 +135,13 @@ class World:
             over = not heard or left == 0 or (scene.until and self._has_come_to(scene, state))
             action = None if over else (self._to(heard[0]), ("receive", heard[0]))
             left -= 1
-        return state[: self.size + REST] if scene.lost else state
+        if not scene.lost:
+            return state
+        kept = (number for number in self.wire(state) if self._is_kept(self.letters.values[number], scene))
+        return (*state[: self.size + REST], *kept)
+
+    def _is_kept(self, letter: Letter, scene: Scene) -> bool:
+        return letter.sender + letter.to == scene.kept
 
     def _is_heard(self, letter: Letter, scene: Scene) -> bool:
         return letter.to in scene.hearers and letter.sender in (scene.speakers or self.profile.members)
