@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOURS ?= 2
 
-.PHONY: help check test cover mutants demo fuzz torture soak bench clean
+.PHONY: help check test cover mutants demo fuzz torture evidence soak bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ evidence: .venv ## run all of that, and write what came out into docs/GUARANTEES
 
 soak: .venv ## hours of that and of the simulator; HOURS=2 is for each
 	$(BIN)/python tests/torture --hours $(HOURS)
-	$(BIN)/python -m replkv.testing --hours $(HOURS)
+	$(BIN)/python -m replkv.testing --hours $(HOURS) --require-sights
 
 mutants: .venv ## known bugs, put in one at a time: the simulator or the search has to find each
 	$(BIN)/python tests/mutants --table docs/SEEDED_BUGS.md

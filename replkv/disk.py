@@ -55,7 +55,11 @@ class Disk(Protocol):
         """Return a file's size in bytes."""
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return at most ``length`` bytes; fewer only at the end of the file."""
+        """Return at most ``length`` bytes; fewer only at the end of the file.
+
+        Raises:
+            Corrupt: the disk can't read some of them any more.
+        """
 
     def allocate(self, name: str, size: int) -> None:
         """Make ``name`` a new file of ``size`` zero bytes, all of them really written; replaces a file of that name."""
@@ -245,10 +249,15 @@ class RealDisk:
     @_look
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Read from a file; see ``Disk``."""
-        with self._file(name) as fd:
-            data = os.pread(fd, length, offset)
-            while 0 < len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
-                data += more
+        try:
+            with self._file(name) as fd:
+                data = os.pread(fd, length, offset)
+                while 0 < len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+                    data += more
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise corrupt(f"{self.where}/{name}: the disk can't read what is between {offset} and {offset + length} ({error})") from error
         return data
 
     @_change

@@ -7,6 +7,7 @@ replaces everything from there on.  Segments are zeroed and synced ahead, so tha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -101,8 +102,8 @@ class Log:
         self._housekeeping = threading.Lock()
         self._blank: dict[int, int] = {}  # segments that wait to be used -> bytes
         self._garbage: list[str] = []
-        self.short = False
-        """Whether there was no room for the next segment: what is left of this one is all there is."""
+        self.shortage: DiskFull | None = None
+        """Why there was no room for the next segment: what is left of this one is all there is; None: there was."""
 
     # -- opening -------------------------------------------------------------------------------------------------------------------
 
@@ -143,8 +144,7 @@ class Log:
     def _open(cls, disk: Disk, names: Sequence[str], newcomer: Identity, segment_bytes: int) -> tuple[Log, Recovered]:
         numbers = segments(names)
         state = replay(disk, newcomer.name, numbers)
-        if state.identity is None:
-            _check_unused(disk, names, numbers)
+        _check_history(disk, names, numbers, state)
         log = cls(disk, state.identity or newcomer, segment_bytes)
         log._repeated = _read_identity(disk, names)
         log.snapshot = _check_snapshot(disk, state.snapshot)
@@ -197,8 +197,11 @@ class Log:
     def _clean(self, names: Sequence[str], numbers: Sequence[int], state: Replay) -> None:
         """Remove what the state does not refer to: unfinished files, snapshots without a pointer, segments passed over."""
         self._blank = state.blank
-        self._garbage = [segment_name(number) for number in numbers if number not in state.reach and number not in state.blank]
+        self._remove_all_but({number for number in numbers if number in state.reach or number in state.blank}, names)
+
+    def _remove_all_but(self, used: set[int], names: Sequence[str]) -> None:
         pointer = self.snapshot.name if self.snapshot else ""
+        self._garbage = [segment_name(number) for number in segments(names) if number not in used]
         self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != pointer)]
         self._remove_garbage()
 
@@ -241,21 +244,35 @@ class Log:
         """Write what is left as one flush of the next segment; as soon as that is durable nothing before it counts."""
         if not left.is_curable:
             raise beyond_cure(left, error)
-        logger.warning("%s; what is intact is kept, up to entry %d, and the leader sends the rest", error.damage, left.last_index)
+        try:
+            self._write_afresh(left)
+        except DiskFull:
+            if not left.prepared:
+                raise
+            left = left.that_fit()
+            self._write_afresh(left)
+        self._remove_all_but({self._segment}, self._disk.list())
+        logger.warning("%s; what is intact is kept, up to entry %d, and %s", error.damage, left.last_index, left.prospect)
+        return self._recovered(left.entries, left.configuration)
+
+    def _write_afresh(self, left: Salvage) -> None:
         self._hard_state, self._founding, self._floor, self.snapshot = left.hard_state, left.founding, left.end, left.snapshot
         self._end = Position(left.snapshot.meta.term, left.snapshot.meta.index) if left.snapshot else NOWHERE
         self._durable = (self._end.index, self._founding, left.snapshot)
         self._flush, self._segment, self._segment_size = left.flush + 1, left.segment, 0
         self._blank = {left.segment + 1: left.prepared} if left.prepared else {}  # on a full disk there is no other
+        self._records, self._count = [], 0
         self.append(None, left.entries)
         self._roll(RecordKind.HEAD_AFRESH)
+        if self._segment_size == left.prepared:
+            self._erase_what_is_left_of_another_attempt()
         self._reach = {}
         self._write_flush()
-        kept, names = left.snapshot.name if left.snapshot else "", self._disk.list()
-        self._garbage = [segment_name(number) for number in segments(names) if number != self._segment]
-        self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != kept)]
-        self._remove_garbage()
-        return self._recovered(left.entries, left.configuration)
+
+    def _erase_what_is_left_of_another_attempt(self) -> None:
+        """Blank all but the first sector, which tells what the segment is until the flush replaces it."""
+        self._disk.write(segment_name(self._segment), SECTOR, bytes(self._segment_size - SECTOR))
+        self._disk.sync(segment_name(self._segment))
 
     @property
     def last_index(self) -> int:
@@ -437,6 +454,11 @@ class Log:
     # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
     @property
+    def short(self) -> bool:
+        """Whether there was no room for the next segment."""
+        return self.shortage is not None
+
+    @property
     def has_next(self) -> bool:
         """Whether the next segment is ready."""
         return self._segment + 1 in self._blank
@@ -450,7 +472,7 @@ class Log:
         """Remove files that are no longer needed, have a zeroed segment ready, and the identity repeated.  May run on another thread.
 
         Raises:
-            DiskFull: there is no room for it; see ``short``.
+            DiskFull: there is no room for it; see ``shortage``.
         """
         self._remove_garbage()
         try:
@@ -465,11 +487,11 @@ class Log:
     def _prepare_next(self, size: int) -> None:
         try:
             create(self._disk, segment_name(self._segment + 1), size)
-        except DiskFull:
-            self.short = True
+        except DiskFull as error:
+            self.shortage = error
             raise
         self._blank[self._segment + 1] = size
-        self.short = False
+        self.shortage = None
 
     def _identity_file(self) -> bytes:
         """Return what the file ``identity`` should hold: who this member is, and in which cluster; nothing before there is one."""
@@ -495,17 +517,20 @@ class Log:
         self._disk.close()
 
 
-def _check_unused(disk: Disk, names: Sequence[str], numbers: Sequence[int]) -> None:
-    """Raise ``Corrupt`` if a directory without a log was not empty: then the log has been lost."""
-    lost = [name for name in names if is_snapshot(name) or name == segment_name(IDENTITY)]
-    if lost or (numbers and numbers[0] != 1):
-        found = lost[0] if lost else segment_name(numbers[0])
-        raise corrupt(f"{disk.where} has {found} but no log")
+def _check_history(disk: Disk, names: Sequence[str], numbers: Sequence[int], state: Replay) -> None:
+    """Raise ``Corrupt`` if a directory has files that tell of a log, or of more of it, than there is."""
+    lost = [segment_name(IDENTITY)] if segment_name(IDENTITY) in names and not state.founding else []
+    if state.identity is None:
+        lost += [name for name in names if is_snapshot(name)] + [segment_name(number) for number in numbers[:1] if number != 1]
+    if lost:
+        raise corrupt(f"{disk.where} has {lost[0]} but no log of a cluster")
 
 
 def _read_identity(disk: Disk, names: Sequence[str]) -> bytes:
     name = segment_name(IDENTITY)
-    return disk.read(name, 0, SEGMENT_MAX) if name in names else b""
+    with contextlib.suppress(Corrupt):  # it is written again then
+        return disk.read(name, 0, SEGMENT_MAX) if name in names else b""
+    return b""
 
 
 def _check_snapshot(disk: Disk, pointer: SnapshotFile | None) -> SnapshotFile | None:

@@ -12,7 +12,7 @@ import contextlib
 from itertools import accumulate, pairwise, takewhile
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from replkv import codec
 from replkv.errors import Corrupt
@@ -28,6 +28,9 @@ from replkv.wal_format import (
     Head,
     RecordKind,
     decode_head,
+    encode_head,
+    encode_record,
+    flush_sectors,
     glance,
     segment_name,
     sift,
@@ -36,7 +39,7 @@ from replkv.wal_format import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from replkv.disk import Disk
     from replkv.snapshot import SnapshotFile
@@ -72,9 +75,28 @@ class Salvage:
         return self.entries[-1].index if self.entries else self.snapshot.meta.index if self.snapshot else 0
 
     @property
+    def prospect(self) -> str:
+        """What becomes of the rest."""
+        if self.end != UNKNOWN:
+            return "the leader sends the rest"
+        return f"this member takes no part before all other voters have told what they know: {', '.join(self._others)}"
+
+    @property
+    def _others(self) -> list[str]:
+        return sorted({*self.configuration.voters, *self.configuration.outgoing} - {self.identity.name})
+
+    def that_fit(self) -> Salvage:
+        """Return this with so many entries as have room in the prepared segment."""
+        base = self.snapshot.meta.index if self.snapshot else 0
+        head = len(encode_record(RecordKind.HEAD_AFRESH, encode_head(Head(0, self.identity, base, self.founding, self.snapshot))))
+        sized = zip(self.entries, _sizes(self.entries), strict=True)
+        fitting = (entry for entry, size in sized if flush_sectors(self.hard_state, head + size) * SECTOR <= self.prepared)
+        return evolve(self, entries=tuple(fitting))
+
+    @property
     def is_curable(self) -> bool:
         """Whether there is anybody else: whatever was decided, somebody else has it too."""
-        return bool({*self.configuration.voters, *self.configuration.outgoing} - {self.identity.name})
+        return bool(self._others)
 
 
 class _Findings:
@@ -123,7 +145,8 @@ class _Findings:
     @property
     def in_doubt(self) -> bool:
         """Whether a flush behind the newest whole one was durable, or may have been."""
-        return self.damaged_behind or self.highest > self.newest.number + 1
+        # What was founded has an entry: where the newest whole flush is one from before that, all others are lost.
+        return self.damaged_behind or self.highest > self.newest.number + 1 or self.newest.end == NOWHERE
 
 
 def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> Salvage:
@@ -146,21 +169,22 @@ def salvage(disk: Disk, name: str, numbers: Sequence[int], damage: Corrupt) -> S
     check_owner(disk, found.identity, name)
     end = UNKNOWN if found.in_doubt else found.newest.end
     entries = _intact_entries(disk, name, numbers, found.snapshot, end)
-    used = found.highest if found.in_doubt else found.newest.number, *_last_in_use(disk, numbers, found)
+    used = found.highest if found.in_doubt else found.newest.number, *_last_in_use(disk, numbers)
     return Salvage(found.identity, found.founding, found.newest.hard_state, end, found.snapshot, entries, found.configuration, *used)
 
 
-def _last_in_use(disk: Disk, numbers: Sequence[int], found: _Findings) -> tuple[int, int]:
-    """Return the last segment that must not be replaced, and the bytes of a blank one behind it.
+def _last_in_use(disk: Disk, numbers: Sequence[int]) -> tuple[int, int]:
+    """Return the last segment that must not be replaced, and the bytes of one behind it in which nothing is of use.
 
-    One that holds nothing but a part of a flush is what an earlier salvage left.
+    It is blank, or has a part of one flush: most likely of the new beginning that an earlier salvage was about to write.
     """
-    if not numbers or _is_cut(disk, numbers[-1]):
-        return max(numbers, default=0), 0
-    left = list(sift(disk, numbers[-1]))
-    if not left:
-        return numbers[-1] - 1, disk.size(segment_name(numbers[-1]))
-    return numbers[-1] - all(item == found.newest.number + 1 for item in left), 0
+    newest = max(numbers, default=0)
+    if not newest or _is_cut(disk, newest):
+        return newest, 0
+    left = list(sift(disk, newest))
+    if all(isinstance(item, int) and item == left[0] for item in left):
+        return newest - 1, disk.size(segment_name(newest))
+    return newest, 0
 
 
 def _sift(disk: Disk, numbers: Sequence[int]) -> _Findings:
@@ -205,8 +229,13 @@ def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: Sna
         if state.snapshot == snapshot and state.base <= covered and len(state.entries) > len(best):
             best = state.entries
     # Where the damage is they may have been replaced: what the log can't have held at its end is not to be taken for it.
-    held = takewhile(lambda entry: entry.term <= end.term and entry.index <= end.index, best)
-    return tuple(entry for entry, size in zip(held, accumulate(len(entry.encoded) for entry in best), strict=False) if size <= KEPT)
+    held = list(takewhile(lambda entry: entry.term <= end.term and entry.index <= end.index, best))
+    return tuple(entry for entry, size in zip(held, _sizes(held), strict=True) if size <= KEPT)
+
+
+def _sizes(entries: Sequence[Entry]) -> Iterator[int]:
+    """Return for each entry how many bytes all records up to there take."""
+    return accumulate(len(encode_record(RecordKind.ENTRY, entry.encoded)) for entry in entries)
 
 
 def beyond_cure(left: Salvage, error: Corrupt) -> Corrupt:

@@ -44,6 +44,7 @@ _FLUSH = struct.Struct("<IIQQQIH")  # sectors, length of all that follows the st
 _RECORD = struct.Struct("<BI")  # kind, length
 _SIZE = struct.Struct("<Q")
 _BLANK = bytes(SECTOR)
+_UNREADABLE = b"\xff" * SECTOR
 _READ_AT_ONCE = 1 << 20
 _BLANKS = bytes(_READ_AT_ONCE)
 _HEAD_MAX = 1 << 20
@@ -191,7 +192,7 @@ def _written(disk: Disk, segment: int) -> Iterator[tuple[int, bytes]]:
     name = segment_name(segment)
     size = min(disk.size(name), SEGMENT_MAX)
     for offset in range(0, size, _READ_AT_ONCE):
-        data = disk.read(name, offset, min(_READ_AT_ONCE, size - offset))
+        data = _read(disk, name, offset, min(_READ_AT_ONCE, size - offset))
         if data == _BLANKS[: len(data)]:
             continue
         for at in range(0, len(data), SECTOR):
@@ -202,6 +203,18 @@ def _written(disk: Disk, segment: int) -> Iterator[tuple[int, bytes]]:
                 )
             elif raw != _BLANK:
                 yield number, raw
+
+
+def _read(disk: Disk, name: str, offset: int, length: int) -> bytes:
+    """Read some sectors; one that the disk can't read is returned as what nobody ever wrote."""
+    try:
+        return disk.read(name, offset, length)
+    except Corrupt as error:
+        if length <= SECTOR:
+            logger.warning("%s", error.damage)
+            return _UNREADABLE
+    half = max(SECTOR, length // 2 // SECTOR * SECTOR)
+    return _read(disk, name, offset, half) + _read(disk, name, offset + half, length - half)
 
 
 def _is_stray(raw: bytes) -> bool:
@@ -260,7 +273,7 @@ def glance(disk: Disk, segment: int) -> tuple[int, int] | None:
 
     None: it is blank, damaged, or tells nothing.
     """
-    raw = disk.read(segment_name(segment), 0, SECTOR)
+    raw = _read(disk, segment_name(segment), 0, SECTOR)
     if raw in (_BLANK, b""):
         return None
     try:

@@ -7,13 +7,13 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 
+from replkv.testing.arguments import duration, new_file, positive, run_command, unused_seed, workers
 from replkv.testing.report import write_report
 from replkv.testing.shrink import Failure, Reduction, failure_of, shrink
 from replkv.testing.sights import SITUATIONS, missing, suffice
@@ -31,18 +31,7 @@ DAY = 86_400.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m replkv.testing", description="Simulate clusters that live with faults.")
-    parser.add_argument("--seeds", type=int, default=100, metavar="COUNT", help="how many seeds to run (default 100)")
-    parser.add_argument("--start", type=int, default=1, metavar="FIRST", help="the first of them (default 1)")
-    parser.add_argument("--hours", type=float, metavar="H", help="run as many seeds as there is time for")
-    parser.add_argument("--seed", type=int, metavar="N", help="run this one, and print everything that happens")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes to use (default 1)")
-    parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
-    parser.add_argument("--no-shrink", action="store_true", help="leave failing seeds as long as they are")
-    parser.add_argument("--require-sights", action="store_true", help="fail unless 95 %% of all situations worth reaching were reached")
-    parser.add_argument("--report", metavar="FILE", help="write the figures as JSON")
-    Reduction.add_options(parser.add_argument_group("what to leave out of a seed, as a shrunk failure says"))
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     try:
         if options.seed is not None:
             return _watch(options.seed, Reduction.from_options(options))
@@ -50,6 +39,26 @@ def main(arguments: list[str] | None = None) -> int:
     except UnheardError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
         return 1
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m replkv.testing", description="Simulate clusters that live with faults.")
+    parser.add_argument("--seeds", type=positive, default=100, metavar="COUNT", help="how many seeds to run (default 100)")
+    parser.add_argument("--start", type=int, metavar="FIRST", help="the first of them (default 1; with --hours one nobody has run)")
+    parser.add_argument("--hours", type=duration, metavar="H", help="run as many seeds as there is time for")
+    parser.add_argument("--seed", type=int, metavar="N", help="run this one, and print everything that happens")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes to use (default 1)")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
+    parser.add_argument("--no-shrink", action="store_true", help="leave failing seeds as long as they are")
+    parser.add_argument("--require-sights", action="store_true", help="fail unless 95 %% of all situations worth reaching were reached")
+    parser.add_argument("--report", type=new_file, metavar="FILE", help="write the figures as JSON")
+    Reduction.add_options(parser.add_argument_group("what to leave out of a seed, as a shrunk failure says"))
+    options = parser.parse_args(arguments)
+    if options.seed is not None and (options.report or options.require_sights):
+        parser.error("--report and --require-sights are for many seeds, not for --seed")
+    if options.start is None:
+        options.start = unused_seed() if options.hours else 1
+    return options
 
 
 @frozen
@@ -92,6 +101,7 @@ class Batch:
 
     def run(self) -> int:
         """Run all; return the command's exit status."""
+        say(f"the first seed is {self.options.start}")
         shown = self.began
         for run in self._runs():
             self._add(run.report)
@@ -110,26 +120,23 @@ class Batch:
     def _runs(self) -> Iterator[Run]:
         options = self.options
         seeds: Iterable[int] = count(options.start) if options.hours else range(options.start, options.start + options.seeds)
-        run = partial(_run, reduction=Reduction.from_options(options))
+        simulate = partial(_run, reduction=Reduction.from_options(options))
         if options.jobs == 1:
-            yield from map(run, self._in_time(seeds))
+            yield from map(simulate, self._in_time(seeds))
             return
-        with ProcessPoolExecutor(options.jobs) as pool:
+        with workers(options.jobs) as pool:
             ahead = self._in_time(seeds)
-            waiting = deque(pool.submit(run, seed) for seed in islice(ahead, 2 * options.jobs))
-            try:
-                while waiting:
-                    yield waiting.popleft().result()
-                    waiting.extend(pool.submit(run, seed) for seed in islice(ahead, 1))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            waiting = deque(pool.submit(simulate, seed) for seed in islice(ahead, 2 * options.jobs))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(simulate, seed) for seed in islice(ahead, 1))
 
     def _in_time(self, seeds: Iterable[int]) -> Iterator[int]:
         until = self.began + self.options.hours * 3600 if self.options.hours else float("inf")
         for seed in seeds:
+            yield seed
             if time.monotonic() > until:
                 return
-            yield seed
 
     # -- what it found ----------------------------------------------------------------------------------------------------------------
 
@@ -198,4 +205,4 @@ def _explain(failure: Failure) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

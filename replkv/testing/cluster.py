@@ -47,12 +47,12 @@ class SimMember:
     disk: SimDisk
     rng: random.Random
     life: int = 0
+    turns: int = 0
     node: Node | None = None
     clock: Clock = field(init=False)
     transport: SimTransport = field(init=False)
     housekeeper: SimHousekeeper = field(init=False)
     away_until: float = 0.0  # before that it can't be started
-    failing: bool = False  # a sync has failed in this life, or will soon, and ends it
     closing: bool = False
     work: float = WORK
     wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
@@ -115,7 +115,7 @@ class SimMember:
             cluster.borrowed.append((cluster.scheduler.now, self._worked_until - cluster.scheduler.now))
         self.life += 1
         self.disk.crash_in, self.disk.crash_behind, self.disk.fail_sync_in, self.disk.capacity = crash_in, "", None, None
-        self.failing = self.closing = self.disk.tears = False
+        self.closing = self.disk.tears = False
         cluster.trace.note("start", self.where)
         rng = random.Random(f"node {scenario.seed} {self.where}")
         self._busy_until = self._paused_until = cluster.scheduler.now
@@ -124,7 +124,12 @@ class SimMember:
         self.clock = Clock(cluster.scheduler, offset=self.rng.uniform(0.0, 1e6), rate=1.0 + drift, creep=scenario.creep)
         self.transport = SimTransport(cluster.network, self.name, self.wake, lambda: self.clock.lag, self._about_to_send)
         self.housekeeper = SimHousekeeper(
-            cluster.scheduler, self.rng, cluster.snapshot_step, self.wake, self.guard, lambda: self._paused_until
+            cluster.scheduler,
+            self.rng,
+            self.rng.choice((USUAL_STEP, cluster.snapshot_step)),
+            self.wake,
+            self.guard,
+            lambda: self._paused_until,
         )
         self.node = Node(
             self.name,
@@ -205,7 +210,7 @@ class SimMember:
             used = sum(len(content.seen) for content in self.disk.seen.values())
             self.disk.capacity = used + count * 4096
         else:
-            self.disk.fail_sync_in, self.failing = count, True
+            self.disk.fail_sync_in = count
 
     def go_away(self, seconds: float) -> None:
         """Stop the machine for that long at least."""
@@ -234,7 +239,7 @@ class SimMember:
         self.work = WORK
         self._sends_left = None
         self._paused_until = self.away_until = self.cluster.scheduler.now
-        if self.closing or self.failing or self.hangs:
+        if self.closing or self.disk.broken or self.hangs:
             self.crash(power=False)  # it is about to end by itself
         self.start()
         self._plan(self.cluster.scheduler.now)
@@ -294,6 +299,7 @@ class SimMember:
         self.guard(self._take_turn)
 
     def _take_turn(self) -> None:
+        self.turns += 1
         if self.node is not None:
             self.node.turn(0.0)
             self._after_work()
@@ -319,9 +325,9 @@ class SimMember:
     def _judge(self, failure: ReplkvError | None) -> None:
         """A member may stop when it was closed, or its disk failed or was lost; nothing else is a reason."""
         self.cluster.trace.note("stopped", self.where, type(failure).__name__)
-        if failure is None or isinstance(failure, Closed):
+        if (failure is None or isinstance(failure, Closed)) and self.closing:
             return
-        if type(failure) is StorageError and self.failing:
+        if type(failure) is StorageError and self.disk.broken:
             return
         if isinstance(failure, DiskFull) and self.rotten:
             return  # not even room for a new beginning
@@ -331,7 +337,7 @@ class SimMember:
             return
         if isinstance(failure, WrongCluster) and self.wiped:
             return  # its peers know it under the incarnation of the disk it lost
-        raise Violation("N1", f"{self.where} stopped: {type(failure).__name__}: {failure}") from failure
+        raise Violation("N1", f"{self.where} stopped{f': {type(failure).__name__}: {failure}' if failure else ''}") from failure
 
 
 def note_batches(proposals: Proposals, note: Callable[[Call, Slot], None]) -> None:

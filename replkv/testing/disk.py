@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import define, field
 
-from replkv.disk import TEMPORARY
+from replkv.disk import TEMPORARY, corrupt
 from replkv.errors import DirectoryInUse, DiskFull, StorageError
 
 SECTOR = 512
@@ -24,14 +24,19 @@ class SimulatedCrash(BaseException):
 
 @define(eq=False, repr=False)
 class _Content:
-    """The bytes of one file: as they are seen, as they are on the platter, and the sectors written in between."""
+    """The bytes of one file: as they are seen, as they are on the platter, and the sectors written in between.
+
+    ``bad``: offsets of sectors that can't be read until they are written again.
+    """
 
     seen: bytearray = field(factory=bytearray)
     platter: bytearray = field(factory=bytearray)
     waiting: list[tuple[int, bytes]] = field(factory=list)
+    bad: set[int] = field(factory=set)
 
     def write(self, offset: int, data: bytes) -> None:
         _put(self.seen, offset, data)
+        self.bad -= {at for at in self.bad if offset <= at < offset + len(data)}
         at = 0
         while at < len(data):
             end = min(len(data), at + SECTOR - (offset + at) % SECTOR)
@@ -69,6 +74,7 @@ class SimDisk:
     ``tears``: when power is lost, some of what was written is kept, and some is not.
     ``fail_sync_in``: so many syncs still succeed, then one fails, and what it should have made durable never will be (None: never).
     ``capacity``: bytes; files never grow beyond it together (None: no limit).
+    ``broken``: whether one has failed under the process that has the disk open.
     ``slow``: seconds that every sync takes at most.
     ``sync_takes``: seconds that every sync takes at least.
 
@@ -80,6 +86,7 @@ class SimDisk:
         self.crash_in: int | None = None
         self.crash_behind = ""
         self.tears = False
+        self.broken = False
         self.fail_sync_in: int | None = None
         self.capacity: int | None = None
         self.slow = 0.0
@@ -112,7 +119,7 @@ class SimDisk:
         if self.door is not None:
             self.door.die()
             self.door = None
-        self.crash_in, self.crash_behind = None, ""
+        self.crash_in, self.crash_behind, self.broken = None, "", False
         if not power:
             return
         choice = iter(self._draw() if keep is None else keep)
@@ -141,6 +148,10 @@ class SimDisk:
         if offset < len(content.platter):
             content.platter[offset : offset + len(data)] = data[: len(content.platter) - offset]
 
+    def spoil(self, name: str, offset: int) -> None:
+        """Let a sector be one that can't be read."""
+        self.seen[name].bad.add(offset // SECTOR * SECTOR)
+
     def cut(self, name: str, size: int) -> None:
         """Let a file end early."""
         del self.seen[name].seen[size:]
@@ -155,7 +166,7 @@ class SimDisk:
     def copy(self) -> SimDisk:
         """Return another disk with the same contents, seen and unsynced, and no faults."""
         twin = SimDisk(random.Random(0))
-        contents = {id(c): _Content(bytearray(c.seen), bytearray(c.platter), list(c.waiting)) for c in self._contents()}
+        contents = {id(c): _Content(bytearray(c.seen), bytearray(c.platter), list(c.waiting), set(c.bad)) for c in self._contents()}
         twin.seen = {name: contents[id(c)] for name, c in self.seen.items()}
         twin.platter = {name: contents[id(c)] for name, c in self.platter.items()}
         twin.waiting = [(old, new, contents[id(c)]) for old, new, c in self.waiting]
@@ -203,13 +214,19 @@ class SimDisk:
 
     def sync_content(self, content: _Content) -> None:
         """Let a file be on the platter as it is seen, unless this sync is to fail."""
+        if self.fails_now():
+            content.waiting.clear()  # the cache calls these pages clean now: a second sync would succeed and write nothing
+            raise OSError("simulated: the disk did not take it")
+        content.sync()
+
+    def fails_now(self) -> bool:
+        """Tell whether the sync that is being made is the one that is to fail."""
         if self.fail_sync_in is not None:
             self.fail_sync_in -= 1
             if self.fail_sync_in < 0:
-                self.fail_sync_in = None
-                content.waiting.clear()  # the cache calls these pages clean now: a second sync would succeed and write nothing
-                raise OSError("simulated: the disk did not take it")
-        content.sync()
+                self.fail_sync_in, self.broken = None, True
+                return True
+        return False
 
 
 class SimDoor:
@@ -245,7 +262,10 @@ class SimDoor:
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Read from a file; see ``Disk``."""
-        return bytes(self._content(name).seen[offset : offset + length])
+        content = self._content(name)
+        if any(offset - SECTOR < at < offset + length for at in content.bad):
+            raise corrupt(f"{self.where}/{name}: what is between {offset} and {offset + length} can't be read")
+        return bytes(content.seen[offset : offset + length])
 
     def allocate(self, name: str, size: int) -> None:
         """Create a file of zero bytes; see ``Disk``."""
@@ -297,6 +317,9 @@ class SimDoor:
     def sync_directory(self) -> None:
         """Make creations, renames and removals durable."""
         self._change("sync_directory")
+        if self._disk.fails_now():
+            self.failure = StorageError(f"{self.where}: cannot sync the directory: simulated")
+            raise self.failure
         self._disk.sync_directory()
 
     def close(self) -> None:

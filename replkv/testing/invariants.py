@@ -66,7 +66,7 @@ class _Seen:
     applied: int = 0
     known: dict[int, int] = field(factory=dict)  # index -> term, of entries compared already
     led: tuple[int, int, int] = (0, 0, 0)  # term, last index, last term while leading
-    matches: dict[str, int] = field(factory=dict)
+    matches: dict[tuple[str, int | None, int], int] = field(factory=dict)
     acked: tuple[int, int, int | None] = (0, 0, 0)  # to the leader of which term, up to which entry, of which term
     deciding: tuple[object, ...] = ()  # when it was last checked which configuration is in force
 
@@ -275,12 +275,14 @@ class Invariants:
 
     def _check_progress(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         """L5: what a leader believes of its followers' logs is true, and never less than before."""
-        before, seen.matches = seen.matches, {name: peer.match for name, peer in raft.peers.items()}
+        # A leader begins anew with a follower that lost something.
+        before, seen.matches = seen.matches, {(name, peer.incarnation, peer.since_round): peer.match for name, peer in raft.peers.items()}
         if before == seen.matches:
             return
         for name, peer in raft.peers.items():
-            if peer.match < before.get(name, 0) and not self.cluster.members[name].rotten_in:
-                raise Violation("L5", f"{member.where} believed {name} to match up to {before[name]}, now {peer.match}")
+            known = before.get((name, peer.incarnation, peer.since_round), 0)
+            if peer.match < known:
+                raise Violation("L5", f"{member.where} believed {name} to match up to {known}, now {peer.match}")
             follower = self._members.get(name)
             if follower is not None and follower.term > raft.term:
                 continue  # a later leader may have replaced it, unknown to this one

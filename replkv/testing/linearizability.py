@@ -51,11 +51,22 @@ def check_history(calls: Iterable[Call], *, seconds: float = 60.0, complete: boo
         with suppress(Undecided):  # then keys are judged one by one, and of revisions that nobody seems to have made only the number counts
             if whole.run():
                 return
+    refuted, why = whole is not None and whole.decided, "nobody can have made a revision that was made"
+    try:
+        _check_one_by_one(steps, now + seconds)
+    except Undecided:
+        if not refuted:
+            raise
+        why = "no order explains all answers"
+    if whole is not None and refuted:
+        raise Violation("T1", f"{why}: {_drawn(whole)}")
+
+
+def _check_one_by_one(steps: Sequence[Step], deadline: float) -> None:
     for keys, group in components(steps):
-        if not Search(keys, group, now + seconds).run():
-            raise Violation("T1", _explain(keys, group, now + seconds))
-    if whole is not None and whole.decided:
-        raise Violation("T1", f"nobody can have made a revision that was made: {_drawn(whole)}")
+        search = Search(keys, group, deadline)
+        if not search.run():
+            raise Violation("T1", _explain(search, group, deadline))
 
 
 # -- keys that can be judged by themselves --------------------------------------------------------------------------------------------
@@ -89,16 +100,14 @@ def ends_of_leases(steps: Iterable[Step]) -> list[Step]:
 # -- what is wrong --------------------------------------------------------------------------------------------------------------------
 
 
-def _explain(keys: Sequence[str], steps: Sequence[Step], deadline: float) -> str:
-    """Return a text that shows why there is no order, with as few calls as are needed: what began later is left out."""
+def _explain(search: Search, steps: Sequence[Step], deadline: float) -> str:
+    """Return a text that shows why a search found no order, with as few calls as there is time to find: what began later is left out."""
     ends = sorted({step.returned for step in steps if step.required})
     legal, illegal = -1, len(ends) - 1
-    search = Search(keys, steps, deadline)
-    search.run()
     with suppress(Undecided):
         while illegal - legal > 1:
             middle = (legal + illegal) // 2
-            shorter = Search(keys, _until(ends[middle], steps), deadline)
+            shorter = Search(search.rules.keys, _until(ends[middle], steps), deadline)
             if shorter.run():
                 legal = middle
             else:

@@ -360,16 +360,20 @@ class Nemesis:
         member.break_disk(self.rng.randrange(12), full=False)
 
     def _wipe(self, member: SimMember) -> None:
-        if self._can_spare(member):
-            member.wipe()
-            self.invariants.forget(member.name)
-        self._later(member.start)
+        for victim in self._spared(member):
+            victim.wipe()
+            self.invariants.forget(victim.name)
+            self._later(victim.start)
 
     def _rot(self, member: SimMember) -> None:
-        # A damaged member must still know who votes: that it may have forgotten a change of the configuration is not provided for yet.
-        if self._can_spare(member) and len(self.invariants.configurations) == 1:
-            member.rot()
-        self._later(member.start)
+        for victim in self._spared(member):
+            victim.rot()
+            self._later(victim.start)
+
+    def _spared(self, member: SimMember) -> list[SimMember]:
+        """Return whom the others can do without, this one rather than another; nobody if they need all that are left."""
+        others = self.rng.sample([*self.cluster.members.values()], len(self.cluster.members))
+        return [each for each in (member, *others) if self._can_spare(each)][:1]
 
     def _can_spare(self, member: SimMember) -> bool:
         """Tell whether a majority of good disks is left without this one, and decides; a cluster that is being founded needs them all."""

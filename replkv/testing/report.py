@@ -22,9 +22,15 @@ def write_report(path: str | Path, what: str, figures: dict[str, Any]) -> None:
 
 
 def _commit() -> str:
-    """Return the short hash of the checkout this runs from, "" where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """Return the short hash of the checkout this runs from, and whether that is all of it; "" where there is none."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # Reports are written below docs/: the first of several runs would make the checkout of the others look changed.
+        changes = _git("--no-optional-locks", "status", "--porcelain", "--", ":(top)", ":(top,exclude)docs")
+        return _git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

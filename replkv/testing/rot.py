@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def damage(disk: SimDisk, rng: random.Random) -> str | None:
     """Damage one file of a disk in one of several ways; return which, None if there was nothing to damage.
 
-    Under a running process only bytes change.
+    Under a running process only bytes change, or can't be read any more.
     """
     files = sorted(name for name, content in disk.seen.items() if any(content.seen))
     if not files:
         return None
     name = rng.choice(files)
-    kind = rng.choice((_flip, _garble, *(() if disk.door else (_flip, _lose_write, _misdirect, _cut, _lose_file))))
+    kind = rng.choice((_flip, _garble, _spoil, *(() if disk.door else (_flip, _lose_write, _misdirect, _cut, _lose_file))))
     return kind.__name__.strip("_") if kind(disk, name, rng) else None
 
 
@@ -57,6 +57,11 @@ def _misdirect(disk: SimDisk, name: str, rng: random.Random) -> bool:
 def _garble(disk: SimDisk, name: str, rng: random.Random) -> bool:
     at = rng.choice(_sectors(disk, name))
     disk.overwrite(name, at, rng.randbytes(min(SECTOR, len(disk.seen[name].seen) - at)))
+    return True
+
+
+def _spoil(disk: SimDisk, name: str, rng: random.Random) -> bool:
+    disk.spoil(name, rng.choice(_sectors(disk, name)))
     return True
 
 

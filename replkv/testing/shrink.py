@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve, field, fields, frozen, mutable
 
 from replkv.config import Config, Settings
+from replkv.testing.arguments import duration, positive, whole
 from replkv.testing.history import Violation
 from replkv.testing.network import Weather
 from replkv.testing.simulation import Simulation
@@ -34,7 +35,7 @@ SLACK = 1.2
 
 def _numbers(text: str) -> frozenset[int]:
     """Return the numbers in a list such as 3,7,12; none in an empty one."""
-    return frozenset(int(number) for number in text.split(",") if number)
+    return frozenset(whole(number) for number in text.split(",") if number)
 
 
 def _option(kind: Callable[[str], object] | None, text: str) -> Any:
@@ -46,11 +47,11 @@ class Reduction:
     """What is left out of a seed's scenario; each field is an option of the command, None or False leaves things as they were drawn."""
 
     strikes: frozenset[int] | None = _option(_numbers, "the only faults that happen, by their numbers, such as 3,7")
-    duration: float | None = _option(float, "virtual seconds with faults")
-    members: int | None = _option(int, "how many there are")
-    clients: int | None = _option(int, "how many there are")
-    holders: int | None = _option(int, "how many of leases there are")
-    watchers: int | None = _option(int, "how many there are")
+    duration: float | None = _option(duration, "virtual seconds with faults")
+    members: int | None = _option(positive, "how many there are")
+    clients: int | None = _option(whole, "how many there are")
+    holders: int | None = _option(whole, "how many of leases there are")
+    watchers: int | None = _option(whole, "how many there are")
     calm: bool = _option(None, "a good network, and clocks that agree")
     plain: bool = _option(None, "the product's own sizes and limits")
 

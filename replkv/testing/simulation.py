@@ -259,7 +259,7 @@ class Simulation:
         self._be_patient()
         self._must(lambda: self._leader(core) is not None, "no leader")
         self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
-        self._must(lambda: self._leader(core) is not None, "no leader")
+        self._must(lambda: self._is_decided(core), "no leader with a committed configuration")
         before, serving = self._leader(core), self._belonging(core)
         for number in range(PROBES):
             self._probe(serving[number % len(serving)], Put, Consistency.WRITE)
@@ -276,6 +276,12 @@ class Simulation:
         self._must(lambda: self._are_equal(members), "members do not catch up")
         for member in members:
             self.invariants.look_closely(member, member.process)
+
+    def _is_decided(self, core: list[SimMember]) -> bool:
+        """Tell whether they have a leader whose configuration is committed: if it removes somebody, it has done so."""
+        leader = self._leader(core)
+        node = self.cluster.members[leader[0]].node if leader is not None else None
+        return node is not None and node.raft is not None and node.raft._log.configuration_index <= node.raft.commit
 
     def _belonging(self, core: list[SimMember]) -> list[SimMember]:
         """Return those members that are in the newest configuration."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 from attrs import asdict
 from scenarios import SCENARIOS, Effort
 from stopping import Tally
 
+from replkv.testing.arguments import new_file, positive, run_command, workers
 from replkv.testing.report import write_report
 
 
@@ -22,18 +22,20 @@ def run(name: str) -> tuple[Tally, float]:
     return scenario.run(Effort()), time.monotonic() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Stop members at every change of their disks, and have them recover from all that may be left."
-    )
+def main() -> int:
+    """Run the command; return its exit status."""
+    what = "Stop members at every change of their disks, and have them recover from all that may be left."
+    parser = argparse.ArgumentParser(prog="python tests/crash_points", description=what)
     parser.add_argument("--only", default="", metavar="WORD", help="only scenarios whose names contain this")
-    parser.add_argument("--jobs", type=int, default=1, help="scenarios that run at once")
-    parser.add_argument("--report", metavar="FILE", help="write the figures there")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="scenarios that run at once (default 1)")
+    parser.add_argument("--report", type=new_file, metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args()
     names = [scenario.name for scenario in SCENARIOS if options.only in scenario.name]
+    if not names:
+        parser.error(f"no scenario has {options.only!r} in its name")
     total = Tally()
     figures = {}
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with workers(options.jobs) as pool:
         for name, (tally, seconds) in zip(names, pool.map(run, names), strict=True):
             figures[name] = asdict(tally)
             total.add(tally)
@@ -41,7 +43,8 @@ def main() -> None:
     print(f"{'in all':60}{total}")
     if options.report:
         write_report(options.report, "crash points", {**asdict(total), "scenarios": figures})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -79,7 +79,7 @@ class Stage(Simulation):
 
     def _excuse(self) -> None:
         """The member whose disk failed may stop, and so may one that can't even begin."""
-        self[self.victim].failing = True
+        self[self.victim].disk.broken = True
 
     @property
     def members(self) -> list[SimMember]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from command import main
 
-sys.exit(main())
+from replkv.testing.arguments import run_command
+
+run_command(main)

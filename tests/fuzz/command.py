@@ -20,6 +20,7 @@ from pathlib import Path
 from loop import Findings, fuzz
 from targets import TARGETS
 
+from replkv.testing.arguments import duration, new_file, positive
 from replkv.testing.report import write_report
 
 HERE = Path(__file__).parent
@@ -51,26 +52,31 @@ def keep(name: str, more: dict[str, bytes]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
+    print(f"the seed is {options.seed}", flush=True)
     results = {name: _run(name, options) for name in options.target or TARGETS}
     failed = {name: found.failures for name, found in results.items() if found.failures}
     for name, failures in failed.items():
         keep(name, failures)
         print(*(f"{name}: {failure}" for failure in failures), sep="\n")
     if options.report:
-        write_report(options.report, "hostile bytes", {"engine": options.engine, **_figures(results, options.seconds)})
+        write_report(options.report, "hostile bytes", _figures(results, options))
     return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    has_atheris = importlib.util.find_spec("atheris") is not None
     parser = argparse.ArgumentParser(prog="python tests/fuzz", description="Give every reader bytes that nobody should write.")
     parser.add_argument("--target", action="append", choices=TARGETS, help="which reader; may be repeated (default: all)")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="for each of them (default 60)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all chance (default 1)")
-    parser.add_argument("--engine", choices=("own", "atheris"), default="atheris" if importlib.util.find_spec("atheris") else "own")
+    parser.add_argument("--seconds", type=duration, default=60.0, metavar="S", help="for each of them (default 60)")
+    parser.add_argument("--seed", type=positive, default=int(time.time()), metavar="N", help="of all chance (default: the time)")
+    parser.add_argument("--engine", choices=("own", "atheris"), default="atheris" if has_atheris else "own")
     parser.add_argument("--grow", action="store_true", help="keep small inputs with new outcomes in the corpus")
-    parser.add_argument("--report", metavar="FILE", help="write the figures there, as JSON")
-    return parser
+    parser.add_argument("--report", type=new_file, metavar="FILE", help="write the figures there, as JSON")
+    options = parser.parse_args(arguments)
+    if options.engine == "atheris" and not has_atheris:
+        parser.error("atheris is not installed")
+    return options
 
 
 def _run(name: str, options: argparse.Namespace) -> Findings:
@@ -82,16 +88,24 @@ def _run(name: str, options: argparse.Namespace) -> Findings:
     return found
 
 
-def _figures(results: dict[str, Findings], seconds: float) -> dict[str, object]:
+def _figures(results: dict[str, Findings], options: argparse.Namespace) -> dict[str, object]:
     each = {name: {"executions": found.executions, "failures": sorted(found.failures)} for name, found in results.items()}
     executions = sum(found.executions for found in results.values())
     failures = sum(len(found.failures) for found in results.values())
-    return {"readers": len(results), "seconds_each": seconds, "executions": executions, "failures": failures, "targets": each}
+    return {
+        "engine": options.engine,
+        "seed": options.seed,
+        "readers": len(results),
+        "seconds_each": options.seconds,
+        "executions": executions,
+        "failures": failures,
+        "targets": each,
+    }
 
 
 def _by_ourselves(name: str, seconds: float, seed: int) -> Findings:
     until = time.monotonic() + seconds
-    return fuzz(TARGETS[name], corpus(name).values(), random.Random(seed), lambda _: time.monotonic() < until)
+    return fuzz(TARGETS[name], corpus(name).values(), random.Random(seed), lambda done: not done or time.monotonic() < until)
 
 
 def _with_atheris(name: str, seconds: float, seed: int) -> Findings:

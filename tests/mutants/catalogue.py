@@ -35,6 +35,16 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
     ),
     30: ("A learner that has never started is promoted", "etcd#15096, etcd#21736", _NO_CHANGES),
     34: ("No member can be added while another one is down", "etcd#3477, etcd#21667", _NO_CHANGES),
+    38: (
+        "A snapshot that took long to write replaces a newer one that came in meanwhile",
+        "etcd#18055",
+        "one thread writes a member's own snapshots and loads those that come in, one after the other",
+    ),
+    42: (
+        "A refusal that is on its way begins a snapshot anew, again and again",
+        "ClickHouse#107338",
+        "a stream that is begun anew goes on where the follower says; to begin it once more costs a piece, not the whole",
+    ),
     66: ("What members may do differs between them after a restart", "etcd#11651, etcd#14571", _NO_USERS),
     67: ("An old password is accepted", "etcd's design of authentication", _NO_USERS),
     82: ("A restored cluster keeps its old members", "etcd#20967, etcd#20339", "there is no backup to restore yet"),

@@ -9,7 +9,6 @@ from attrs import evolve
 from mutant import Patch, mutant
 
 from replkv import quorum
-from replkv.links import Links
 from replkv.machine import Machine, Outcome
 from replkv.messages import Configuration, Entry, EntryKind, Vote
 from replkv.raft import Raft
@@ -76,14 +75,3 @@ def learners_are_counted_like_voters(patch: Patch) -> None:
         return agreed(evolve(configuration, voters=voters, learners=()), value)
 
     patch.setattr(quorum, "agreed", generous)
-
-
-@mutant(123, slow=True)
-def connections_are_kept_to_the_first_members(patch: Patch) -> None:
-    join = Links.join_cluster
-
-    def once(self: Links, cluster: bytes, members: dict[str, int]) -> None:
-        if self.members is None:
-            join(self, cluster, members)
-
-    patch.setattr(Links, "join_cluster", once)

@@ -7,17 +7,21 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from attrs import evolve
 from mutant import Patch, mutant
 
 from replkv.lease import Leases
+from replkv.messages import ReadIndexReply
 from replkv.node import Node
+from replkv.raft import Raft
 from replkv.reads import Reads
 from replkv.session import Sessions, Verdict
 from replkv.txn import Writer
 
 
 @mutant(60, "etcd#20418, etcd#21399", slow=True)
-def a_read_that_is_asked_for_again_keeps_its_number(patch: Patch) -> None:
+def a_late_answer_to_a_read_counts_for_the_same_read_when_it_is_asked_for_again(patch: Patch) -> None:
+    """Both what prevents it is taken away: numbers that are never used twice, and that nothing of an older term counts."""
     next_round, lost = Reads.next_round, Reads.lost
     free: WeakKeyDictionary[Reads, list[int]] = WeakKeyDictionary()
 
@@ -35,8 +39,14 @@ def a_read_that_is_asked_for_again_keeps_its_number(patch: Patch) -> None:
         free.setdefault(self, []).extend(number for number in read_ids if number in self._rounds)
         lost(self, read_ids)
 
+    on_read_index_reply = Raft._HANDLERS[ReadIndexReply]
+
+    def believe(self: Raft, sender: str, reply: ReadIndexReply) -> None:
+        on_read_index_reply(self, sender, evolve(reply, term=self.term))
+
     patch.setattr(Reads, "next_round", again)
     patch.setattr(Reads, "lost", lose)
+    patch.setitem(Raft._HANDLERS, ReadIndexReply, believe)
 
 
 @mutant(62, "redisraft#18, etcd#3879, openraft 97d92771")

@@ -11,12 +11,10 @@ from replkv import log, snapshot, snapshotting, wal_format
 from replkv.disk import Disk
 from replkv.errors import DiskFull
 from replkv.kv import Store
-from replkv.leadership import Leadership
 from replkv.lease import Leases
 from replkv.machine import Machine
-from replkv.messages import AppendReply, HardState
+from replkv.messages import HardState
 from replkv.node import Node
-from replkv.progress import Progress
 from replkv.raft import Raft
 from replkv.session import Sessions
 from replkv.snapshotting import Snapshots
@@ -42,19 +40,6 @@ def a_new_segment_does_not_repeat_term_and_vote(patch: Patch) -> None:
     patch.setattr(log, "encode_flush", forgetful)
 
 
-@mutant(38, "etcd#18055", slow=True)
-def a_snapshot_that_took_long_replaces_a_newer_one(patch: Patch) -> None:
-    done = Snapshots._done
-
-    def late(self: Snapshots, raft: Raft, error: BaseException | None) -> None:
-        newest, taken = self._log.snapshot, self._taken
-        if newest is not None and taken is not None and newest.meta.index >= taken.meta.index:
-            self._log.snapshot = None
-        done(self, raft, error)
-
-    patch.setattr(Snapshots, "_done", late)
-
-
 @mutant(39, "etcd#20650")
 def compacted_history_is_removed_while_a_snapshot_is_taken(patch: Patch) -> None:
     patch.setattr(Upkeep, "scrub_due", lambda self, machine: self._scrubbing.next_at if machine.store.unscrubbed else float("inf"))
@@ -69,17 +54,6 @@ def what_was_applied_before_counts_as_applied_to_an_installed_snapshot(patch: Pa
         go_on_from(self, machine)
 
     patch.setattr(Node, "_go_on_from", confused)
-
-
-@mutant(42, "ClickHouse#107338")
-def a_refusal_on_its_way_begins_a_snapshot_anew(patch: Patch) -> None:
-    step_back = Leadership._step_back
-
-    def impatient(self: Leadership, peer: Progress, reply: AppendReply) -> None:
-        peer.behind_at = -1
-        step_back(self, peer, reply)
-
-    patch.setattr(Leadership, "_step_back", impatient)
 
 
 @mutant(43, "rqlite#1905, rqlite#1627")

@@ -157,9 +157,9 @@ def a_disk_that_was_full_once_is_full_for_good(patch: Patch) -> None:
     prepare = Log._prepare_next
 
     def pessimistic(self: Log, size: int) -> None:
-        short = self.short
+        shortage = self.shortage
         prepare(self, size)
-        self.short = short
+        self.shortage = self.shortage or shortage
 
     patch.setattr(Log, "_prepare_next", pessimistic)
 

@@ -95,9 +95,15 @@ def test_several_processes_find_what_one_finds(capsys: Capture, tmp_path: Path) 
     assert figures(2) == figures(1)
 
 
-def test_it_runs_as_many_seeds_as_there_is_time_for(capsys: Capture) -> None:
+def test_it_runs_as_many_seeds_as_there_is_time_for_and_one_at_least(capsys: Capture) -> None:
     assert main(["--hours", "1e-9", "--start", "5"]) == 0
-    assert " seeds in" in capsys.readouterr().out
+    assert "\n1 seeds in" in capsys.readouterr().out
+
+
+def test_what_is_to_run_for_hours_begins_with_a_seed_that_nobody_has_run(capsys: Capture, monkeypatch: Patch) -> None:
+    monkeypatch.setattr("replkv.testing.__main__.unused_seed", lambda: 1234)
+    assert main(["--hours", "1e-9"]) == 0
+    assert "the first seed is 1234\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.0, 0), (1.0, 1)])

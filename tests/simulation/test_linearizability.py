@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 import re
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tales import tale
 from tiny_store import TinyStore
 
+from replkv.testing import ordering
 from replkv.testing.blackbox import Call
 from replkv.testing.history import Violation
 from replkv.testing.linearizability import Undecided, check_history
+from replkv.testing.ordering import Search
 
 LEGAL = {
     "nothing happened": "",
@@ -252,6 +255,23 @@ def test_what_takes_too_long_is_undecided_and_no_success() -> None:
     with pytest.raises(Undecided, match="undecided: 27 calls on n after") as caught:
         check_history(additions(1, 26), seconds=0.3)
     assert isinstance(caught.value, Violation)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_violation_that_was_found_stays_one_when_there_is_no_time_to_explain_it(complete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Search.run
+
+    def run_and_be_late(search: Search) -> bool:
+        found = run(search)
+        monkeypatch.setattr(ordering, "LOOK_EVERY", 1)
+        monkeypatch.setattr(ordering, "time", SimpleNamespace(monotonic=lambda: float("inf")))
+        return found
+
+    monkeypatch.setattr(Search, "run", run_and_be_late)
+    with pytest.raises(Violation) as caught:
+        check_history(additions(1, 8), complete=complete)
+    assert not isinstance(caught.value, Undecided)
+    assert "get n" in str(caught.value)
 
 
 @pytest.mark.parametrize(("keys", "clients", "doubt"), [(10, 8, 0.03), (1, 8, 0.03), (30, 16, 0.01)])

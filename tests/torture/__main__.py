@@ -9,7 +9,6 @@ sys.path += [str(Path(__file__).parents[1] / "integration"), str(Path(__file__).
 
 from campaign import main  # found now
 
-try:
-    sys.exit(main())
-except KeyboardInterrupt:
-    sys.exit("interrupted")
+from replkv.testing.arguments import run_command
+
+run_command(main)

@@ -12,9 +12,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from arena import HISTORY
 from faults import FAULTS
-from ordeal import Failed, Figures, Plan, judge_again, torture
+from ordeal import SEEN, Failed, Figures, Plan, judge_again, torture
 
+from replkv.testing.arguments import duration, new_file, positive
 from replkv.testing.report import write_report
 
 
@@ -34,6 +36,8 @@ def main() -> int:
         try:
             _add(totals, torture(plan, options.keep, verbose=options.verbose))
         except Failed as failure:
+            if _was_interrupted(failure):
+                raise KeyboardInterrupt from None
             failed = str(failure)
             _add(totals, failure.figures)
         runs[members] += 1
@@ -46,15 +50,38 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python tests/torture", description="Torture clusters of real processes.")
     parser.add_argument("--members", type=int, choices=(3, 5), help="how many (default: 3, and with --hours 3 and 5 in turn)")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="how long the faults of one run go on (default 60)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the first run (default 1)")
-    parser.add_argument("--hours", type=float, metavar="H", help="go on with the next seeds until this time is over (default: one run)")
+    parser.add_argument("--seconds", type=duration, default=60.0, metavar="S", help="how long the faults of one run go on (default 60)")
+    parser.add_argument("--seed", type=positive, metavar="N", help="of the first run (default 1; with --hours the time)")
+    parser.add_argument("--hours", type=duration, metavar="H", help="go on with the next seeds until this time is over (default: one run)")
     parser.add_argument("--nemeses", type=_names, default=tuple(FAULTS), metavar="A,B,…", help=f"of {','.join(FAULTS)} (default: all)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where a failed run leaves everything (default: a temporary directory)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the figures to a file")
+    parser.add_argument("--keep", type=_directory, metavar="DIR", help="where a failed run leaves everything (default: a new directory)")
+    parser.add_argument("--report", type=new_file, metavar="FILE", help="write the figures there, as JSON")
     parser.add_argument("--verbose", action="store_true", help="tell of everything that is done")
-    parser.add_argument("--judge", type=Path, metavar="DIR", help="only judge again what a failed run has left there")
-    return parser.parse_args()
+    parser.add_argument("--judge", type=_failed_run, metavar="DIR", help="only judge again what a failed run has left there")
+    options = parser.parse_args()
+    if options.seed is None:
+        options.seed = int(time.time()) if options.hours else 1
+    return options
+
+
+def _directory(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no directory")
+    return Path(text)
+
+
+def _failed_run(text: str) -> Path:
+    directory = _directory(text)
+    if missing := [name for name in (HISTORY, SEEN) if not (directory / name).exists()]:
+        raise argparse.ArgumentTypeError(f"{text!r} lacks {' and '.join(missing)}")
+    return directory
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Tell whether a run failed only because of Ctrl-C: its members heard that, too, and complain when they are discarded."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _names(text: str) -> tuple[str, ...]:

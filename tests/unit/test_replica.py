@@ -27,6 +27,7 @@ from replkv import (
     DirectoryInUse,
     FutureRevision,
     Get,
+    InvariantBroken,
     Key,
     NoLeader,
     NotACounter,
@@ -476,6 +477,24 @@ def test_a_failed_disk_stops_the_member_and_is_named_by_every_later_call(replica
     assert isinstance(replica.failure, StorageError)
     assert replica.status().state == "failed"
     assert "cannot sync" in replica.status().failure
+
+
+def test_a_broken_invariant_stops_the_member_and_the_process_goes_on(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(*_: object) -> None:
+        raise InvariantBroken("two lead term 1")
+
+    replica.put("a", "1")
+    assert replica._node is not None
+    monkeypatch.setattr(replica._node.raft, "take", take)
+    with pytest.raises((OutcomeUnknown, InvariantBroken), match="two lead term 1"):
+        replica.put("a", "2", timeout=PATIENCE)
+    for call in (lambda: replica.put("a", "3"), lambda: replica.get("a", consistency="local"), lambda: replica.submit(Get("a"))):
+        with pytest.raises(InvariantBroken, match="two lead term 1"):
+            call()
+    assert isinstance(replica.failure, InvariantBroken)
+    assert replica.status().state == "failed"
+    with Replica() as another:  # the process is none the worse for it
+        assert another.put("a", "1").revision == 2
 
 
 def test_an_error_while_it_looks_for_its_next_deadline_hangs_nobody(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import pytest
 from attrs import evolve, frozen
@@ -253,6 +254,35 @@ def test_a_log_of_which_nothing_is_left_but_the_identity_is_a_doubt(how: str) ->
     assert (recovered.floor, indexes(recovered)) == (Position(1, 7), [1, 2])
 
 
+def test_a_founded_log_of_which_only_the_flush_from_before_is_left_is_a_doubt() -> None:
+    """It was taken for one that had never been founded, and its member for a newcomer that had promised nothing."""
+    disk = young()
+    disk.overwrite(segment_name(1), SECTOR, bytes(7 * SEGMENT))
+    _, recovered = open_log(disk)
+    assert (recovered.identity, recovered.founding) == (Identity("a", ME), founding("a", "b", "c").payload)
+    assert (recovered.floor, indexes(recovered)) == (UNKNOWN, [])
+
+
+@pytest.mark.parametrize(("sector", "floor"), [(0, Position(1, 7)), (3, Position(1, 7)), (9, UNKNOWN)])
+def test_a_sector_that_cannot_be_read_is_damage_like_any_other(sector: int, floor: Position) -> None:
+    """The disk's error stopped the member for good, though nothing but one sector was lost."""
+    disk = young()
+    disk.spoil(segment_name(1), sector * SECTOR)
+    _, recovered = open_log(disk)
+    assert recovered.floor == floor
+    assert indexes(recovered) == [*range(1, sector)][:6]
+    assert reopen(disk)[1] == evolve(recovered, configuration=None)
+
+
+def test_the_file_that_repeats_the_identity_is_written_again_when_it_cannot_be_read() -> None:
+    disk = young()
+    disk.spoil(segment_name(IDENTITY), 0)
+    log, recovered = open_log(disk)
+    assert (recovered.floor, indexes(recovered)) == (NOWHERE, [1, 2, 3, 4, 5, 6, 7])
+    log.prepare()
+    assert disk.open().read(segment_name(IDENTITY), 0, SECTOR)
+
+
 def test_the_identity_is_written_once_there_is_a_cluster_and_again_when_it_rots() -> None:
     name, disk = segment_name(IDENTITY), new_disk()
     log, _ = open_log(disk)
@@ -408,6 +438,50 @@ def test_without_a_prepared_segment_a_full_disk_has_no_room_for_a_new_beginning_
     assert contents(disk) == before
     disk.capacity = None
     assert open_log(disk)[1].floor == Position(1, 7)
+
+
+def long() -> SimDisk:
+    """A disk that is full, with a log of three segments and a prepared one, whose last sector is damaged."""
+    disk = new_disk()
+    log, _ = open_log(disk)
+    log.found(founding("a", "b", "c"))
+    for index in range(2, 14):
+        put(log, entry(index, 1, 800))
+        log.prepare()
+    disk.crash()
+    last = [at for at in range(0, SEGMENT, SECTOR) if any(disk.seen[segment_name(segments(disk)[-2])].seen[at : at + SECTOR])][-1]
+    disk.rot(segment_name(segments(disk)[-2]), last + 30)
+    disk.capacity = sum(len(content.seen) for content in disk.seen.values())
+    return disk
+
+
+def test_on_a_full_disk_so_much_is_kept_as_the_prepared_segment_has_room_for() -> None:
+    """A log that was longer than one segment did not start: that is the usual length."""
+    disk = long()
+    log, recovered = open_log(disk)
+    assert recovered.floor == UNKNOWN
+    assert indexes(recovered) == [*range(1, len(recovered.entries) + 1)]
+    assert 0 < len(recovered.entries) < 12
+    assert log.last_index == len(recovered.entries)
+    assert reopen(disk)[1] == evolve(recovered, configuration=None)
+
+
+def test_a_new_beginning_on_a_full_disk_that_a_crash_tears_is_made_again() -> None:
+    """Where the end was in doubt too, its half-written segment was taken for one in use, and there was no room for another."""
+    disk = long()
+    whole, torn = disk.copy(), 0
+    whole.capacity = disk.capacity
+    expected = open_log(whole)[1]
+    for at, seed in product(range(whole.changes), range(6)):
+        twin = disk.copy()
+        twin.capacity, twin.crash_in, twin.tears = disk.capacity, at, True
+        twin.rng.seed(seed)
+        with pytest.raises(SimulatedCrash):
+            open_log(twin)
+        twin.crash()
+        torn += any(twin.seen[segment_name(segments(twin)[-1])].seen)
+        assert open_log(twin)[1] in (expected, evolve(expected, configuration=None))
+    assert torn > 3
 
 
 def test_rot_may_come_again_and_again() -> None:

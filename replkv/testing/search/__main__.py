@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
+from replkv.testing.arguments import new_file, positive, run_command, workers
 from replkv.testing.report import write_report
 from replkv.testing.search.explore import Result, search
 from replkv.testing.search.profiles import PROFILES, Profile
@@ -19,17 +20,9 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    sizes = sorted({len(profile.members) for profile in PROFILES})
-    parser = argparse.ArgumentParser(prog="python -m replkv.testing.search", description="Search small worlds of the real Raft.")
-    parser.add_argument("--states", type=int, default=1_000_000, metavar="N", help="distinct states in all (default 1,000,000)")
-    parser.add_argument("--nodes", type=int, choices=sizes, help="only worlds with so many members")
-    parser.add_argument("--profile", choices=[profile.name for profile in PROFILES], help="only this world")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
-    parser.add_argument("--report", metavar="FILE", help="write the figures there, as JSON")
-    options = parser.parse_args(arguments)
-    sized = [profile for profile in PROFILES if options.nodes in (None, len(profile.members))]
+    options, profiles = _options(arguments)
     began, results = time.monotonic(), []
-    for result in run([profile for profile in sized if options.profile in (None, profile.name)], options.states, options.jobs):
+    for result in run(profiles, options.states, min(options.jobs, len(profiles))):
         results.append(result)
         _say(line(result))
     figures = _figures(results, time.monotonic() - began)
@@ -37,6 +30,23 @@ def main(arguments: list[str] | None = None) -> int:
     if options.report:
         write_report(options.report, "search", figures)
     return 1 if figures["violations"] else 0
+
+
+def _options(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Profile]]:
+    """Return what the command was told, and the worlds that it asks for."""
+    sizes = sorted({len(profile.members) for profile in PROFILES})
+    parser = argparse.ArgumentParser(prog="python -m replkv.testing.search", description="Search small worlds of the real Raft.")
+    parser.add_argument("--states", type=positive, default=1_000_000, metavar="N", help="distinct states in all (default 1,000,000)")
+    parser.add_argument("--nodes", type=int, choices=sizes, help="only worlds with so many members")
+    parser.add_argument("--profile", choices=[profile.name for profile in PROFILES], help="only this world")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="J", help="processes (default 1)")
+    parser.add_argument("--report", type=new_file, metavar="FILE", help="write the figures there, as JSON")
+    options = parser.parse_args(arguments)
+    sized = [profile for profile in PROFILES if options.nodes in (None, len(profile.members))]
+    profiles = [profile for profile in sized if options.profile in (None, profile.name)]
+    if not profiles:
+        parser.error(f"the world {options.profile} does not have {options.nodes} members")
+    return options, profiles
 
 
 def run(profiles: Sequence[Profile], states: int, jobs: int) -> Iterator[Result]:
@@ -47,7 +57,7 @@ def run(profiles: Sequence[Profile], states: int, jobs: int) -> Iterator[Result]
     """
     lanes = [[*reversed(profiles[number::jobs])] for number in range(jobs)]
     left = [states // jobs] * jobs
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with workers(jobs, get_context("spawn")) as pool:
         running: dict[Future[Result], int] = {}
 
         def begin(lane: int) -> None:
@@ -92,4 +102,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
