@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 ASK_EVERY = 0.5
 """Seconds after which the question is repeated, for those whom it did not reach."""
+WAYS_OUT = (
+    "put back a copy of the whole directory of one of them that was made after it had stopped for the last time, or begin a new cluster"
+)
 
 
 class Caution:
@@ -80,6 +83,24 @@ class Caution:
 
     def _in_doubt(self) -> dict[str, CensusReply]:
         return {name: reply for name, reply in self._replies.items() if reply.in_doubt}
+
+    def wants(self, name: str, configuration: Configuration) -> str:
+        """Return what has to happen before this member is one like any other, in words.
+
+        Args:
+            name: of this member.
+            configuration: who votes.
+        """
+        voters, doubtful = {*configuration.voters, *configuration.outgoing}, {name, *self._in_doubt()}
+        silent = ", ".join(sorted(voters - {name, *self._replies}))
+        if self.in_doubt and quorum.won(configuration, doubtful):
+            return f"lost the end of its log, and so did {', '.join(sorted(doubtful - {name}))}, a majority of all voters: {WAYS_OUT}"
+        if self.in_doubt:
+            return f"lost the end of its log, and takes no part until it has heard {silent}: start what is down"
+        lost = f"lost a part of its log, and does not stand for election before a leader has sent it the entries up to {self.floor.index}"
+        if silent:
+            return f"{lost}, or it has heard {silent}: start what is down"
+        return f"{lost}.  If nobody leads although all voters run, others have lost the same: {WAYS_OUT}"
 
     def settle(self, name: str, configuration: Configuration, last: Position) -> bool:
         """Lower the floor to what the others' answers leave possible, as soon as they do; this ends a doubt.

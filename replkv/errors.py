@@ -184,7 +184,7 @@ class DiskFull(StorageError):
     """The disk has no space left.
 
     A call that raises it was surely not applied, and its member goes on: reads, deletes and compaction work, and writes will when there
-    is room again.  Only a member that can't even write down a vote stops with it.
+    is room again.
     """
 
 

@@ -106,6 +106,10 @@ class Leadership:
             return  # still on its way
         peer.behind_at = reply.hint_index
         guess = self._log.agreement(reply.hint_index, reply.hint_term) + 1
+        if guess >= peer.next > self._log.base_index:
+            # The logs agree where it was asked, so its disk is full; heartbeats find out when it has room again.
+            peer.probe(peer.next, wait=True)
+            return
         # Where no lower guess is left, the next question waits for the next heartbeat, or the two would talk in circles.
         peer.probe(min(guess, peer.next - 1), wait=peer.next == peer.match + 1)
 

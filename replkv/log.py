@@ -48,6 +48,8 @@ KEPT = 64 << 10
 """Bytes of the last segment that are kept where the disk is full: a vote takes a sector, a small entry one or a few."""
 SMALL = 4 << 10
 """Bytes of a small entry."""
+LAST = 8
+"""Sectors that no vote takes: with the pointer to a snapshot in them the log makes room again."""
 
 
 @frozen
@@ -457,6 +459,11 @@ class Log:
     def short(self) -> bool:
         """Whether there was no room for the next segment."""
         return self.shortage is not None
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is no room left even for a vote."""
+        return not self.has_next and self._segment_size // SECTOR - self._sector < LAST
 
     @property
     def has_next(self) -> bool:

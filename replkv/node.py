@@ -201,7 +201,7 @@ class Node:
         snapshot = recovered.snapshot.meta if recovered.snapshot is not None else None
         if snapshot is None and not recovered.entries:  # all is lost but who the others are
             snapshot = SnapshotMeta(0, 0, recovered.configuration or founding.configuration)
-        restored = Restored(recovered.hard_state, snapshot, recovered.entries, time=self.machine.time, floor=recovered.floor)
+        restored = Restored(recovered.hard_state, snapshot, recovered.entries, 0, self.machine.time, recovered.floor, self.log.spent)
         settings = Settings.from_wire(founding.settings)
         if settings != self.settings:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
@@ -337,6 +337,7 @@ class Node:
             self.links.unreachable(),
             str(self.failure or ""),
             self.space.full,
+            raft.healing if raft is not None else "",
         )
 
     def members(self) -> list[Member]:
@@ -345,8 +346,7 @@ class Node:
         names = raft.configuration.names if raft is not None else tuple(sorted(self.addresses))
         learners = raft.configuration.learners if raft is not None else ()
         gone = self.links.unreachable()
-        healthy = {name: not self.stopped and name not in gone for name in names}
-        return [Member(name, self.addresses.get(name, ""), name in learners, healthy[name]) for name in names]
+        return [Member(name, self.addresses.get(name, ""), name in learners, not self.stopped and name not in gone) for name in names]
 
     # -- a turn --------------------------------------------------------------------------------------------------------------------
 
@@ -401,13 +401,15 @@ class Node:
         self._closing(now)
 
     def _decide(self, raft: Raft, now: float) -> None:
-        for peer, reachable in self.links.take_changes():
+        for peer, reachable in (changes := self.links.take_changes()):
             (raft.connected if reachable else raft.disconnected)(peer, now)
             if reachable and peer == raft.leader:
                 self.proposals.repeat_all()  # what was on the way to it is lost
         if now >= raft.deadline:
             raft.tick(now)
         self.keeper.turn(now)
+        if changes or self.proposals.refused:
+            self.space.look_around(raft, now)
         self._send_waiting(raft, now)
         if self._expiry_due(raft) <= now:
             self._propose_block(raft, [])
@@ -480,10 +482,8 @@ class Node:
         elif isinstance(message, Scarcity):
             self.space.heard(peer, message, now)
             self.space.look_around(raft, now)
-        else:
-            if isinstance(message, Append) and message.entries:
-                self.space.admit(raft, sum(len(entry.encoded) for entry in message.entries))
-            raft.receive(peer, message, now)  # type: ignore[arg-type]  # what remains are Raft's own
+        elif (taken := self.space.let_in(raft, message)) is not None:  # type: ignore[arg-type]  # what remains are Raft's own
+            raft.receive(peer, taken, now)
 
     def _forwarded(self, raft: Raft, peer: str, message: Forward) -> None:
         if raft.role is not Role.LEADER:
@@ -513,14 +513,14 @@ class Node:
             raft.read(self.reads.next_round(now), now)
 
     def _propose(self, raft: Raft, now: float) -> None:
-        if not raft.can_propose:
+        if not self.space.may_propose(raft):
             return
         self._block.extend((batch, False) for batch in self.proposals.batches_to_send((raft.term, self.name), now, lossless=True))
         batches: list[bytes] = []
         size, forwarded = 0, False
-        while self._block and (not batches or size + len(self._block[0][0]) <= self.config.block_bytes):
+        while self._block and (not batches or size + len(self._block[0][0]) <= self.proposals.block_bytes):
             batch, others = self._block.popleft()
-            batches.append(batch)
+            batches.append(self.space.allowed(batch))
             size += len(batch)
             forwarded |= others
         index = self._propose_block(raft, batches) if batches else 0
@@ -577,7 +577,7 @@ class Node:
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
             ready = raft.take() if ready.entries else None  # that they are durable now may have decided something
-        self.space.written()
+        self.space.written(raft)
 
     def _send(self, peer: str, message: RaftMessage) -> None:
         """Send to a peer, and before it what was kept back, unless this is an Append, which says the same."""

@@ -72,12 +72,17 @@ class Plan(Generic[R]):
         if untouched:
             leader = node.raft.leader if node.raft is not None else None
             what = f"the leader {leader} did not answer" if leader else "no leader was found"
-            return errors.NoLeader(f"{node.name}: {what} in time{reach}; nothing was applied, try again or start the missing members", gone)
+            advice = "try again or start the missing members" if gone else "try again"
+            return errors.NoLeader(f"{node.name}: {what} in time{reach}; nothing was applied, {advice}", gone)
         return errors.OutcomeUnknown(f"{node.name}: the write was handed over, but no answer came in time{reach}; wait() goes on waiting")
 
 
 def _reach(node: Node) -> str:
-    return f"; not reachable: {node.links.explain()}" if node.links.unreachable() else ""
+    """Return what this member knows of why there is no answer."""
+    gone = f"not reachable: {node.links.explain()}" if node.links.unreachable() else ""
+    full = f"the disks of {', '.join(node.space.full)} are full: make room there" if node.space.full else ""
+    healing = f"{node.name} {healing}" if node.raft is not None and (healing := node.raft.healing) else ""
+    return "".join(f"; {reason}" for reason in (gone, full, healing) if reason)
 
 
 class OnKeys(Plan[R]):

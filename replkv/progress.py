@@ -9,6 +9,8 @@ from attrs import Factory, define
 
 INFLIGHT = 4
 """Appends with entries on their way to one follower."""
+WINDOW = 4
+"""Own entries a leader leaves uncommitted: a few large blocks batch better than many small ones."""
 
 
 class Pace(Enum):

@@ -21,7 +21,7 @@ from replkv.errors import OutcomeUnknown, ReplkvError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Reversible, Sequence
 
     from replkv.admission import Admission
     from replkv.machine import Machine, Outcome
@@ -99,6 +99,8 @@ class Proposals:
     block_bytes: int
     retry_after: float
     admission: Admission
+    refused: bool = field(default=False, init=False)
+    """Whether a batch came back empty, its commands are in the queue again, and nobody has looked yet why."""
     session: int = field(default=0, init=False)
     _nonce: int = field(default=0, init=False)
     _opening_at: float = field(default=0.0, init=False)
@@ -230,6 +232,10 @@ class Proposals:
         batch = self._batches.pop(sequence, None)
         if batch is None:
             return  # a repeat of what was answered before
+        if answers is not None and not answers:  # the leader has emptied it (``space.py``): its number is used up, it was never applied
+            self._queue_again([batch])
+            self.refused = True
+            return
         self.admission.leave(len(batch.calls), batch.size)
         if answers is None:
             _fail(batch.calls, OutcomeUnknown("the write may have been applied, its answer is no longer kept"))
@@ -240,12 +246,15 @@ class Proposals:
 
     def _start_anew(self) -> None:
         """The session expired: its batches that were not applied before never will be, so they go into a new one."""
-        with self._gate:
-            for batch in reversed(self._batches.values()):
-                queue = self._own if isinstance(batch.calls[0], OwnCall) else self._queue
-                queue.extendleft(reversed(batch.calls))
+        self._queue_again(self._batches.values())
         self._batches.clear()
         self.session, self._opening_in = 0, NOBODY
+
+    def _queue_again(self, batches: Reversible[_Batch]) -> None:
+        with self._gate:
+            for batch in reversed(batches):
+                queue = self._own if isinstance(batch.calls[0], OwnCall) else self._queue
+                queue.extendleft(reversed(batch.calls))
 
     def answer_from(self, machine: Machine) -> None:
         """Answer from the session table of a machine that was loaded from a snapshot: what led to it was never applied here."""

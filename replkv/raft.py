@@ -41,7 +41,7 @@ from replkv.messages import (
     is_credible,
 )
 from replkv.patience import Patience
-from replkv.progress import INFLIGHT, Progress
+from replkv.progress import INFLIGHT, WINDOW, Progress
 from replkv.raftlog import RaftLog
 from replkv.ready import Ready, Restored, Role, Timing
 
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Raft", "Ready", "Restored", "Role", "Timing"]
-
-WINDOW = 4
-"""Own entries a leader leaves uncommitted: a few large blocks batch better than many small ones."""
 
 
 class Raft:
@@ -78,7 +75,7 @@ class Raft:
     ) -> None:
         self.name = name
         self._incarnation = incarnation
-        self._timing = timing
+        self.timing = timing
         self._now = now
         self._log = RaftLog(restored.snapshot, restored.entries)
         self._restore(restored)
@@ -90,6 +87,7 @@ class Raft:
         self._lead: Leadership | None = None  # while this member leads
         self._caution = Caution(restored.floor, rng.getrandbits(62), now) if self._log.end < restored.floor else None
         self.full = False  # set by the caller: the disk has no room for entries, so none are proposed, and none taken from a leader
+        self.mute = restored.mute  # set by the caller: it has no room even for a vote, so this member does not stand
         self._out = Ready()
         self._configure()
         founded = [configuration for configuration in self._log.configurations if configuration.voters]
@@ -228,7 +226,7 @@ class Raft:
         elif self.leader is None:
             self._out.lost_reads.append(read_id)
         else:
-            self._asked[read_id] = now + self._timing.election_timeout / 3
+            self._asked[read_id] = now + self.timing.election_timeout / 3
             self._send(self.leader, ReadIndex(self.term, read_id))
 
     def connected(self, peer: str, now: float) -> None:
@@ -345,7 +343,7 @@ class Raft:
     def _pass_time(self, now: float) -> None:
         self._now = now = max(now, self._now)
         if self._lead:
-            self._cluster_time.pass_on(now, 2 * self._timing.heartbeat)
+            self._cluster_time.pass_on(now, 2 * self.timing.heartbeat)
 
     def _send(self, to: str, message: RaftMessage) -> None:
         self._out.messages.append((to, message))
@@ -381,8 +379,8 @@ class Raft:
         return known and configuration.is_voter(self.name)
 
     def _may_stand(self) -> bool:
-        if self._caution:
-            return False  # it lacks what it may have acknowledged
+        if self._caution or self.mute:
+            return False  # it lacks what it may have acknowledged, or could not write down its own vote
         # A leader that removes itself may be the only one to hold that entry: until it is committed it may be needed once more (§4.2.2).
         return self._votes_in(self.configuration) or (self._is_unsettled() and self._votes_in(self._log.configurations[-2]))
 
@@ -499,8 +497,7 @@ class Raft:
             self.role = Role.FOLLOWER
             return
         self.role = Role.PRE_CANDIDATE
-        question = Vote(self.term + 1, self._log.last_index, self._log.last_term, pre=True)
-        self._ask_for_votes(question, self._send)
+        self._ask_for_votes(Vote(self.term + 1, self._log.last_index, self._log.last_term, pre=True), self._send)
 
     def _campaign(self, *, transfer: bool = False) -> None:
         self._change_leader(None)
@@ -509,8 +506,7 @@ class Raft:
         self._enter(self.term + 1)
         self.vote = self.name
         # Others may count this member's own vote only once it is durable, so the requests wait for the disk.
-        request = Vote(self.term, self._log.last_index, self._log.last_term, transfer=transfer)
-        self._ask_for_votes(request, self._send_after_sync)
+        self._ask_for_votes(Vote(self.term, self._log.last_index, self._log.last_term, transfer=transfer), self._send_after_sync)
 
     def _ask_for_votes(self, vote: Vote, send: Callable[[str, RaftMessage], None]) -> None:
         self._ballots = {}
@@ -585,6 +581,11 @@ class Raft:
         return self._caution is not None and self._caution.in_doubt
 
     @property
+    def healing(self) -> str:
+        """What has to happen before this member has got over a loss, in words; empty: it has."""
+        return self._caution.wants(self.name, self.configuration) if self._caution else ""
+
+    @property
     def _end(self) -> Position:
         """Where this member's log ends, or would without a loss."""
         return max(self._log.end, self._caution.floor) if self._caution else self._log.end
@@ -616,7 +617,7 @@ class Raft:
     def _take_office(self) -> None:
         self._cluster_time.take_over(self._log.last_time, self._now)
         self.role, self.leader = Role.LEADER, self.name
-        self._lead = Leadership(self.name, self.term, self._log, self._timing, self._now)
+        self._lead = Leadership(self.name, self.term, self._log, self.timing, self._now)
         self._lead.beat(self._now)
         self._configure()
         # Only an entry of its own term tells a leader what is committed (§3.6.2).

@@ -32,7 +32,7 @@ class Restored:
     """What the disk gave back.
 
     ``time``: the cluster time of the state machine loaded from the snapshot, in microseconds; ``floor``: where the log ended before the
-    disk lost a part of it.
+    disk lost a part of it; ``mute``: the disk has no room even for a vote.
     """
 
     hard_state: HardState = Factory(HardState)
@@ -41,6 +41,7 @@ class Restored:
     commit: int = 0
     time: int = 0
     floor: Position = NOWHERE
+    mute: bool = False
 
 
 @define

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from replkv.codec import DecodeError
 from replkv.disk import corrupt
-from replkv.errors import Corrupt, DiskFull
+from replkv.errors import Corrupt, DiskFull, InvariantBroken
 from replkv.machine import Machine
 from replkv.messages import HardState, SnapshotAck, SnapshotChunk, SnapshotMeta
 from replkv.raft import Role
@@ -42,7 +42,9 @@ GIVE_UP_AFTER = 10.0
 TRUSTED_FOR = 60.0
 """Seconds for which a snapshot that was read through, and found to be what was written, is sent without another look."""
 ROOM_AGAIN = 5.0
-"""Seconds after which a snapshot is tried again that the disk had no room for."""
+"""Seconds after which a snapshot is tried again that the disk had no room for, or that made none."""
+PAUSES = 4
+"""How many times as long as such a snapshot took the pause behind it is at least."""
 
 
 def load_machine(disk: Disk, file: SnapshotFile) -> Machine:
@@ -96,6 +98,7 @@ class Snapshots:
     _damaged: bool = field(default=False, init=False)  # the newest one is: another is needed at once
     _not_before: float = field(default=float("-inf"), init=False)
     _taking: bool = field(default=False, init=False)
+    _began: tuple[float, int] = field(default=(0.0, 0), init=False)  # when the one that is being taken was, and the bytes it covers
     _taken: SnapshotFile | None = field(default=None, init=False)
     _sending: dict[str, _Sending] = field(factory=dict, init=False)
     _checking: bool = field(default=False, init=False)
@@ -118,11 +121,15 @@ class Snapshots:
             self.take_if_due(raft, machine)
 
     def take_if_due(self, raft: Raft, machine: Machine) -> None:
-        """Take a snapshot if the log has grown enough, or the newest one was found to be damaged; between two entries."""
-        due = self._damaged or self._bytes >= self._config.snapshot_bytes
+        """Take a snapshot if there is need of one; between two entries.
+
+        That is where the log has grown enough, where the newest one was found to be damaged, and where the disk is full: what was deleted
+        and compacted stands in the log until a snapshot lets it go.
+        """
+        due = self._damaged or self._bytes >= self._config.snapshot_bytes or (self._log.short and self._bytes > 0)
         if not due or self._taking or self._sending or self._clock() < self._not_before:
             return
-        self._bytes, self._taking, self._damaged = 0, True, False
+        self._taking, self._began = True, (self._clock(), self._bytes)
         meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
         self._housekeeper.start(self._write(meta, machine.dump()), partial(self._done, raft))
 
@@ -135,15 +142,21 @@ class Snapshots:
     def _done(self, raft: Raft, error: BaseException | None) -> None:
         """Let the log rest on the new snapshot; on the node's thread."""
         self._taking = False
+        now, (since, covered) = self._clock(), self._began
+        if self._log.short or isinstance(error, DiskFull):
+            self._not_before = now + max(ROOM_AGAIN, PAUSES * (now - since))
         if isinstance(error, DiskFull):
             logger.warning("%s can't take a snapshot: %s; its log grows until there is room", self._name, error)
-            self._bytes, self._not_before = self._config.snapshot_bytes, self._clock() + ROOM_AGAIN
             return
         if error is not None:
             raise error
+        self._bytes, self._damaged = max(0, self._bytes - covered), False
         file, self._taken = self._taken, None
-        if file is None or (self._log.snapshot is not None and self._log.snapshot.meta.index >= file.meta.index):
-            return  # one that is newer was installed meanwhile
+        if file is None:
+            return
+        if self._log.snapshot is not None and self._log.snapshot.meta.index >= file.meta.index:
+            self._drop(file)  # one that is newer was installed meanwhile
+            return
         keep_from = max(1, file.meta.index - self._config.trailing_entries)
         self._log.snapshot_taken(file, keep_from)
         raft.trim(keep_from - 1, file.meta)
@@ -178,15 +191,24 @@ class Snapshots:
         elif self._log.snapshot != file:
             return  # it was replaced, and removed, meanwhile
         elif isinstance(error, Corrupt):
-            logger.warning("%s; %s takes another", error.damage, self._name)
-            self._damaged = True
+            self._distrust(error)
         else:
             raise error
+
+    def _distrust(self, error: Corrupt) -> None:
+        logger.warning("%s; %s takes another", error.damage, self._name)
+        self._trusted, self._damaged = (None, 0.0), True
 
     def _send_chunk(self, raft: Raft, peer: str, now: float) -> None:
         sending = self._sending[peer]
         sending.sent = now
-        data = self._disk.read(sending.file.name, sending.offset, CHUNK)
+        try:
+            data = self._disk.read(sending.file.name, sending.offset, CHUNK)
+        except Corrupt as error:  # since it was trusted
+            self._distrust(error)
+            del self._sending[peer]
+            raft.snapshot_failed(peer)
+            return
         self._links.send(peer, SnapshotChunk(raft.term, sending.file.meta, sending.offset, sending.file.size, data))
 
     def acknowledged(self, raft: Raft, peer: str, ack: SnapshotAck, now: float) -> None:
@@ -259,11 +281,14 @@ class Snapshots:
         """Go on from the snapshot that was loaded, if there is still need of it; on the node's thread."""
         file, machine = self._loading, self._loaded
         self._loading = self._loaded = None
-        if isinstance(error, Corrupt):
+        if file is None or (error is not None and not isinstance(error, Corrupt)):
+            raise error or InvariantBroken("no snapshot was being loaded")
+        if error is not None or machine is None:
             logger.warning("%s dropped a snapshot: %s", self._name, error)
-        elif error is not None:
-            raise error
-        elif file is not None and machine is not None and raft.wants(file.meta):
+            self._drop(file)
+        elif not raft.wants(file.meta):
+            self._drop(file)
+        else:
             self._log.install_snapshot(file, HardState(raft.term, raft.vote))
             raft.install(file.meta, self._clock(), machine.time)
             self._bytes = 0
@@ -271,6 +296,12 @@ class Snapshots:
             logger.info("%s goes on from the snapshot at %d", self._name, file.meta.index)
             if raft.leader is not None:
                 self._acknowledge(raft, raft.leader, file.meta, file.size)
+
+    def _drop(self, file: SnapshotFile) -> None:
+        """Remove a whole snapshot that turned out not to be needed; one of the same place may be, and then has the same name."""
+        needed = {other.name for other in (self._log.snapshot, self._loading) if other is not None}
+        if not self._taking and file.name not in needed:
+            self._disk.remove(file.name)
 
     def _abandon(self) -> None:
         if self._receiver is not None:

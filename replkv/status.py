@@ -22,6 +22,7 @@ class Status:
         unreachable: peers this member can't send to now.
         failure: why the member stopped; empty while it runs.
         full: members whose disks are full, as far as this one knows.
+        healing: what the disk has lost, and what has to happen before this member takes its full part again; empty: nothing.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Status:
     unreachable: tuple[str, ...]
     failure: str = ""
     full: tuple[str, ...] = ()
+    healing: str = ""
 
 
 @frozen

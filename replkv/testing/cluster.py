@@ -223,11 +223,11 @@ class SimMember:
         self.wiped = True
         self.disk = SimDisk(random.Random(f"disk {self.cluster.scenario.seed} {self.where}"))
 
-    def rot(self) -> None:
-        """Damage the disk, of a running member or of one that is then stopped."""
-        if self.rng.random() < 0.8:
+    def rot(self, file: str = "") -> None:
+        """Damage the disk, of a running member or of one that is then stopped; with ``file`` that one, and the member goes on."""
+        if not file and self.rng.random() < 0.8:
             self.crash(power=True)
-        if (what := damage(self.disk, self.rng)) is not None:
+        if (what := damage(self.disk, self.rng, file)) is not None:
             self.rotten, self.rotten_in = True, self.life
             self.cluster.count(f"rot: {what}")
 

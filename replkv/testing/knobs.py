@@ -18,7 +18,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "leadership.APPEND_BYTES": (1, 300),
     "raftlog.RUN_ENTRIES": (1, 3),
     "progress.INFLIGHT": (1, 2),
-    "raft.WINDOW": (1, 16),
+    "progress.WINDOW": (1, 16),
     "proposals.IN_FLIGHT": (1, 10),
     "proposals.OWN_IN_FLIGHT": (1,),
     "proposals.BATCH_COMMANDS": (1, 3),
@@ -44,6 +44,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
 }
 ALIASES = {
     "progress.INFLIGHT": ("raft.INFLIGHT",),
+    "progress.WINDOW": ("raft.WINDOW",),
     "verification.EVERY": ("upkeep.EVERY",),
     "verification.FULL_EVERY": ("upkeep.FULL_EVERY",),
     "watch.STEP": ("watch.Cursor.read.__defaults__",),

@@ -103,9 +103,21 @@ class Nemesis:
                     member.wake()
 
     def heal(self) -> None:
-        """End all faults for good: whoever is down comes back."""
+        """End all faults for good: whoever is down comes back, though a disk may have been damaged meanwhile."""
         self._stop()
+        if "rot" in self.cluster.scenario.faults and len(self.cluster.mendable) == len(self.cluster.members):  # all can be asked
+            self.rng = random.Random(f"heal {self.cluster.scenario.seed}")
+            self._rot_unseen(self.electorate.leaders)
         self._mend_all()
+
+    def _rot_unseen(self, leaders: list[SimMember]) -> None:
+        """Damage a leader's snapshot, which those that were away may need now, or any disk."""
+        leader = leaders[0] if leaders else None
+        snapshot = leader.node.log.snapshot if leader is not None and leader.node is not None else None
+        if leader is not None and snapshot is not None and self._can_spare(leader) and self.rng.random() < 0.5:
+            leader.rot(snapshot.name)
+        else:
+            self._rot(self.rng.choice([*self.cluster.members.values()]))
 
     def _stop(self) -> None:
         """End all faults of the network, and begin no new ones."""

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from replkv.testing.disk import SimDisk
 
 
-def damage(disk: SimDisk, rng: random.Random) -> str | None:
-    """Damage one file of a disk in one of several ways; return which, None if there was nothing to damage.
+def damage(disk: SimDisk, rng: random.Random, file: str = "") -> str | None:
+    """Damage one file of a disk, any or this one, in one of several ways; return which, None if there was nothing to damage.
 
     Under a running process only bytes change, or can't be read any more.
     """
     files = sorted(name for name, content in disk.seen.items() if any(content.seen))
     if not files:
         return None
-    name = rng.choice(files)
+    name = file or rng.choice(files)
     kind = rng.choice((_flip, _garble, _spoil, *(() if disk.door else (_flip, _lose_write, _misdirect, _cut, _lose_file))))
     return kind.__name__.strip("_") if kind(disk, name, rng) else None
 

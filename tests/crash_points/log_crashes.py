@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 
 from attrs import define, evolve, field, frozen
-from log_life import LogLife, Memory, NoRoom, entry
+from log_life import LogLife, NoRoom, entry
+from log_memory import Harm, Memory, State
 from log_protocols import LogProtocol
 from stopping import End, Stop, Stopped, StoppingDisk, Tally, fingerprint, outcomes, sample, stopped, stops
 
@@ -106,7 +107,7 @@ class LogCrashes:
         try:
             life.start()
         except Corrupt:
-            assert ground.memory.damaged and not (ground.memory.durable and ground.memory.durable.founding)
+            assert ground.memory.harm and not (ground.memory.durable and ground.memory.durable.founding)
             return  # it was never a member of anything: nothing is lost with it
         for stop in stops(rehearsal) if ground.interrupted < self.again else ():
             interrupted = LogLife(StoppingDisk(stop, ground.disk), ground.memory)
@@ -137,7 +138,8 @@ def left_to_find(before: Memory, after: Memory, stop: Stop) -> Memory:
     if after.durable is not None and after.durable.visible not in [state.visible for state in before.possible]:
         return after  # what was saved of a damaged log
     # Where a torn tail was cut and the cache believes it, but the disk does not, nothing can be known of it: it comes to light later.
-    return evolve(before, damaged=before.damaged or stop.end is End.KEPT)
+    harm = Harm(before.durable or State(), doubt=True) if stop.end is End.KEPT else None
+    return evolve(before, harm=before.harm or harm)
 
 
 def live_on(life: LogLife) -> None:

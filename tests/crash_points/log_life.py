@@ -1,4 +1,4 @@
-"""A log beside the model of what it should remember, over all its lives."""
+"""A log beside the memory of what was written to it, over all its lives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from functools import cache
 
 from attrs import define, evolve, field, frozen
+from log_memory import Memory, State
 from stopping import StoppingDisk
 
 from replkv.codec import decode_entry, make_entry
@@ -14,9 +15,9 @@ from replkv.config import Settings
 from replkv.errors import Corrupt, DiskFull
 from replkv.founding import founding_entry
 from replkv.log import Log, Recovered
-from replkv.messages import NOWHERE, UNKNOWN, Configuration, Entry, EntryKind, HardState, Position, SnapshotMeta
+from replkv.messages import NOWHERE, Configuration, Entry, EntryKind, HardState, Position, SnapshotMeta
 from replkv.snapshot import SnapshotFile, SnapshotReceiver, SnapshotWriter, read_snapshot
-from replkv.testing.disk import SimDisk, SimDoor
+from replkv.testing.disk import SECTOR, SimDisk, SimDoor
 
 SEGMENT = 4096
 CLUSTER = bytes(range(16))
@@ -28,39 +29,6 @@ class NoRoom(Exception):
     """The disk is full, and the log takes no more."""
 
 
-@frozen(repr=False)
-class State:
-    """What a log should remember; ``floor``: where it ended before a part of it was lost."""
-
-    hard_state: HardState = HardState()
-    founding: bytes = b""
-    snapshot: SnapshotFile | None = None
-    entries: tuple[bytes, ...] = ()  # all of them, those that a snapshot covers as b""
-    floor: Position = NOWHERE
-
-    def __repr__(self) -> str:
-        terms = "".join(f" {index}@{decode_entry(raw).term}" if raw else " -" for index, raw in enumerate(self.entries, 1))
-        return f"<{self.hard_state}, founding {len(self.founding)}, snapshot {self.covered}, entries{terms}, floor {self.floor}>"
-
-    @property
-    def covered(self) -> int:
-        """Up to where a snapshot holds the entries."""
-        return self.snapshot.meta.index if self.snapshot else 0
-
-    @property
-    def end(self) -> Position:
-        """Where the log ends."""
-        if len(self.entries) > self.covered:
-            last = decode_entry(self.entries[-1])
-            return Position(last.term, last.index)
-        return Position(self.snapshot.meta.term, self.snapshot.meta.index) if self.snapshot else NOWHERE
-
-    @property
-    def visible(self) -> State:
-        """What of it recovery should return."""
-        return evolve(self, entries=(b"",) * self.covered + self.entries[self.covered :])
-
-
 def seen(recovered: Recovered) -> State:
     covered = recovered.snapshot.meta.index if recovered.snapshot else 0
     entries = (b"",) * covered + tuple(entry.encoded for entry in recovered.entries)
@@ -68,28 +36,22 @@ def seen(recovered: Recovered) -> State:
 
 
 @frozen
-class Memory:
-    """What the next life must find: what is ``durable`` surely, what is ``noted`` perhaps; None before the first flush.
+class Flushed:
+    """The state that all flushes up to one lead to, and where in its file that one begins and ends."""
 
-    ``incarnation``: of the member, once it may have been told to others; ``damaged``: what was durable may have been damaged since.
-    """
-
-    durable: State | None = None
-    noted: State = State()
-    incarnation: int | None = None
-    damaged: bool = False
-
-    @property
-    def possible(self) -> list[State]:
-        return [state for state in (self.noted, self.durable) if state is not None]
+    state: State
+    name: str
+    begin: int
+    end: int
 
 
 @define
 class LogLife:
-    """One life of a log on a disk; ``memory`` outlives it."""
+    """One life of a log on a disk; ``memory`` outlives it.  ``flushes``: those that were told to be durable."""
 
     disk: StoppingDisk
-    memory: Memory = Memory()
+    memory: Memory = field(factory=Memory)
+    flushes: list[Flushed] = field(factory=list, init=False)
     log: Log = field(init=False)
     door: SimDoor = field(init=False)
 
@@ -107,14 +69,8 @@ class LogLife:
         assert self.memory.incarnation in (None, recovered.identity.incarnation)
         recovered = self._load(recovered)
         found = seen(recovered)
-        state = next((state for state in self.memory.possible if state.visible == found), None)
-        damaged = self.memory.damaged and state is not None
-        if state is None:
-            assert self.memory.damaged, f"found {found}, not one of {self.memory.possible}"
-            assert any(is_left_of(found, whole) for whole in self.memory.possible), f"{found} is not what can be left"
-            state = found
-        assert self.log.last_index == len(state.entries)
-        self.memory = Memory(state, state, recovered.identity.incarnation, damaged)
+        self.memory = evolve(self.memory.after(found), incarnation=recovered.identity.incarnation)
+        assert self.log.last_index == len(self.noted.entries)
 
     def _load(self, recovered: Recovered) -> Recovered:
         """Read the snapshot, as members do, who go on without one that is damaged."""
@@ -189,18 +145,17 @@ class LogLife:
 
     def _note(self, state: State) -> None:
         floor = NOWHERE if state.end >= state.floor else state.floor  # what was lost is there again
-        self.memory = evolve(self.memory, noted=evolve(state, floor=floor))
+        self.memory = self.memory.noting(evolve(state, floor=floor))
 
     def _is_durable(self) -> None:
         self.memory = evolve(self.memory, durable=self.noted)
+        self.flushes.append(Flushed(self.noted, *self._newest_flush()))
 
-
-def is_left_of(found: State, whole: State) -> bool:
-    """Tell whether a state may be left of another one: nothing is invented, and what was promised is known, or known to be lost."""
-    true = found.founding == whole.founding and found.snapshot in (None, whole.snapshot)
-    true &= all(is_entry(encoded, index) for index, encoded in enumerate(found.entries, 1) if index > found.covered)
-    in_doubt = found.floor == UNKNOWN
-    return true and (in_doubt or (found.hard_state == whole.hard_state and found.floor == max(whole.end, whole.floor)))
+    def _newest_flush(self) -> tuple[str, int, int]:
+        assert self.disk.newest is not None
+        content, begin = self.disk.newest
+        name = next(name for name, other in self.disk.seen.items() if other is content)
+        return name, begin, self.log._sector * SECTOR
 
 
 # -- what is written ----------------------------------------------------------------------------------------------------------------------
@@ -234,9 +189,3 @@ def entry(index: int, term: int = 1, size: int = 40) -> Entry:
 
 def entries(first: int, last: int, term: int = 1, size: int = 40) -> list[Entry]:
     return [entry(index, term, size) for index in range(first, last + 1)]
-
-
-def is_entry(encoded: bytes, index: int) -> bool:
-    """Tell whether this is one of the entries at an index that are ever written here."""
-    found = decode_entry(encoded)
-    return encoded in (FOUNDING.encoded, entry(index, found.term, len(found.payload)).encoded)

@@ -153,9 +153,15 @@ class Stage(Simulation):
         self.cluster.network.heal()
 
     def configure(self, leader: SimMember, configuration: Configuration) -> int:
-        """Have a leader append a configuration; return its index."""
+        """Have a leader append a configuration; return its index.
+
+        Raises:
+            GivenUp: the disk is full, and the leader hands over.
+        """
         index = self.raft(leader.name).propose(EntryKind.CONFIGURATION, codec.encode_configuration(configuration), leader.process.clock())
         leader.wake()
+        if index is None and self.disk.capacity is not None:
+            raise GivenUp
         assert index is not None
         return index
 

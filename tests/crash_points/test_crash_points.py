@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from damages import damages, newest, short_log
+from damages import damages, short_log
 from log_life import LogLife, entries, entry
 from member_protocols import founders
 from member_stage import CALM, Stage
@@ -131,7 +131,7 @@ def test_what_was_found_after_a_failed_sync_is_durable_although_the_cache_called
 
 def test_damage_in_front_of_the_last_flush_leaves_no_doubt() -> None:
     ground = short_log()
-    name, begin = newest(ground)
+    name, begin = ground.flushes[-1].name, ground.flushes[-1].begin
     in_front = [
         damage for damage in damages(ground) if damage.name == name and damage.what == "bit flipped" and damage.offset < begin - 512
     ]

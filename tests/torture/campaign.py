@@ -95,6 +95,7 @@ def _add(totals: Figures, figures: Figures) -> None:
     totals.faults += figures.faults
     totals.calls += figures.calls
     totals.skipped |= figures.skipped
+    totals.went_on += figures.went_on
     totals.events += figures.events
     totals.seconds += figures.seconds
 
@@ -106,6 +107,7 @@ def _figures(totals: Figures, runs: Counter[int], failed: str) -> dict[str, obje
         "faults": dict(sorted(totals.faults.items())),
         "skipped": totals.skipped,
         "calls": dict(sorted(totals.calls.items())),
+        "rounds_in_which_a_majority_went_on": totals.went_on,
         "watch_events": totals.events,
         "failed": failed,
     }

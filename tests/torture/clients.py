@@ -17,6 +17,7 @@ from attrs import evolve
 from cluster import UNKNOWN, CallError, eventually
 
 from replkv.testing.blackbox import Call, Kind
+from replkv.testing.facts import made
 
 REFUSALS = ("NoLeader", "Closed", "NeverAsked", "Overloaded", "DiskFull", "StorageError", "KeyNotFound", "LeaseNotFound")
 """Errors that say that nothing was changed, and that a client of this run has to live with."""
@@ -28,11 +29,12 @@ REST = 0.05  # s after a call that did not succeed
 
 
 class Client(threading.Thread):
-    """Calls until told to stop; ``failure`` is what should not have happened."""
+    """Calls until told to stop; ``failure`` is what should not have happened, ``acknowledged`` counts what changed something."""
 
     def __init__(self, name: str, arena: Arena, seed: int, stop: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
         self.failure: BaseException | None = None
+        self.acknowledged = 0
         self.rng = random.Random(f"{seed} {name}")
         self.arena = arena
         self.member = self.rng.choice(list(arena))
@@ -69,7 +71,9 @@ class Client(threading.Thread):
                 raise
             self._turn_elsewhere()
             return None
-        self.arena.journal.note(evolve(noted, returned=time.monotonic_ns(), outcome="ok", result=result))
+        answered = evolve(noted, returned=time.monotonic_ns(), outcome="ok", result=result)
+        self.arena.journal.note(answered)
+        self.acknowledged += made(answered) is not None
         return result
 
     def _turn_elsewhere(self) -> None:
@@ -185,6 +189,11 @@ class Clients:
         for thread in self._threads:
             if thread.failure is not None:
                 raise thread.failure
+
+    @property
+    def acknowledged(self) -> int:
+        """How many writes of theirs have been acknowledged."""
+        return sum(thread.acknowledged for thread in self._threads)
 
     def stop(self) -> None:
         """Have them end, each with the call it is about."""

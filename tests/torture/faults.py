@@ -23,15 +23,21 @@ SOON = 1.0  # s in which a member that works syncs its log
 
 
 class Fault:
-    """One way to do harm; ``victims``: the members nobody else may touch meanwhile."""
+    """One way to do harm; ``victims``: the members nobody else may touch meanwhile, ``hurt``: all that can't do their part."""
 
     name: ClassVar[str]
+    severs: ClassVar[bool] = False
+    """Whether it is done to links, and so to nobody and everybody."""
     lasts: ClassVar[float] = 1.0
     """Seconds, at least."""
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self.victims: list[Member] = []
+
+    @property
+    def hurt(self) -> list[Member]:
+        return self.victims
 
     @staticmethod
     def why_not() -> str:
@@ -110,6 +116,7 @@ class Cut(Fault):
     """Packets vanish between members, one way or both."""
 
     name = "cut"
+    severs = True
     why_not = staticmethod(why_no_namespaces)
 
     def begin(self, rng: random.Random, free: list[Member]) -> str:
@@ -139,6 +146,7 @@ class BadLinks(Fault):
     """Links that are slow, lossy, narrow, silent in one direction or both, or reset."""
 
     name = "proxy"
+    severs = True
 
     def begin(self, rng: random.Random, free: list[Member]) -> str:
         links = [pair for pair in itertools.permutations(self.arena.members, 2) if rng.random() < 0.5]
@@ -171,12 +179,16 @@ class FullDisk(Fault):
     lasts = 3.0  # until the log has used up what it has ready
     why_not = staticmethod(why_no_namespaces)
 
+    @property
+    def hurt(self) -> list[Member]:
+        return self._full
+
     def begin(self, rng: random.Random, free: list[Member]) -> str:
-        full, self.victims = self.pick(rng, free, all_of_them=0.3), []
-        self._balloons = [Balloon(self.arena.grounds.places[member.name]) for member in full]
+        self._full, self.victims = self.pick(rng, free, all_of_them=0.3), []
+        self._balloons = [Balloon(self.arena.grounds.places[member.name]) for member in self._full]
         for balloon in self._balloons:
             balloon.blow_up()
-        return names(full)
+        return names(self._full)
 
     def end(self) -> None:
         for balloon in self._balloons:
@@ -282,6 +294,10 @@ class Restart(Fault):
     """A member closes, and is started again."""
 
     name = "restart"
+
+    @property
+    def hurt(self) -> list[Member]:
+        return []  # it is back by now
 
     def begin(self, rng: random.Random, free: list[Member]) -> str:
         for member in self.pick(rng, free):

@@ -25,6 +25,7 @@ from replkv.testing.blackbox import read_history
 
 SEEN = "seen.json"  # in a run's directory: what the watchers saw, and the state at the end
 SETTLE = 60.0  # s for a cluster that is left in peace to be whole again; it takes a few
+GOES_ON = 20.0  # s for a majority that nothing is done to, to acknowledge a write; it takes one or two
 
 
 @frozen
@@ -46,11 +47,12 @@ class Plan:
 
 @define
 class Figures:
-    """What happened in a run."""
+    """What happened in a run; ``went_on``: the times that a majority had to go on, and did."""
 
     faults: Counter[str] = field(factory=Counter)
     calls: Counter[str] = field(factory=Counter)
     skipped: dict[str, str] = field(factory=dict)
+    went_on: int = 0
     events: int = 0
     seconds: float = 0.0
 
@@ -133,9 +135,10 @@ class _Run:
     # -- harm ------------------------------------------------------------------------------------------------------------------------
 
     def _draw(self) -> Iterator[Fault]:
-        """Yield faults without end: all of them, before any comes again."""
+        """Yield faults without end: all of them, before any comes again; and until each has found something to do, those that have not."""
         while True:
-            yield from self._rng.sample(self._faults, len(self._faults))
+            missing = [fault for fault in self._faults if not self._figures.faults[fault.name]] or self._faults
+            yield from self._rng.sample(missing, len(missing))
 
     def _round(self, until: float) -> None:
         """Begin one or two faults, let them last for some seconds, end them, and see that nobody was hurt for good."""
@@ -144,8 +147,12 @@ class _Run:
         try:
             for fault in drawn:
                 self._begin(fault, under_way)
+            before = self._clients.acknowledged
             lasts = max(rng.uniform(1.0, 3.0), *(fault.lasts for fault in drawn))
             time.sleep(max(0.0, min(lasts, until - time.monotonic())))
+            if self._has_majority(under_way):
+                eventually(lambda: self._has_acknowledged(before), GOES_ON)
+                self._figures.went_on += 1
         finally:
             for fault in reversed(under_way):
                 fault.end()
@@ -163,6 +170,16 @@ class _Run:
             under_way.append(fault)
             self._figures.faults[fault.name] += 1
             self._arena.note(f"{fault.name}: {did}")
+
+    def _has_majority(self, under_way: list[Fault]) -> bool:
+        """Tell whether most members, and all links, are as they should be."""
+        hurt = {member.name for fault in under_way for member in fault.hurt}
+        return 2 * len(hurt) < len(self._arena.members) and not any(fault.severs for fault in under_way)
+
+    def _has_acknowledged(self, before: int) -> bool:
+        """Tell whether a client's write was acknowledged since there were so many."""
+        self._clients.check()
+        return self._clients.acknowledged > before
 
     # -- peace -----------------------------------------------------------------------------------------------------------------------
 

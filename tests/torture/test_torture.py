@@ -20,15 +20,18 @@ from tracer import FAILS, HANGS, TEARS, Tracer, why_no_tracer
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("members", "seconds"), [(3, 40.0), (5, 15.0)])
+@pytest.mark.parametrize(("members", "seconds", "thorough"), [(3, 40.0, True), (5, 15.0, False)])
 def test_what_clients_and_watchers_of_a_tortured_cluster_see_is_what_they_were_promised(
-    members: int, seconds: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    members: int, seconds: float, thorough: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with capsys.disabled():
         print()
         figures = torture(Plan(members, seconds, seed=members), keep=tmp_path)
         print(f"  {members} members: {dict(figures.faults)}; {figures.calls.total()} calls, {figures.events} events of watches")
-    assert set(figures.faults) <= set(FAULTS) - set(figures.skipped)
+        print(f"  a majority went on in {figures.went_on} rounds")
+    if thorough:
+        assert figures.went_on
+        assert set(figures.faults) == set(FAULTS) - set(figures.skipped), "each is done once before any is done twice"
 
 
 # -- broken disks ---------------------------------------------------------------------------------------------------------------------

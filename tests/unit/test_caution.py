@@ -71,6 +71,20 @@ def test_it_asks_at_once_and_then_again_those_who_did_not_answer_or_did_not_know
     assert caution.questions("bcd", caution.ask_at) == [(name, Census(8)) for name in "bd"]
 
 
+def test_it_says_what_it_waits_for() -> None:
+    """Nothing did: a member that waited for one that was gone looked like a cluster that elects nobody."""
+    voters = configuration("a", "b", "c")
+    caution = Caution(UNKNOWN, 7, NOW)
+    assert caution.wants("a", voters) == "lost the end of its log, and takes no part until it has heard b, c: start what is down"
+    caution.heard("b", answer(7, in_doubt=True), NOW)
+    assert "lost the end of its log, and so did b, a majority of all voters: put back a copy" in caution.wants("a", voters)
+    caution = Caution(Position(2, 9), 7, NOW)
+    caution.heard("b", answer(7, (2, 9)), NOW)
+    assert "sent it the entries up to 9, or it has heard c: start what is down" in caution.wants("a", voters)
+    caution.heard("c", answer(7, (2, 8)), NOW)
+    assert "others have lost the same: put back a copy" in caution.wants("a", voters)
+
+
 def test_an_answer_to_another_lifes_question_tells_nothing() -> None:
     caution = Caution(UNKNOWN, 7, NOW)
     for number in (0, 6, 8):

@@ -221,6 +221,25 @@ def test_an_answer_of_the_wrong_length_stops_the_member_rather_than_answer_the_w
         ready.answer([Outcome(7, 1, ((wire.OK,),))])
 
 
+def test_a_batch_that_comes_back_empty_is_queued_again_before_all_that_waits(ready: Proposals) -> None:
+    """The leader refused it and used up its number; what of it must be refused is for others to say."""
+    calls = put(ready, 3)
+    (batch,) = sent(ready)
+    later = put(ready, 2)
+    counted = ready.admission.commands, ready.admission.bytes
+    ready.answer([Outcome(7, batch.sequence, ())])
+    assert ready.refused
+    assert not any(call.finished for call in calls)
+    assert (ready.admission.commands, ready.admission.bytes) == counted
+    ready.refuse_queued(lambda command: Closed("no") if command == calls[1].command else None)
+    assert [call.finished for call in (*calls, *later)] == [1] * 5, "all of them have the same bytes"
+    calls = put(ready, 3)
+    (again,) = sent(ready)
+    assert (again.session, again.sequence, again.lowest) == (7, batch.sequence + 1, batch.sequence + 1)
+    ready.answer([Outcome(7, batch.sequence, ()), Outcome(7, again.sequence, ((wire.OK, 1), (wire.OK, 2), (wire.OK, 3)))])
+    assert [call.answer for call in calls] == [(wire.OK, 1), (wire.OK, 2), (wire.OK, 3)]
+
+
 # -- a session that is no more --------------------------------------------------------------------------------------------------------
 
 

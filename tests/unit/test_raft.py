@@ -230,6 +230,32 @@ def test_learners_and_strangers_never_stand() -> None:
             assert member.take() is None
 
 
+def test_a_member_that_has_no_room_for_a_vote_does_not_stand_until_it_has() -> None:
+    member = raft("a")
+    member.receive("b", Append(2, 1, 1, 0, 1, 0, ()), START)
+    do(member, START)
+    member.mute = True
+    member.disconnected("b", AFTER)
+    member.receive("b", TimeoutNow(2), AFTER)
+    for number in range(20):
+        member.tick(AFTER + number)
+        assert do(member, AFTER + number).messages == []
+    assert (member.role, member.term, member.vote) == (Role.FOLLOWER, 2, None)
+    member.mute = False
+    elected(member, AFTER + 20)
+
+
+def test_a_single_voter_that_has_no_room_for_a_vote_leads_when_it_has() -> None:
+    restored = Restored(HardState(1), None, (founding("a"),), mute=True)
+    member = Raft("a", TIMING, random.Random(1), restored, START)
+    member.tick(AFTER)
+    assert (member.take(), member.role, member.term) == (None, Role.FOLLOWER, 1)
+    member.mute = False
+    member.tick(AFTER + 10)
+    do(member, AFTER + 10)
+    assert member.role is Role.LEADER
+
+
 def test_another_incarnation_of_a_voter_never_stands() -> None:
     known = Restored(HardState(1), None, (FIRST,))
     for incarnation, role in ((ord("a"), Role.PRE_CANDIDATE), (999, Role.FOLLOWER)):

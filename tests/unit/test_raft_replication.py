@@ -471,6 +471,44 @@ def test_a_failed_snapshot_is_tried_again_after_the_peer_was_heard() -> None:
     assert do(member, AFTER).snapshots == ["c"]
 
 
+@pytest.mark.parametrize("base", [0, 200])
+def test_a_full_follower_is_asked_once_per_heartbeat_and_not_searched_for(base: int) -> None:
+    """It refuses everything, whether the logs agree or not: the leader went back one entry per answer, with megabytes each time."""
+    entries = [block(index, 1, bytes(100)) for index in range(max(base, 2), 300)]
+    snapshot = SnapshotMeta(base, 1, ABC) if base else None
+    log = entries if base else [FIRST, *entries]
+    leader, follower = elected(raft("a", *log, snapshot=snapshot)), raft("b", *log, snapshot=snapshot)
+    follower.full = True
+    sent: list[Append] = []
+    for beats in range(40):
+        now = AFTER + beats / 10
+        leader.tick(now)
+        acknowledge(leader, "c", now=now)
+        if beats == 20:
+            leader.connected("b", now)
+        ready = do(leader, now)
+        while asked := appends(ready, "b"):
+            assert ready.snapshots == []
+            sent += asked
+            for append in asked:
+                follower.receive("a", append, now)
+            for name, message in do(follower, now).messages:
+                assert name == "a"
+                leader.receive("b", message, now)
+            ready = do(leader, now)
+    assert len(sent) < 45
+    assert sum(len(append.entries) for append in sent) < 5
+    follower.full = False
+    for beats in range(2):
+        leader.tick(AFTER + 4.1 + beats / 10)
+        while asked := appends(do(leader, AFTER + 5), "b"):
+            for append in asked:
+                follower.receive("a", append, AFTER + 5)
+            for _, message in do(follower, AFTER + 5).messages:
+                leader.receive("b", message, AFTER + 5)
+    assert follower.last_index == leader.last_index == leader.peers["b"].match
+
+
 def test_no_snapshot_is_sent_to_a_peer_that_is_gone() -> None:
     member = leading("b")
     member.trim(2, SnapshotMeta(2, 2, ABC))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import evolve
 from fake_network import FakeCluster, InlineHousekeeper
 
 from replkv import codec, ops, snapshotting
@@ -172,6 +173,71 @@ def test_a_damaged_snapshot_is_dropped_and_sent_again(cluster: FakeCluster) -> N
     cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
     assert damaged
     assert not [name for name in cluster.disks[late].list() if name.endswith(".tmp")]
+
+
+def whole_snapshots(cluster: FakeCluster, name: str) -> list[str]:
+    return [file for file in cluster.disks[name].list() if file.startswith("snapshot-") and not file.endswith(".tmp")]
+
+
+def test_a_received_snapshot_that_turns_out_damaged_when_it_is_loaded_does_not_stay(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It kept its real name, and its place on a disk that might be full, until the next start."""
+    late = fall_behind(cluster)
+    left: list[list[str]] = []
+    load = snapshotting.load_machine
+
+    def damaged_once(disk: Any, file: Any) -> Machine:
+        if not left:
+            left.append(whole_snapshots(cluster, late))
+            raise Corrupt("damaged", "damaged")
+        left.append(whole_snapshots(cluster, late))
+        return load(disk, file)
+
+    node = cluster.start(late)
+    monkeypatch.setattr(snapshotting, "load_machine", damaged_once)
+    cluster.run(lambda: left, 120.0)
+    assert len(left[0]) == 1
+    cluster.run(lambda: node.snapshots._loading is None)
+    assert whole_snapshots(cluster, late) == []
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+    assert node.log.snapshot is not None
+
+
+def test_a_received_snapshot_that_is_no_longer_wanted_does_not_stay(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.raft is not None and node.snapshots._receiver is not None)
+    raft, file = node.raft, None
+    assert raft is not None
+    with monkeypatch.context() as patch:
+        cluster.run(lambda: node.snapshots._loading is not None)
+        file = node.snapshots._loading
+        assert file is not None
+        assert whole_snapshots(cluster, late) == [file.name]
+        patch.setattr(raft, "wants", lambda meta: False)
+        cluster.run(lambda: node.snapshots._loading is None)
+        assert whole_snapshots(cluster, late) == []
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+
+
+def test_a_snapshot_that_somebody_else_needs_too_is_not_dropped(cluster: FakeCluster) -> None:
+    """One that is being taken, or that the log points to, has the same name if it stands for the same place."""
+    grow(cluster)
+    cluster.run(lambda: all(base(node) for node in cluster.nodes.values()))
+    node = cluster.nodes["a"]
+    file = node.log.snapshot
+    assert file is not None
+    node.snapshots._drop(file)
+    assert file.name in whole_snapshots(cluster, "a")
+    other = evolve(file, name="snapshot-0000000000000001-0000000000000001")
+    cluster.disks["a"].allocate(other.name, 10)
+    node.snapshots._taking = True
+    node.snapshots._drop(other)
+    assert other.name in whole_snapshots(cluster, "a")
+    node.snapshots._taking = False
+    node.snapshots._drop(other)
+    assert other.name not in whole_snapshots(cluster, "a")
 
 
 def test_a_leader_that_goes_in_the_middle_of_a_snapshot_is_followed_by_one_that_sends_its_own(cluster: FakeCluster) -> None:

@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from fake_network import FakeCluster, InlineHousekeeper
-from raft_harness import block, founding
+from raft_harness import block, configuration, founding
+from tight import SEGMENT, Caller, Tight, growing, shrinking, used
 
 from replkv import codec, ops
 from replkv.config import Config
 from replkv.errors import DiskFull
-from replkv.log import Log
-from replkv.messages import Append, Configuration, HardState, Scarcity, SnapshotMeta
-from replkv.node import Node
-from replkv.proposals import Call
+from replkv.log import SMALL, Log
+from replkv.messages import Append, AppendReply, Census, Configuration, HardState, Scarcity, SnapshotMeta, Vote
+from replkv.plans import Write
 from replkv.snapshot import SnapshotWriter
-from replkv.space import FORGOTTEN_AFTER
+from replkv.space import FORGOTTEN_AFTER, Space
 from replkv.testing.disk import SimDisk
 from replkv.values import to_ttl
 from replkv.wal_format import segment_name
 
-SEGMENT = 1 << 16
-
-
 # -- the log --------------------------------------------------------------------------------------------------------------------------
 
 
-def used(disk: SimDisk) -> int:
-    return sum(len(content.seen) for content in disk.seen.values())
-
-
-def full_log(room: int = 0) -> tuple[Log, SimDisk]:
+def full_log(room: int = 0, segment: int = SEGMENT) -> tuple[Log, SimDisk]:
     """A log on a disk with so many bytes left."""
     disk = SimDisk(random.Random(0))
-    log, _ = Log.open(disk.open(), "a", 97, SEGMENT)
+    log, _ = Log.open(disk.open(), "a", 97, segment)
     log.found(founding("a", "b", "c"))
     disk.capacity = used(disk) + room
     with contextlib.suppress(DiskFull):
@@ -70,6 +60,24 @@ def test_what_is_refused_first_are_large_entries_then_small_ones_and_votes_last_
     for term in range(2, 14):
         log.append(HardState(term, "b"), ())
         log.sync()
+
+
+@pytest.mark.parametrize("size", [SEGMENT, 8 << 20])
+def test_a_log_says_when_it_has_no_room_for_another_vote_and_still_takes_a_snapshot(size: int) -> None:
+    log, disk = full_log(5000, size)
+    fill(log, 20_000)
+    fill(log, 100)
+    term = 1
+    while not log.spent:
+        term += 1
+        log.append(HardState(term, "b"), ())
+        log.sync()
+    assert term > 8
+    writer = SnapshotWriter(disk.door or disk.open(), SnapshotMeta(log.last_index, 1, configuration(*"abcdefg")), bytes(16), [b"state"])
+    while (file := writer.step()) is None:
+        pass
+    log.snapshot_taken(file, log.last_index + 1)
+    assert log.snapshot == file
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -115,95 +123,6 @@ def test_a_snapshot_is_let_point_to_where_a_log_is_full() -> None:
 # -- members --------------------------------------------------------------------------------------------------------------------------
 
 
-class Tight(FakeCluster):
-    """Whole nodes on disks that may be full."""
-
-    def __init__(self, names: str = "abc", config: Config | None = None) -> None:
-        self.platters = {name: SimDisk(random.Random(name)) for name in names}
-        super().__init__(names, config=config or Config(segment_bytes=SEGMENT))
-        self.run(self.leader)
-        self.run(lambda: not any(node.log.unprepared for node in self.nodes.values()))
-
-    def start(self, name: str) -> Node:
-        rng = random.Random(name + str(self.now))
-        args = (self.platters[name].open(), self.network.end(name), lambda: self.now, rng, InlineHousekeeper())
-        self.nodes[name] = node = Node(name, self.config, self.settings, self.addresses, *args, self.addresses[name])
-        node.start()
-        return node
-
-    def crash(self, name: str) -> None:
-        super().crash(name)
-        self.platters[name].crash(power=False)
-
-    def led_by(self) -> str:
-        self.run(self.leader)
-        leader = self.leader()
-        assert leader is not None
-        return leader
-
-    def followers(self) -> list[str]:
-        return [name for name in self.nodes if name != self.led_by()]
-
-    def begin(self, name: str, operation: ops.Packable[Any]) -> Caller:
-        call = Caller(codec.pack(operation.to_wire()))
-        self.nodes[name].submit(call)
-        return call
-
-    def call(self, name: str, operation: ops.Packable[Any], seconds: float = 20.0) -> Caller:
-        call = self.begin(name, operation)
-        self.run(lambda: call.finished, seconds)
-        return call
-
-    def fill_up(self, *names: str) -> None:
-        """Let disks be full: no room but in the segment that is in use and the next, most of which is then used up."""
-        for name in names:
-            self.platters[name].capacity = used(self.platters[name])
-        count = 0
-        while not all(self.nodes[name].log.short for name in names):
-            call = self.begin(self.led_by(), ops.Put(f"fill{count}", bytes(6000)))
-            self.run(lambda: call.finished)  # noqa: B023
-            count += 1
-
-    def make_room(self) -> None:
-        for disk in self.platters.values():
-            disk.capacity = None
-
-    def equal(self) -> bool:
-        nodes = self.nodes.values()
-        return len({node.machine.applied for node in nodes}) == 1 and len({node.machine.digest() for node in nodes}) == 1
-
-
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self, command: bytes) -> None:
-        super().__init__(command)
-        self.finished = 0
-
-    def finish(self) -> None:
-        self.finished += 1
-
-
-def growing() -> Iterator[ops.Packable[Any]]:
-    yield ops.Put("k", "v")
-    yield ops.Put("k", "v", if_mod_revision=0)
-    yield ops.Put("k", "v", ttl=10.0)
-    yield ops.Add("n", 1)
-    yield ops.Txn(then=[ops.Delete("k"), ops.Put("j", "v")])
-    yield ops.Txn(otherwise=[ops.Txn(then=[ops.Add("n", 1)])])
-    yield ops.Grant(0, to_ttl(10.0), 0)
-
-
-def shrinking(revision: int, lease: int) -> Iterator[ops.Packable[Any]]:
-    yield ops.Delete("fill0")
-    yield ops.Delete("fill1", if_mod_revision=0)
-    yield ops.Txn(then=[ops.Delete("fill2"), ops.Get("fill3")])
-    yield ops.Compact(revision)
-    yield ops.Renew(lease, 5)
-    yield ops.KeepAlive(5)
-    yield ops.Revoke(lease)
-
-
 @pytest.fixture
 def cluster() -> Tight:
     return Tight()
@@ -238,6 +157,118 @@ def test_a_leader_does_not_offer_itself_for_ever_to_one_that_does_not_answer(clu
     until = cluster.now + 10.0
     cluster.run(lambda: cluster.now > until)
     assert cluster.call(full, ops.Delete("fill0"), 3.0).error is None
+
+
+def test_behind_an_offer_that_failed_proposals_have_their_turn(cluster: Tight, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, (second, heir) = cluster.led_by(), cluster.followers()
+    raft = cluster.nodes[heir].raft
+    assert raft is not None
+    monkeypatch.setattr(raft, "_may_stand", lambda: False)
+    cluster.fill_up(full, second)
+    leader = cluster.nodes[cluster.led_by()]
+    assert leader.raft is not None
+    cluster.run(lambda: leader.raft and leader.raft._lead and leader.raft._lead.heir == heir)
+    for _ in range(5):
+        assert cluster.call(full, ops.Delete("fill0"), 2.0).error is None
+        until = cluster.now + 0.7
+        cluster.run(lambda: cluster.now > until)  # noqa: B023
+
+
+def test_an_heir_that_can_not_take_over_is_not_waited_for() -> None:
+    """It has room and is connected, but is in doubt: it acknowledges nothing before all others have answered it, and one is dead."""
+    cluster = Tight("abcde")
+    leader, (one, other, doubtful, dead) = cluster.led_by(), cluster.followers()
+    cluster.crash(dead)
+    cluster.crash(doubtful)
+    spoil_the_last_flush(cluster.platters[doubtful])
+    raft = cluster.start(doubtful).raft
+    assert raft is not None
+    assert raft.in_doubt
+    rest = (leader, one, other)
+    cluster.run(lambda: any(cluster.nodes[name].published.lease_until for name in rest))
+    leads = next(name for name in rest if cluster.nodes[name].published.lease_until)
+    for name in rest:
+        cluster.platters[name].capacity = used(cluster.platters[name])
+    count = 0
+    while not all(cluster.nodes[name].log.short for name in rest):
+        call = cluster.begin(leads, ops.Put(f"fill{count}", bytes(6000)))
+        cluster.run(lambda: call.finished)  # noqa: B023
+        count += 1
+    for _ in range(5):
+        assert cluster.call(leads, ops.Delete("fill0"), 1.0).error is None
+        until = cluster.now + 1.0
+        cluster.run(lambda: cluster.now > until)  # noqa: B023
+    assert raft.in_doubt
+
+
+def put_until_refused(cluster: Tight, name: str) -> DiskFull:
+    """Put until no more is taken; each call ends, and soon."""
+    for number in range(200):
+        call = cluster.call(name, ops.Put(f"more{number}", bytes(3000)), 3.0)
+        if call.error is not None:
+            assert isinstance(call.error, DiskFull)
+            return call.error
+    raise AssertionError("it was never refused")
+
+
+def test_a_full_disk_and_a_dead_member_refuse_what_grows_instead_of_letting_all_hang(cluster: Tight) -> None:
+    """The dead one counted as one with room: puts were let in until the full one took nothing more, and then nothing was served at all."""
+    leader, (full, dead) = cluster.led_by(), cluster.followers()
+    cluster.crash(dead)
+    cluster.platters[full].capacity = used(cluster.platters[full])
+    error = put_until_refused(cluster, leader)
+    assert f"the disks of {full} are full and {dead} can't be reached: make room there; reads, deletes and compaction go on" in str(error)
+    for name, node in cluster.nodes.items():
+        for operation in growing():
+            assert isinstance(cluster.call(name, operation, 3.0).error, DiskFull)
+        assert cluster.call(name, ops.Delete("more0"), 3.0).error is None
+        assert cluster.call(name, ops.Compact(node.published.revision), 3.0).error is None
+    cluster.start(dead)
+    cluster.run(lambda: not any(node.space.scarce for node in cluster.nodes.values()))
+    for name in cluster.nodes:
+        assert cluster.call(name, ops.Put("k", name)).error is None
+
+
+def test_all_that_was_let_in_when_the_last_one_with_room_dies_is_answered(cluster: Tight) -> None:
+    """Batches were under way from all members, and far more than the full one had room for."""
+    leader, (full, dead) = cluster.led_by(), cluster.followers()
+    cluster.platters[full].capacity = used(cluster.platters[full])
+    cluster.fill_up(full)
+    cluster.run(lambda: all(node.space.full == (full,) for node in cluster.nodes.values()))
+    rng = random.Random(7)
+    calls = [cluster.begin(name, ops.Put(f"{name}{number}", rng.randbytes(9000))) for number in range(30) for name in (leader, full)]
+    calls += [cluster.begin(name, ops.Delete(f"{name}{number}")) for number in range(30) for name in (leader, full)]
+    cluster.crash(dead)
+    cluster.run(lambda: all(call.finished for call in calls), 10.0)
+    assert {type(call.error) for call in calls[60:]} == {type(None)}
+    assert {type(call.error) for call in calls[:60]} == {DiskFull}
+    assert {(node.proposals.admission.commands, node.proposals.admission.bytes) for node in cluster.nodes.values()} == {(0, 0)}
+    cluster.start(dead)
+    cluster.run(cluster.equal)
+
+
+def test_the_leader_has_the_last_word_on_what_may_grow(cluster: Tight, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower may still reach a member that the leader does not: it sends what the leader can't have, and that is refused for good."""
+    leader, (full, other) = cluster.led_by(), cluster.followers()
+    knows = Space._is_scarce
+    monkeypatch.setattr(Space, "_is_scarce", lambda space, raft: space._name == leader and knows(space, raft))
+    cluster.fill_up(full)
+    cluster.run(lambda: cluster.nodes[leader].space.full == (full,))
+    cluster.nodes[leader].space.heard(other, Scarcity(full=True), cluster.now)
+    cluster.run(lambda: cluster.nodes[leader].space.scarce)
+    assert not cluster.nodes[other].space.scarce
+    put, delete, large = (cluster.begin(other, operation) for operation in (ops.Put("k", "v"), ops.Delete("fill0"), ops.Delete("x" * 5000)))
+    cluster.run(lambda: put.finished and delete.finished and large.finished, 1.0)
+    assert isinstance(put.error, DiskFull)
+    assert "deletes of up to 3840 bytes go on" in str(large.error)
+    assert delete.answer is not None
+    assert cluster.begin(other, ops.Put("k", "v")).finished, "it knows by now, and refuses at once"
+    cluster.make_room()
+    cluster.run(lambda: not any(node.space.scarce for node in cluster.nodes.values()))
+    assert cluster.nodes[other].machine.read(ops.Get("k").to_wire(), cluster.nodes[other].published.revision) == (0, None)
+    for operation in growing():
+        assert cluster.call(other, operation).error is None
+    cluster.run(cluster.equal)
 
 
 def test_where_a_majority_is_full_whatever_may_grow_is_refused_and_all_else_goes_on(cluster: Tight) -> None:
@@ -327,6 +358,48 @@ def test_a_member_that_has_no_room_still_votes(cluster: Tight) -> None:
     cluster.run(cluster.leader)
 
 
+def test_a_full_member_whose_room_for_votes_is_used_up_does_not_stop(cluster: Tight) -> None:
+    """Each election took a sector of what was left of its log, and the one for which there was none ended it."""
+    full = cluster.followers()[0]
+    cluster.fill_up(full)
+    node = cluster.nodes[full]
+    raft = node.raft
+    assert raft is not None
+    while not raft.mute:
+        raft._campaign()
+        cluster.run(lambda: cluster.leader() is not None)
+        assert node.failure is None
+    term = raft.term
+    others = [name for name in cluster.nodes if name != full]
+    for name in others:
+        cluster.nodes[name].raft._campaign()  # type: ignore[union-attr]
+        cluster.run(lambda: any(cluster.nodes[name].published.lease_until for name in others))
+    assert cluster.call(others[0], ops.Delete("fill0")).error is None
+    assert (raft.term, node.failure) == (term, None)
+    cluster.make_room()
+    cluster.run(cluster.equal)
+    assert not raft.mute
+
+
+def test_a_lone_member_without_room_for_a_vote_starts_and_leads_when_there_is_room() -> None:
+    cluster = Tight("a")
+    cluster.fill_up("a")
+    while not cluster.nodes["a"].log.spent:
+        cluster.crash("a")
+        cluster.start("a")
+        cluster.turn()
+    for _ in range(10):
+        cluster.crash("a")
+        node = cluster.start("a")
+        until = cluster.now + 5.0
+        cluster.run(lambda: cluster.now > until)  # noqa: B023
+        assert not node.ready
+        assert node.machine.read(ops.Scan(prefix="fill", count_only=True).to_wire(), node.published.revision) is not None
+    cluster.make_room()
+    cluster.run(lambda: node.ready)
+    assert cluster.call("a", ops.Put("k", "v")).error is None
+
+
 def test_a_snapshot_for_which_there_is_no_room_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Tight(config=Config(segment_bytes=SEGMENT, snapshot_bytes=30_000, trailing_entries=4))
     (full, _) = cluster.followers()
@@ -361,6 +434,132 @@ def test_a_snapshot_from_the_leader_for_which_there_is_no_room_is_received_later
     assert node.log.snapshot is not None
 
 
+def test_small_entries_are_taken_although_they_come_together(cluster: Tight) -> None:
+    """A follower that comes back is sent many at once, for all of which together it has no room."""
+    (full, _) = cluster.followers()
+    cluster.fill_up(full)
+    node = cluster.nodes[full]
+    assert node.raft is not None
+    while node.log.make_room(SMALL + 1):
+        assert cluster.call(cluster.led_by(), ops.Put("more", bytes(1000))).error is None
+    end, raft = node.raft.last_index, node.raft
+    run = tuple(block(end + 1 + number, raft.term, bytes(700)) for number in range(20))
+    taken = node.space.let_in(raft, Append(raft.term, end, raft.term, 0, 1, 0, run))
+    assert isinstance(taken, Append)
+    assert taken.entries == run[:5]
+    assert not raft.full
+    node.space.written(raft)
+    assert node.space.let_in(raft, Append(raft.term, end, raft.term, 0, 1, 0, (block(end + 1, raft.term, bytes(9000)),))) is not None
+    assert raft.full
+
+
+def test_a_member_that_could_not_write_down_a_vote_hears_of_none(cluster: Tight) -> None:
+    raft, space = cluster.nodes["a"].raft, cluster.nodes["a"].space
+    assert raft is not None
+    vote, beat = Vote(raft.term, 9, 9), Append(raft.term, 1, 1, 0, 1, 0, ())
+    later = (Append(raft.term + 1, 1, 1, 0, 1, 0, ()), AppendReply(raft.term + 1, 1, 0), Vote(raft.term + 1, 9, 9, pre=True))
+    assert [space.let_in(raft, message) for message in (vote, beat, *later)] == [vote, beat, *later]
+    raft.mute = True
+    assert [space.let_in(raft, message) for message in (vote, beat, Census(5), *later)] == [None, beat, Census(5), None, None, None]
+
+
+def test_what_is_deleted_on_a_full_disk_makes_room_on_it() -> None:
+    """Nothing that is deleted leaves the disk before a snapshot lets the log go, and none was due: it never recovered."""
+    cluster = Tight("a", config=Config(segment_bytes=SEGMENT, snapshot_bytes=6 * SEGMENT, trailing_entries=4))
+    rng, keys = random.Random(1), [f"k{number}" for number in range(20)]
+    for key in keys:
+        assert cluster.call("a", ops.Put(key, rng.randbytes(9000))).error is None
+    node, disk = cluster.nodes["a"], cluster.platters["a"]
+    disk.capacity = used(disk) + 8 * 1024  # room for a small snapshot, not for a segment
+    while cluster.call("a", ops.Put(f"k{len(keys)}", rng.randbytes(6000))).error is None:
+        keys.append(f"k{len(keys)}")
+    for key in keys:
+        assert cluster.call("a", ops.Delete(key)).error is None
+    assert cluster.call("a", ops.Compact(node.published.revision)).error is None
+    cluster.run(lambda: not node.space.scarce, 10.0)
+    assert cluster.call("a", ops.Put("k", "v")).error is None
+
+
+def test_snapshots_that_make_no_room_are_not_taken_all_the_time() -> None:
+    cluster = Tight("a")
+    cluster.fill_up("a")
+    node, indices = cluster.nodes["a"], set()
+    cluster.platters["a"].capacity = used(cluster.platters["a"]) + 8 * 1024
+    for number in range(100):
+        assert cluster.call("a", ops.Delete(f"fill{number % 3}")).error is None
+        until = cluster.now + 0.1
+        cluster.run(lambda: cluster.now > until)  # noqa: B023
+        indices.add(node.log.snapshot and node.log.snapshot.meta.index)
+    assert node.log.short
+    assert 2 <= len(indices) <= 4
+
+
+def test_a_log_that_is_used_up_refuses_every_command_at_once_and_says_why() -> None:
+    """Every call waited for its timeout, and was then told to start members that were not missing."""
+    cluster = Tight("a")
+    cluster.fill_up("a")
+    node = cluster.nodes["a"]
+    waiting = None
+    for number in range(300):
+        call = waiting = cluster.begin("a", ops.Delete(f"x{number}"))
+        cluster.run(lambda: call.finished, 3.0)  # noqa: B023
+        if call.error is not None:
+            break
+    assert waiting is not None
+    assert "member a takes nothing more while the disks of a are full: make room there; only reads go on" in str(waiting.error)
+    for operation in (*growing(), *shrinking(node.published.revision, 7)):
+        call = cluster.begin("a", operation)
+        assert call.finished
+        assert isinstance(call.error, DiskFull)
+    for untouched in (True, False):
+        text = str(Write(ops.Delete("k")).expired(node, untouched=untouched))
+        assert "the disks of a are full: make room there" in text
+        assert "start the missing" not in text
+    assert node.failure is None
+    cluster.make_room()
+    cluster.run(lambda: not node.space.scarce)
+    assert cluster.call("a", ops.Put("k", "v")).error is None
+
+
+def test_what_is_used_up_is_named_when_it_is_not_space(caplog: pytest.LogCaptureFixture) -> None:
+    """A process without descriptors left was told that its disk is full."""
+    cluster = Tight("a")
+    node = cluster.nodes["a"]
+    node.log.shortage = DiskFull("data: no descriptors left to allocate: free some")
+    cluster.run(lambda: node.space.scarce)
+    assert "a: data: no descriptors left to allocate: free some; it goes on with what is left of its log" in caplog.text
+    assert str(cluster.begin("a", ops.Put("k", "v")).error).endswith("; data: no descriptors left to allocate: free some")
+
+
+def test_many_small_deletes_go_on_where_there_is_room_for_small_entries_only() -> None:
+    """The leader, which has room, joined them into a block so large that the full ones did not take it, nor anything behind it."""
+    cluster = Tight(config=Config(segment_bytes=1 << 20))
+    rng = random.Random(3)
+    full, leader = cluster.followers(), cluster.led_by()
+    for name in full:
+        cluster.platters[name].capacity = used(cluster.platters[name])
+    while cluster.call(leader, ops.Put("k", rng.randbytes(60_000))).error is None:
+        pass
+    log = cluster.nodes[full[0]].log
+    while log.make_room(100_000):
+        assert cluster.call(leader, ops.Delete(rng.randbytes(30_000))).error is None
+    while log.make_room(SMALL + 1):
+        assert cluster.call(leader, ops.Delete(rng.randbytes(3000))).error is None
+    calls = [cluster.begin(name, ops.Delete(rng.randbytes(60))) for _ in range(60) for name in cluster.nodes]
+    cluster.run(lambda: all(call.finished for call in calls), 3.0)
+    assert {call.error for call in calls} == {None}
+
+
+def test_a_delete_for_which_the_log_has_no_room_does_not_stop_those_behind_it() -> None:
+    cluster = Tight("a")
+    cluster.fill_up("a")
+    huge = cluster.begin("a", ops.Delete("x" * 60_000))
+    small = [cluster.begin("a", ops.Delete(f"fill{number}")) for number in range(5)]
+    cluster.run(lambda: huge.finished and all(call.finished for call in small), 3.0)
+    assert isinstance(huge.error, DiskFull)
+    assert [call.error for call in small] == [None] * 5
+
+
 def test_a_lone_member_on_a_full_disk_refuses_what_grows_and_goes_on_when_there_is_room() -> None:
     cluster = Tight("a")
     cluster.fill_up("a")
@@ -380,14 +579,18 @@ def test_a_lone_member_on_a_full_disk_refuses_what_grows_and_goes_on_when_there_
     assert node.machine.read(ops.Get("k").to_wire(), node.published.revision) is not None
 
 
+def spoil_the_last_flush(disk: SimDisk) -> None:
+    newest = disk.seen[segment_name(1)].seen
+    last = max(sector for sector in range(SEGMENT // 512) if any(newest[sector * 512 : (sector + 1) * 512]))
+    disk.rot(segment_name(1), last * 512 + 30)
+
+
 def test_what_was_let_in_and_dropped_claims_no_room_for_ever(cluster: Tight) -> None:
     """A member in doubt takes nothing; for all it was sent it made larger and larger segments."""
     (name, _) = cluster.followers()
     cluster.crash(name)
     disk = cluster.platters[name]
-    newest = disk.seen[segment_name(1)].seen
-    last = max(sector for sector in range(SEGMENT // 512) if any(newest[sector * 512 : (sector + 1) * 512]))
-    disk.rot(segment_name(1), last * 512 + 30)
+    spoil_the_last_flush(disk)
     node = cluster.start(name)
     raft = node.raft
     assert raft is not None
