@@ -41,6 +41,8 @@ GIVE_UP_AFTER = 10.0
 """Seconds without progress after which the follower is left to Raft's probes."""
 TRUSTED_FOR = 60.0
 """Seconds for which a snapshot that was read through, and found to be what was written, is sent without another look."""
+HOLD = 2.0
+"""Seconds for which the newest snapshot is not replaced after a follower has asked for it: under load the next one is soon due."""
 ROOM_AGAIN = 5.0
 """Seconds after which a snapshot is tried again that the disk had no room for, or that made none."""
 PAUSES = 4
@@ -98,6 +100,7 @@ class Snapshots:
     _damaged: bool = field(default=False, init=False)  # the newest one is: another is needed at once
     _not_before: float = field(default=float("-inf"), init=False)
     _taking: bool = field(default=False, init=False)
+    _held_until: float = field(default=float("-inf"), init=False)
     _began: tuple[float, int] = field(default=(0.0, 0), init=False)  # when the one that is being taken was, and the bytes it covers
     _taken: SnapshotFile | None = field(default=None, init=False)
     _sending: dict[str, _Sending] = field(factory=dict, init=False)
@@ -127,7 +130,8 @@ class Snapshots:
         and compacted stands in the log until a snapshot lets it go.
         """
         due = self._damaged or self._bytes >= self._config.snapshot_bytes or (self._log.short and self._bytes > 0)
-        if not due or self._taking or self._sending or self._clock() < self._not_before:
+        held = self._sending or (self._clock() < self._held_until and not self._damaged)
+        if not due or self._taking or held or self._clock() < self._not_before:
             return
         self._taking, self._began = True, (self._clock(), self._bytes)
         meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
@@ -166,11 +170,12 @@ class Snapshots:
     def send(self, raft: Raft, peer: str, now: float) -> None:
         """Begin to send the newest snapshot to a follower, once it was read through: damage must not travel.
 
-        While that is done, or a newer one is being taken, which will replace it, Raft asks again.
+        While that is done, or a newer one is being taken, which will replace it, Raft asks again, and none is taken that is not begun.
         """
         file = self._log.snapshot
         if file is None or self._taking or self._trusted[0] != file or now > self._trusted[1]:
             raft.snapshot_failed(peer)
+            self._held_until = now + HOLD
             if file is not None and not self._taking and not self._checking:
                 self._checking = True
                 self._housekeeper.start(self._check(file), partial(self._checked, file))
@@ -218,6 +223,10 @@ class Snapshots:
             return
         if ack.offset >= sending.file.size:
             del self._sending[peer]
+        elif not ack.offset:  # it begins again: perhaps what it got was damaged, since that was last looked at
+            self._trusted = None, 0.0
+            del self._sending[peer]
+            raft.snapshot_failed(peer)
         elif ack.offset != sending.offset:
             sending.offset, sending.progressed = ack.offset, now
             self._send_chunk(raft, peer, now)

@@ -92,6 +92,7 @@ FOUND: dict[Callable[[Patch], None], tuple[str, str]] = {
     bugs.a_restart_ends_a_promise: ("leases and promises", "R1"),
     bugs.a_lost_connection_ends_a_promise: ("leases and promises", "R1"),
     bugs.a_snapshot_does_not_say_who_votes: ("snapshots", "G1"),
+    bugs.an_installed_snapshot_leaves_the_log_that_it_replaces: ("a snapshot in place of a longer log", "X"),
     bugs.a_snapshot_replaces_a_log_that_already_holds_it: ("snapshots", "L4"),
     bugs.who_lost_a_part_of_its_log_votes_by_what_is_left: ("losses", "C5"),
     bugs.a_lost_vote_is_given_once_more: ("losses and late votes", "E1"),

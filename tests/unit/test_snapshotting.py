@@ -17,7 +17,7 @@ from replkv.machine import Machine
 from replkv.messages import Message, SnapshotAck, SnapshotChunk
 from replkv.node import Node
 from replkv.proposals import Call
-from replkv.snapshotting import GIVE_UP_AFTER
+from replkv.snapshotting import GIVE_UP_AFTER, HOLD
 
 RNG = random.Random(5)
 SMALL = Config(snapshot_bytes=20_000, trailing_entries=4, segment_bytes=1 << 16)
@@ -449,3 +449,36 @@ def test_a_snapshot_that_holds_no_state_is_dropped_and_sent_again(cluster: FakeC
     assert base(node) == 0
     monkeypatch.undo()
     cluster.run(lambda: equal(cluster), 120.0)
+
+
+def test_a_snapshot_that_rots_after_it_was_found_good_is_looked_at_again_when_its_receiver_begins_anew(cluster: FakeCluster) -> None:
+    """It was trusted for a minute, and sent again and again for as long."""
+    late = fall_behind(cluster)
+    name = cluster.leader()
+    assert name is not None
+    leader = cluster.nodes[name]
+    assert leader.log.snapshot is not None
+    file, since = leader.log.snapshot.name, cluster.now
+    leader.snapshots._trusted = leader.log.snapshot, float("inf")
+    data = cluster.disks[name].read(file, 0, 1 << 24)
+    cluster.disks[name].write(file, len(data) // 2, bytes(100))
+    node = cluster.start(late)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster))
+    assert leader.log.snapshot.name != file
+    assert cluster.now - since < GIVE_UP_AFTER
+
+
+def test_a_snapshot_that_a_follower_has_asked_for_is_not_replaced_before_it_is_sent(cluster: FakeCluster) -> None:
+    """Under load the next one was due before the last had been looked through, and none was ever sent."""
+    late = fall_behind(cluster)
+    leader = cluster.nodes[cluster.leader() or ""]
+    assert isinstance(leader.housekeeper, InlineHousekeeper)
+    assert leader.raft is not None
+    leader.housekeeper.idle = True
+    leader.snapshots._trusted = None, 0.0
+    leader.snapshots.send(leader.raft, late, leader.clock())
+    leader.snapshots.applied(leader.raft, leader.machine, SMALL.snapshot_bytes)
+    assert not leader.snapshots.taking
+    cluster.now += HOLD
+    leader.snapshots.applied(leader.raft, leader.machine, SMALL.snapshot_bytes)
+    assert leader.snapshots.taking
