@@ -1,7 +1,8 @@
 """Every error replkv raises, grouped by what the caller should do.
 
 ``Rejected`` is decided: the same call gets the same answer until the state changes.  ``Unavailable`` means surely not applied: try
-again.  ``OutcomeUnknown`` means applied once or not at all.  ``StorageError`` means this member has stopped and needs its operator.
+again.  ``OutcomeUnknown`` means applied once or not at all.  ``StorageError`` means this member has stopped and needs its operator; only
+``DiskFull`` is ``Unavailable`` as well: its member goes on, and waits for room.
 Bad arguments are plain ``TypeError`` and ``ValueError``, raised before anything is sent.
 
 All of them can be pickled, so that they cross process pools with their attributes.
@@ -180,11 +181,10 @@ class DirectoryInUse(StorageError):
     """Another process has the data directory open."""
 
 
-class DiskFull(StorageError):
+class DiskFull(StorageError, Unavailable):
     """The disk has no space left.
 
-    A call that raises it was surely not applied, and its member goes on: reads, deletes and compaction work, and writes will when there
-    is room again.
+    The call may be repeated when there is room again; the member goes on: reads, deletes and compaction work.
     """
 
 

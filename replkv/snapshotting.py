@@ -262,6 +262,8 @@ class Snapshots:
         except (Corrupt, DiskFull) as error:
             logger.warning("%s dropped a snapshot that %s sent: %s", self._name, peer, error)
             self._abandon()
+            if isinstance(error, Corrupt):
+                self._acknowledge(raft, peer, chunk.meta, 0)
         else:
             self._acknowledge(raft, peer, chunk.meta, receiver.offset)
 

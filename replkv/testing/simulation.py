@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """Election timeouts a healed cluster has for everything it owes."""
+BUSY = 1000
+"""Turns a second that no member needs while there is nothing to do but upkeep; they take a fifth of it at most."""
 PROBES = 10
 """Writes, and as many reads, that it answers in that time."""
 TIDY_WITHIN = 60.0
@@ -199,7 +201,10 @@ class Simulation:
         """With nothing to do but upkeep: leases that are kept alive live, the others end, history goes, and what waits is counted right."""
         settings = self.scenario.settings
         kept = [holding for holding in self.holders.holdings if holding.alive and self._is_kept(holding)]
-        self.cluster.run(2 * settings.election_timeout)
+        turns, calm = [member.turns for member in sound], 2 * settings.election_timeout
+        self.cluster.run(calm)
+        if max(member.turns - before for member, before in zip(sound, turns, strict=True)) > BUSY * calm:
+            raise Violation("liveness", f"a member takes more than {BUSY} turns a second with nothing to do")
         longest = max((lease.ttl for lease in self.invariants.witness.model.leases.values()), default=0) / 1e6
         self._must(lambda: not self._forsaken(), "leases do not expire", self._until_expiry(longest))
         lost = [holding.held for holding in kept if holding.held.lost]

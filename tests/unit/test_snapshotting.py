@@ -451,8 +451,12 @@ def test_a_snapshot_that_holds_no_state_is_dropped_and_sent_again(cluster: FakeC
     cluster.run(lambda: equal(cluster), 120.0)
 
 
-def test_a_snapshot_that_rots_after_it_was_found_good_is_looked_at_again_when_its_receiver_begins_anew(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("chunk", [snapshotting.CHUNK, 4 << 20], ids=["in pieces", "as a whole"])
+def test_a_snapshot_that_rots_after_it_was_found_good_is_looked_at_again_when_its_receiver_drops_it(
+    cluster: FakeCluster, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was trusted for a minute, and sent again and again for as long."""
+    monkeypatch.setattr(snapshotting, "CHUNK", chunk)
     late = fall_behind(cluster)
     name = cluster.leader()
     assert name is not None
