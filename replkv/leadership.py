@@ -106,7 +106,7 @@ class Leadership:
             return  # still on its way
         peer.behind_at = reply.hint_index
         guess = self._log.agreement(reply.hint_index, reply.hint_term) + 1
-        if guess >= peer.next > self._log.base_index:
+        if reply.hint_index == peer.next - 1 and reply.hint_term == self._log.term_at(reply.hint_index):
             # The logs agree where it was asked, so its disk is full; heartbeats find out when it has room again.
             peer.probe(peer.next, wait=True)
             return

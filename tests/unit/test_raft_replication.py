@@ -587,3 +587,20 @@ def test_cluster_time_survives_a_restart_behind_a_snapshot() -> None:
     times = [cluster.committed[index].time for index in sorted(cluster.committed)]
     assert times == sorted(times)
     assert START < AFTER
+
+
+def test_a_follower_with_another_entry_at_the_base_is_not_taken_for_full_but_needs_a_snapshot() -> None:
+    """The leader, who knows no more of its log, took that for agreement, and asked the same question with every heartbeat for ever."""
+    leader = elected(raft("a", block(3, 2), snapshot=SnapshotMeta(2, 2, ABC)))
+    follower = raft("b", FIRST, block(2, 1), block(3, 1))
+    snapshots: list[str] = []
+    for beats in range(6):
+        now = AFTER + beats / 10
+        leader.tick(now)
+        ready = do(leader, now)
+        snapshots += ready.snapshots
+        for append in appends(ready, "b"):
+            follower.receive("a", append, now)
+        for _, message in do(follower, now).messages:
+            leader.receive("b", message, now)
+    assert "b" in snapshots
