@@ -33,7 +33,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "machine.CHUNK_MAX": (100, 3000),
     "machine._PART": (1, 500),
     "snapshot._SYNC_EVERY": (1,),
-    "snapshotting.CHUNK": (100, 400),
+    "snapshotting.CHUNK": (400, 4000),
     "watch.STEP": (1, 3),
     "watch.PUBLISHED_STEP": (1, 3),
     "compaction.SAMPLES": (2,),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from replkv.config import Config, Settings
 from replkv.testing.knobs import draw_knobs
@@ -49,6 +49,18 @@ TRAFFIC = (
     "reconfigure",  # members become voters or learners, or neither, and come back
 )
 """What is no fault, but no less trouble."""
+
+MANY_PIECES: dict[str, float] = {
+    "snapshotting.CHUNK": 400,
+    "machine.CHUNK_MAX": 100,
+    "machine._PART": 1,
+    "machine.SLICE": 1,
+    "node.APPLY_SLICE": -1.0,
+    "kv.SLICE": 1,
+    "txn.SLICE": 1,
+    "session.KEPT_MAX": 3,
+}
+"""Knobs with which snapshots and entries are worked on in many pieces, and answers are not kept."""
 
 SIZES = (1, 2, *(3,) * 14, 4, 5, 5, 5, 6, 7)
 """Numbers of members, as often as they are drawn."""
@@ -125,7 +137,7 @@ def draw(seed: int) -> Scenario:
     share = rng.choice((0.1, 0.3, 0.6))
     clients = rng.choice((1, 3, 6))
     settings = _settings(rng)
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         names=tuple("abcdefg"[:size]),
         settings=settings,
@@ -150,6 +162,20 @@ def draw(seed: int) -> Scenario:
         patience=rng.choice((0.3, 1.0, 4.0)),
         snapshot_step=rng.choice((0.0005, 0.02, 0.4)),
         knobs=draw_knobs(rng),
+    )
+    return _about_snapshots(scenario) if rng.random() < 0.15 else scenario
+
+
+def _about_snapshots(scenario: Scenario) -> Scenario:
+    """Return a scenario in which members fall behind, and catch up by snapshots of many pieces: by chance alone that is rare."""
+    return evolve(
+        scenario,
+        config=evolve(scenario.config, snapshot_bytes=300),
+        faults=tuple(dict.fromkeys((*scenario.faults, "away", "isolate", "restarts"))),
+        fault_every=min(scenario.fault_every, 0.5),
+        writes=0.6,
+        values=0,
+        knobs={**scenario.knobs, **MANY_PIECES},
     )
 
 
