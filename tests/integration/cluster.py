@@ -75,6 +75,7 @@ class _Run:
                 text=True,
                 bufsize=1,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
+                start_new_session=True,  # Ctrl-C is for the tests: they end it
             )
         self.opened: Future[Any] = Future()
         self._waiting: dict[int, Future[Any]] = {0: self.opened}

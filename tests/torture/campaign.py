@@ -36,8 +36,6 @@ def main() -> int:
         try:
             _add(totals, torture(plan, options.keep, verbose=options.verbose))
         except Failed as failure:
-            if _was_interrupted(failure):
-                raise KeyboardInterrupt from None
             failed = str(failure)
             _add(totals, failure.figures)
         runs[members] += 1
@@ -75,13 +73,6 @@ def _failed_run(text: str) -> Path:
     if missing := [name for name in (HISTORY, SEEN) if not (directory / name).exists()]:
         raise argparse.ArgumentTypeError(f"{text!r} lacks {' and '.join(missing)}")
     return directory
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Tell whether a run failed only because of Ctrl-C: its members heard that, too, and complain when they are discarded."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _names(text: str) -> tuple[str, ...]:
