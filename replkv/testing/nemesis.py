@@ -53,6 +53,7 @@ class Nemesis:
     _planned: int = 0  # strikes
     _last: SimMember | None = None  # who was struck last
     _doomed: tuple[SimMember, int] | None = None  # at the end of whose life, and of which, everybody's ends
+    _torn: tuple[SimMember, int] | None = None  # at the end of whose life, and of which, a torn flush is left
 
     def __attrs_post_init__(self) -> None:
         seed = self.cluster.scenario.seed
@@ -229,7 +230,8 @@ class Nemesis:
         self._later(lambda: self._start_in_vain(member, self.rng.choice((0, 0, 1, 3))))
 
     def _tear(self, member: SimMember) -> None:
-        """Stop a machine in the middle of a flush of several sectors, when one comes, and let some of them be written."""
+        """Stop a machine in the middle of a flush of several sectors, when one comes, let some of them be written, and stop it again."""
+        self._torn = member, member.life
         member.crash_at_disk(1, "long flush")
         member.disk.tears = True
         self._later(member.start)
@@ -261,6 +263,9 @@ class Nemesis:
         if self._doomed == (member, member.life) and self.active:
             self._doomed = None
             self._in(0.0, lambda: self._blackout(member))
+        if self._torn == (member, member.life) and self.active:
+            self._torn = None
+            self._in(0.01, lambda: self._start_in_vain(member, 2))  # it finds the torn flush, and writes a little behind it
 
     def _restarts(self, _member: SimMember) -> None:
         when = 0.0

@@ -16,7 +16,7 @@ from table import page, summary, tally
 from replkv.testing.arguments import die_silently, new_file, positive, run_command
 from replkv.testing.report import write_report
 
-LIMIT = 500
+LIMIT = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

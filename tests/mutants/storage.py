@@ -14,7 +14,7 @@ from replkv.errors import StorageError
 from replkv.leadership import Leadership
 from replkv.log import Log
 from replkv.machine import Machine
-from replkv.messages import NOTICE, NOWHERE, Append, Entry, HardState, Position
+from replkv.messages import NOTICE, NOWHERE, Append, Entry, HardState, Position, SnapshotAck
 from replkv.node import Node
 from replkv.raft import Raft, Role
 from replkv.ready import Restored
@@ -174,10 +174,16 @@ def a_leader_is_not_told_that_a_follower_lost_what_it_acknowledged(patch: Patch)
 
 @mutant(119)
 def a_damaged_snapshot_is_sent_again_and_again(patch: Patch) -> None:
-    send = Snapshots.send
+    """It is neither looked through before, nor when its receiver says that it begins again."""
+    send, acknowledged = Snapshots.send, Snapshots.acknowledged
 
     def trusting(self: Snapshots, raft: Raft, peer: str, now: float) -> None:
         self._trusted = self._log.snapshot, float("inf")
         send(self, raft, peer, now)
 
+    def deaf(self: Snapshots, raft: Raft, peer: str, ack: SnapshotAck, now: float) -> None:
+        if ack.offset:
+            acknowledged(self, raft, peer, ack, now)
+
     patch.setattr(Snapshots, "send", trusting)
+    patch.setattr(Snapshots, "acknowledged", deaf)
