@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,33 +19,14 @@ from replkv.session import Sessions, Verdict
 from replkv.txn import Writer
 
 
-@mutant(60, "etcd#20418, etcd#21399", slow=True)
-def a_late_answer_to_a_read_counts_for_the_same_read_when_it_is_asked_for_again(patch: Patch) -> None:
-    """Both what prevents it is taken away: numbers that are never used twice, and that nothing of an older term counts."""
-    next_round, lost = Reads.next_round, Reads.lost
-    free: WeakKeyDictionary[Reads, list[int]] = WeakKeyDictionary()
-
-    def again(self: Reads, now: float) -> int:
-        numbers = free.setdefault(self, [])
-        if not numbers:
-            return next_round(self, now)
-        newest, self._last_id = self._last_id, numbers.pop() - 1
-        number = next_round(self, now)
-        self._last_id = newest
-        return number
-
-    def lose(self: Reads, read_ids: Iterable[int]) -> None:
-        read_ids = list(read_ids)
-        free.setdefault(self, []).extend(number for number in read_ids if number in self._rounds)
-        lost(self, read_ids)
-
+@mutant(60, "etcd#20418, etcd#21399")
+def an_answer_to_a_read_counts_for_those_that_were_asked_since(patch: Patch) -> None:
     on_read_index_reply = Raft._HANDLERS[ReadIndexReply]
 
     def believe(self: Raft, sender: str, reply: ReadIndexReply) -> None:
-        on_read_index_reply(self, sender, evolve(reply, term=self.term))
+        for number in [*self._asked]:
+            on_read_index_reply(self, sender, evolve(reply, term=self.term, id=number))
 
-    patch.setattr(Reads, "next_round", again)
-    patch.setattr(Reads, "lost", lose)
     patch.setitem(Raft._HANDLERS, ReadIndexReply, believe)
 
 
