@@ -30,7 +30,7 @@ def acknowledgements_and_votes_leave_before_the_disk_is_done(patch: Patch) -> No
     patch.setattr(Raft, "take", hasty)
 
 
-@mutant(9, "raft-rs#84, openraft#1796, etcd#8525")
+@mutant(9, "raft-rs#84, openraft#1796, etcd#8525", slow=True)
 def a_leader_of_an_older_term_is_not_told_of_the_newer_one(patch: Patch) -> None:
     on_append = Raft._HANDLERS[Append]
 

@@ -32,7 +32,7 @@ def a_restart_knows_only_the_new_half_of_a_joint_configuration(patch: Patch) -> 
     patch.setattr(Raft, "__init__", simple)
 
 
-@mutant(29, "etcd#10998, etcd-io/raft abb533c")
+@mutant(29, "etcd#10998, etcd-io/raft abb533c", slow=True)
 def a_learner_that_has_not_heard_of_its_promotion_refuses_to_vote(patch: Patch) -> None:
     on_vote = Raft._on_vote
 
@@ -58,7 +58,7 @@ def snapshots_keep_to_the_first_configuration(patch: Patch) -> None:
     patch.setattr(Machine, "apply", stubborn)
 
 
-@mutant(33, "dqlite#324, etcd#13119")
+@mutant(33, "dqlite#324, etcd#13119", slow=True)
 def a_leader_that_removed_itself_does_not_come_back_to_see_it_through(patch: Patch) -> None:
     patch.setattr(Raft, "_may_stand", lambda self: not self._caution and self._votes_in(self.configuration))
 

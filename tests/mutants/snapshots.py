@@ -119,7 +119,7 @@ def the_table_of_sessions_goes_on_changing_while_it_is_written(patch: Patch) -> 
     patch.setattr(Sessions, "pin", lambda self: [*self._table.items()])
 
 
-@mutant(103)
+@mutant(103, slow=True)
 def a_snapshot_that_is_being_sent_is_replaced(patch: Patch) -> None:
     applied = Snapshots.applied
 
@@ -131,7 +131,7 @@ def a_snapshot_that_is_being_sent_is_replaced(patch: Patch) -> None:
     patch.setattr(Snapshots, "applied", careless)
 
 
-@mutant(124)
+@mutant(124, slow=True)
 def a_piece_of_a_snapshot_that_was_lost_is_not_sent_again(patch: Patch) -> None:
     patch.setattr(snapshotting, "RESEND_AFTER", float("inf"))
     patch.setattr(snapshotting, "GIVE_UP_AFTER", float("inf"))

@@ -87,7 +87,7 @@ def syncs_do_nothing(patch: Patch) -> None:
     patch.setattr(SimDoor, "sync", lambda self, name: None)
 
 
-@mutant(53, "Rebello et al. 2020")
+@mutant(53, "Rebello et al. 2020", slow=True)
 def a_failed_sync_is_tried_again_and_believed(patch: Patch) -> None:
     sync = SimDoor.sync
 
@@ -146,13 +146,13 @@ def how_far_history_was_compacted_is_forgotten_by_a_restart(patch: Patch) -> Non
     patch.setattr(Machine, "load", classmethod(forgetful))
 
 
-@mutant(52, "NATS 2.12.1, NuRaft#185")
+@mutant(52, "NATS 2.12.1, NuRaft#185", slow=True)
 def a_damaged_log_is_cut_and_its_member_goes_on_as_if_nothing_had_happened(patch: Patch) -> None:
     recovered = Log._recovered
     patch.setattr(Log, "_recovered", lambda self, *known: evolve(recovered(self, *known), floor=NOWHERE))
 
 
-@mutant(56, "dqlite#401, etcd#14254", slow=True)
+@mutant(56, "dqlite#401, etcd#14254")
 def a_disk_that_was_full_once_is_full_for_good(patch: Patch) -> None:
     prepare = Log._prepare_next
 
@@ -172,7 +172,7 @@ def a_leader_is_not_told_that_a_follower_lost_what_it_acknowledged(patch: Patch)
     patch.setattr(Leadership, "begin_anew", lambda self, name: None)
 
 
-@mutant(119)
+@mutant(119, slow=True)
 def a_damaged_snapshot_is_sent_again_and_again(patch: Patch) -> None:
     """It is neither looked through before, nor when its receiver says that it begins again."""
     send, acknowledged = Snapshots.send, Snapshots.acknowledged
