@@ -327,7 +327,7 @@ class SimMember:
         self.cluster.trace.note("stopped", self.where, type(failure).__name__)
         if (failure is None or isinstance(failure, Closed)) and self.closing:
             return
-        if type(failure) is StorageError and self.disk.broken:
+        if type(failure) in (StorageError, DiskFull) and self.disk.broken:
             return
         if isinstance(failure, DiskFull) and self.rotten:
             return  # not even room for a new beginning

@@ -91,9 +91,13 @@ class Stage(Simulation):
     # -- what scripts do --------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> SimMember:
-        """Start everybody, and wait for the leader, who is the founder."""
+        """Start everybody, and wait for the founder to lead; another one who was faster hands over to it."""
         for member in self.members:
             self.start(member)
+        leader = self.leader("".join(self.cluster.members))
+        if leader.name != "a":
+            self.raft(leader.name).transfer("a", leader.process.clock())
+            leader.wake()
         self.wait(lambda: self.leads("a") and self.applied(2), "a founds the cluster and leads it")
         return self["a"]
 
