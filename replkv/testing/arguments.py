@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from multiprocessing.context import BaseContext
 
 INTERRUPTED = 130
 """The exit status that shells give to what Ctrl-C ended."""
@@ -102,9 +101,9 @@ def die_silently() -> None:
 
 
 @contextmanager
-def workers(jobs: int, context: BaseContext | None = None) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes; who leaves it because of an error or an interrupt does not wait for what they are at."""
-    pool = ProcessPoolExecutor(jobs, context, initializer=die_silently)
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of fresh processes; who leaves it because of an error or an interrupt does not wait for what they are at."""
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=die_silently)
     try:
         yield pool
     except BaseException:

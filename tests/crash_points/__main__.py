@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import time
 
 from attrs import asdict
-from scenarios import SCENARIOS, Effort
+from scenarios import SCENARIOS, try_everything
 from stopping import Tally
 
 from replkv.testing.arguments import new_file, positive, run_command, workers
 from replkv.testing.report import write_report
-
-
-def run(name: str) -> tuple[Tally, float]:
-    """Run a scenario in a process of its own; return what it tried, and the seconds that took."""
-    logging.disable(logging.CRITICAL)  # members warn of what is done to them
-    (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == name)
-    began = time.monotonic()
-    return scenario.run(Effort()), time.monotonic() - began
 
 
 def main() -> int:
@@ -36,7 +26,7 @@ def main() -> int:
     total = Tally()
     figures = {}
     with workers(options.jobs) as pool:
-        for name, (tally, seconds) in zip(names, pool.map(run, names), strict=True):
+        for name, (tally, seconds) in zip(names, pool.map(try_everything, names), strict=True):
             figures[name] = asdict(tally)
             total.add(tally)
             print(f"{name:60}{tally} {seconds:5.0f} s", flush=True)

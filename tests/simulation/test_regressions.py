@@ -12,6 +12,7 @@ from replkv.config import Config
 from replkv.links import Links
 from replkv.messages import Identity, Message, Ping, Pong, Refuse, Welcome
 from replkv.raft import Role
+from replkv.snapshotting import HOLD
 from replkv.testing.cluster import SimMember
 from replkv.testing.network import SimNetwork, SimTransport, Weather
 from replkv.testing.sim import Scheduler
@@ -103,6 +104,7 @@ def test_a_leader_of_a_later_term_does_not_go_on_sending_a_snapshot_that_is_gone
         old.process._next_tick = float("inf")  # it does not look around for now
         simulation.part(old, told=True)
         simulation.leader([absent, other])
+        simulation.cluster.run(HOLD)  # one that somebody asked for is not replaced before
         for number in range(20):
             simulation.write(other, f"{number} {'y' * 100}")
         network.heal()

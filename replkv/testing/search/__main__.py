@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from replkv.testing.arguments import new_file, positive, run_command, workers
@@ -57,7 +56,7 @@ def run(profiles: Sequence[Profile], states: int, jobs: int) -> Iterator[Result]
     """
     lanes = [[*reversed(profiles[number::jobs])] for number in range(jobs)]
     left = [states // jobs] * jobs
-    with workers(jobs, get_context("spawn")) as pool:
+    with workers(jobs) as pool:
         running: dict[Future[Result], int] = {}
 
         def begin(lane: int) -> None:
