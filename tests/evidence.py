@@ -28,7 +28,7 @@ RUNS: dict[str, list[str]] = {
     "search": ["-m", "replkv.testing.search", "--states", "600000", "--jobs", "2"],
     "crash points": ["tests/crash_points"],
     "seeded bugs": ["tests/mutants", "--jobs", "2", "--table", "docs/SEEDED_BUGS.md"],
-    "torture": ["tests/torture", "--hours", "0.15"],
+    "torture": ["tests/torture", "--hours", "0.1"],
     "hostile bytes": ["tests/fuzz", "--seconds", "20"],
 }
 """What is run, by the name of its report; the simulator gets seeds that nobody has seen before."""

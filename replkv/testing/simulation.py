@@ -17,6 +17,7 @@ from attrs import define, field, frozen
 
 from replkv.ops import Get, Put
 from replkv.raft import Role
+from replkv.space import LOOK_EVERY
 from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
 from replkv.testing.electorate import Electorate
@@ -263,7 +264,8 @@ class Simulation:
         """In time these members have a leader, and keep it; those of them that belong to the cluster write and read, and become equal."""
         self._be_patient()
         self._must(lambda: self._leader(core) is not None, "no leader")
-        self.cluster.run(self.scenario.settings.election_timeout)  # a hand-over that was asked for before may still happen
+        # Until disks that were full have been looked at again, a hand-over may be asked for; and that may take its time.
+        self.cluster.run(2 * LOOK_EVERY + self.scenario.settings.election_timeout)
         self._must(lambda: self._is_decided(core), "no leader with a committed configuration")
         before, serving = self._leader(core), self._belonging(core)
         for number in range(PROBES):
