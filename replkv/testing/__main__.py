@@ -11,18 +11,19 @@ from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from replkv.testing.arguments import duration, new_file, positive, run_command, unused_seed, workers
+from replkv.testing.attempt import attempt
 from replkv.testing.report import write_report
-from replkv.testing.shrink import Failure, Reduction, failure_of, shrink
+from replkv.testing.shrink import Failure, Reduction, shrink
 from replkv.testing.sights import SITUATIONS, missing, suffice
-from replkv.testing.simulation import Simulation
 from replkv.testing.trace import UnheardError, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from replkv.testing.attempt import Attempt
     from replkv.testing.simulation import Report
 
 PROGRESS_EVERY = 5.0
@@ -61,24 +62,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-@frozen
-class Run:
-    """What became of a seed."""
-
-    report: Report
-    failure: Failure | None
-
-
-def _run(seed: int, reduction: Reduction, *, verbose: bool = False) -> Run:
-    simulation = Simulation(reduction.of(seed), verbose)
-    try:
-        return Run(simulation.run(), None)
-    except Exception as error:  # noqa: BLE001  # whatever went wrong, the seed shows it again
-        return Run(simulation.report(), failure_of(seed, reduction, simulation, error))
-
-
 def _watch(seed: int, reduction: Reduction) -> int:
-    run = _run(seed, reduction, verbose=True)
+    run = attempt(seed, reduction, verbose=True)
     if run.failure is None:
         say(str(run.report))
         return 0
@@ -117,10 +102,10 @@ class Batch:
             write_report(self.options.report, "simulation", self._figures())
         return 1 if self.failed or (self.options.require_sights and not suffice(self.sights)) else 0
 
-    def _runs(self) -> Iterator[Run]:
+    def _runs(self) -> Iterator[Attempt]:
         options = self.options
         seeds: Iterable[int] = count(options.start) if options.hours else range(options.start, options.start + options.seeds)
-        simulate = partial(_run, reduction=Reduction.from_options(options))
+        simulate = partial(attempt, reduction=Reduction.from_options(options))
         if options.jobs == 1:
             yield from map(simulate, self._in_time(seeds))
             return

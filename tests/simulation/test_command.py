@@ -100,6 +100,14 @@ def test_it_runs_as_many_seeds_as_there_is_time_for_and_one_at_least(capsys: Cap
     assert "\n1 seeds in" in capsys.readouterr().out
 
 
+def test_the_command_itself_runs_several_processes() -> None:
+    """What they run was a function of the command's own module, which they have not."""
+    command = [sys.executable, "-m", "replkv.testing", "--seeds", "4", "--start", "5", "--jobs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 seeds in" in done.stdout
+
+
 def test_what_is_to_run_for_hours_begins_with_a_seed_that_nobody_has_run(capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setattr("replkv.testing.__main__.unused_seed", lambda: 1234)
     assert main(["--hours", "1e-9"]) == 0
