@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from replkv.ops import Get, Put
 from replkv.raft import Role
-from replkv.space import LOOK_EVERY
+from replkv.space import FORGOTTEN_AFTER, LOOK_EVERY
 from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
 from replkv.testing.electorate import Electorate
@@ -168,6 +168,9 @@ class Simulation:
         self.nemesis.save_core(core)
         self.cluster.trace.note("saved", *(member.name for member in core))
         self._stir(core)
+        if "disk_full" in self.scenario.faults:  # it may have been refused, as long as those were taken for full that have room now
+            self.cluster.run(FORGOTTEN_AFTER + LOOK_EVERY)
+            self._stir(core)
         self._serve(core)
         self._let_expire(self._belonging(core)[0])
 
