@@ -91,7 +91,7 @@ class Caution:
             name: of this member.
             configuration: who votes.
         """
-        voters, doubtful = {*configuration.voters, *configuration.outgoing}, {name, *self._in_doubt()}
+        voters, doubtful = configuration.all_voters, {name, *self._in_doubt()}
         silent = ", ".join(sorted(voters - {name, *self._replies}))
         if self.in_doubt and quorum.won(configuration, doubtful):
             return f"lost the end of its log, and so did {', '.join(sorted(doubtful - {name}))}, a majority of all voters: {WAYS_OUT}"
@@ -113,7 +113,7 @@ class Caution:
         Returns:
             Whether the floor is another one now.
         """
-        voters, doubtful = {*configuration.voters, *configuration.outgoing}, {name, *self._in_doubt()}
+        voters, doubtful = configuration.all_voters, {name, *self._in_doubt()}
         if not voters <= {name, *self._replies} or quorum.won(configuration, doubtful):
             return False
         ends = [Position(reply.last_term, reply.last_index) for reply in self._replies.values() if not reply.in_doubt]

@@ -67,8 +67,7 @@ class Leadership:
     @property
     def is_alone(self) -> bool:
         """Whether nobody else has a vote."""
-        configuration = self._log.configuration
-        return {*configuration.voters, *configuration.outgoing} == {self._name}
+        return self._log.configuration.all_voters == {self._name}
 
     def agreed_index(self, durable_index: int) -> int:
         """Return up to where a quorum holds the log durably, this member up to ``durable_index``."""

@@ -151,7 +151,8 @@ class Log:
         log._repeated = _read_identity(disk, names)
         log.snapshot = _check_snapshot(disk, state.snapshot)
         log._settle(state)
-        log._clean(names, numbers, state)
+        log._blank = state.blank
+        log._remove_all_but({*state.reach, *state.blank}, names)
         if state.identity is None:
             log._begin()
         else:
@@ -196,12 +197,8 @@ class Log:
         self._segment_size = self._disk.size(segment_name(state.segment))
         self._reach = {number: reach for number, reach in state.reach.items() if number != state.segment}
 
-    def _clean(self, names: Sequence[str], numbers: Sequence[int], state: Replay) -> None:
-        """Remove what the state does not refer to: unfinished files, snapshots without a pointer, segments passed over."""
-        self._blank = state.blank
-        self._remove_all_but({number for number in numbers if number in state.reach or number in state.blank}, names)
-
     def _remove_all_but(self, used: set[int], names: Sequence[str]) -> None:
+        """Remove what nothing refers to: unfinished files, snapshots without a pointer, segments that are not in use."""
         pointer = self.snapshot.name if self.snapshot else ""
         self._garbage = [segment_name(number) for number in segments(names) if number not in used]
         self._garbage += [name for name in names if name.endswith(TEMPORARY) or (is_snapshot(name) and name != pointer)]

@@ -90,6 +90,11 @@ class Configuration:
         """Everybody who gets the log, sorted."""
         return tuple(sorted({*self.voters, *self.outgoing, *self.learners}))
 
+    @property
+    def all_voters(self) -> frozenset[str]:
+        """Everybody who has a vote in either half."""
+        return frozenset((*self.voters, *self.outgoing))
+
     def is_voter(self, name: str) -> bool:
         """Tell whether ``name`` has a vote in either half."""
         return name in self.voters or name in self.outgoing

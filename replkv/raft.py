@@ -385,7 +385,7 @@ class Raft:
         return self._votes_in(self.configuration) or (self._is_unsettled() and self._votes_in(self._log.configurations[-2]))
 
     def _is_alone_in(self, configuration: Configuration) -> bool:
-        return {*configuration.voters, *configuration.outgoing} == {self.name} and self._votes_in(configuration)
+        return configuration.all_voters == {self.name} and self._votes_in(configuration)
 
     def _commit_to(self, index: int) -> None:
         before, self.commit = self.commit, index

@@ -83,7 +83,7 @@ class Salvage:
 
     @property
     def _others(self) -> list[str]:
-        return sorted({*self.configuration.voters, *self.configuration.outgoing} - {self.identity.name})
+        return sorted(self.configuration.all_voters - {self.identity.name})
 
     def that_fit(self) -> Salvage:
         """Return this with so many entries as have room in the prepared segment."""

@@ -211,8 +211,7 @@ class Snapshots:
             data = self._disk.read(sending.file.name, sending.offset, CHUNK)
         except Corrupt as error:  # since it was trusted
             self._distrust(error)
-            del self._sending[peer]
-            raft.snapshot_failed(peer)
+            self._give_up(raft, peer)
             return
         self._links.send(peer, SnapshotChunk(raft.term, sending.file.meta, sending.offset, sending.file.size, data))
 
@@ -225,11 +224,14 @@ class Snapshots:
             del self._sending[peer]
         elif not ack.offset:  # it begins again: perhaps what it got was damaged, since that was last looked at
             self._trusted = None, 0.0
-            del self._sending[peer]
-            raft.snapshot_failed(peer)
+            self._give_up(raft, peer)
         elif ack.offset != sending.offset:
             sending.offset, sending.progressed = ack.offset, now
             self._send_chunk(raft, peer, now)
+
+    def _give_up(self, raft: Raft, peer: str) -> None:
+        del self._sending[peer]
+        raft.snapshot_failed(peer)
 
     def tick(self, raft: Raft, now: float) -> None:
         """Send chunks again that were not acknowledged, and give up on followers that make no progress."""
@@ -240,8 +242,7 @@ class Snapshots:
             if sending.term != raft.term:
                 del self._sending[peer]
             elif now - sending.progressed > GIVE_UP_AFTER:
-                del self._sending[peer]
-                raft.snapshot_failed(peer)
+                self._give_up(raft, peer)
             elif now - sending.sent > RESEND_AFTER:
                 self._send_chunk(raft, peer, now)
 

@@ -97,7 +97,7 @@ class SimMember:
     @property
     def began_anew(self) -> bool:
         """Whether its log was once found damaged, and begun anew with what was left."""
-        disk = self.disk.copy().open()
+        disk = self.disk.open()  # another door: it only looks
         return any((glance(disk, number) or (None,))[0] == RecordKind.HEAD_AFRESH for number in segments(disk.list()))
 
     # -- lives ------------------------------------------------------------------------------------------------------------------------

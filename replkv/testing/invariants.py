@@ -185,7 +185,7 @@ class Invariants:
     def _check_recovery(self, member: SimMember, raft: Raft, seen: _Seen) -> None:
         """P2: what was durable in the last life is there in this one."""
         before = seen.last_raft
-        if (raft._caution is not None and not member.rotten) or (member.began_anew and not member.rotten_in):
+        if (raft._caution is not None and not member.rotten) or (not member.rotten_in and member.began_anew):
             raise Violation("P2", f"{member.where} takes its disk for damaged, which it is not")
         if before is not None:
             for index in range(raft._log.base_index + 1, before.durable_index + 1):

@@ -166,6 +166,31 @@ def draw(seed: int) -> Scenario:
     return _about_snapshots(scenario) if rng.random() < 0.15 else scenario
 
 
+def calm(segment_bytes: int = Config().segment_bytes, patience: float = 4.0) -> Scenario:
+    """Return a scenario of three members in which nothing happens by itself, for scripts.
+
+    Args:
+        segment_bytes: of the log.
+        patience: seconds a client waits for an answer at most.
+    """
+    return evolve(
+        draw(1),
+        names=("a", "b", "c"),
+        settings=Settings(),
+        config=Config(segment_bytes=segment_bytes),
+        faults=(),
+        weather=Weather(),
+        drift=0.0,
+        creep=0.0,
+        clients=0,
+        holders=0,
+        watchers=0,
+        patience=patience,
+        snapshot_step=0.0005,
+        knobs={},
+    )
+
+
 def _about_snapshots(scenario: Scenario) -> Scenario:
     """Return a scenario in which members fall behind, and catch up by snapshots of many pieces: by chance alone that is rare."""
     return evolve(

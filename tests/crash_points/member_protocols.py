@@ -61,14 +61,19 @@ def electing(stage: Stage) -> None:
     stage.write(stage["b"])
 
 
-def replacing_what_was_not_decided(stage: Stage) -> None:
-    """A leader that is cut off goes on writing; the next one's entries take the place of these."""
+def lead_in_vain(stage: Stage) -> None:
+    """Let the first leader go on writing when it is cut off."""
     leader = stage.begin()
     stage.write(leader)
     stage.cut_off("a")
     for _ in range(3):
         stage.ask(leader, 600)
         stage.pause(0.01)
+
+
+def replacing_what_was_not_decided(stage: Stage) -> None:
+    """A leader that is cut off goes on writing; the next one's entries take the place of these."""
+    lead_in_vain(stage)
     stage.wait(lambda: stage.raft("a").durable_index >= 5, "a has written more")
     stage.leader("bc")
     stage.write(stage["b"], 300)
@@ -182,12 +187,7 @@ def while_away(stage: Stage) -> None:
 
 def installing_a_snapshot_over_what_conflicts(stage: Stage) -> None:
     """The first leader has entries behind its last common one that nobody else knows."""
-    leader = stage.begin()
-    stage.write(leader)
-    stage.cut_off("a")
-    for _ in range(3):
-        stage.ask(leader, 600)
-        stage.pause(0.01)
+    lead_in_vain(stage)
     heir = stage.leader("bc")
     for _ in range(8):
         stage.write(heir, 500)

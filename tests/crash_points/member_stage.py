@@ -6,11 +6,10 @@ import random
 from collections.abc import Callable
 from itertools import product
 
-from attrs import define, evolve, field
+from attrs import define, field
 from stopping import Stop, StoppingDisk
 
 from replkv import codec
-from replkv.config import Config, Settings
 from replkv.messages import Configuration, EntryKind
 from replkv.ops import Get, Put
 from replkv.raft import Raft
@@ -18,10 +17,9 @@ from replkv.raftlog import configuration_in
 from replkv.testing.cluster import SimMember
 from replkv.testing.disk import SimDisk
 from replkv.testing.history import Consistency, Operation, Outcome, Violation
-from replkv.testing.network import Weather
 from replkv.testing.sim import nothing
 from replkv.testing.simulation import Simulation
-from replkv.testing.swarm import draw
+from replkv.testing.swarm import calm
 from replkv.wal_format import IDENTITY, segment_name
 
 SEGMENT = 4096
@@ -30,22 +28,7 @@ WRITTEN_WITHIN = 10.0
 WELL_WITHIN = 15.0
 """Seconds in which a cluster that nothing disturbs any more has a leader, and as many for everything else."""
 
-CALM = evolve(
-    draw(1),
-    names=("a", "b", "c"),
-    settings=Settings(),
-    config=Config(segment_bytes=SEGMENT),
-    faults=(),
-    weather=Weather(),
-    drift=0.0,
-    creep=0.0,
-    clients=0,
-    holders=0,
-    watchers=0,
-    patience=0.1,
-    snapshot_step=0.0005,
-    knobs={},
-)
+CALM = calm(SEGMENT, patience=0.1)
 
 
 class GivenUp(Exception):

@@ -9,36 +9,19 @@ from typing import Any
 
 import attrs
 
-from replkv.config import Config, Settings
 from replkv.ops import Get, Packable, Put
 from replkv.testing.cluster import SimMember
 from replkv.testing.history import Consistency, Outcome
 from replkv.testing.holders import Holding
 from replkv.testing.knobs import turned
-from replkv.testing.network import Weather
 from replkv.testing.sim import nothing
 from replkv.testing.simulation import Simulation
-from replkv.testing.swarm import draw
+from replkv.testing.swarm import calm
 from replkv.testing.watchers import Watcher
 from replkv.values import Span, to_ttl
 from replkv.wire import Raw
 
-CALM = attrs.evolve(
-    draw(1),
-    names=("a", "b", "c"),
-    settings=Settings(),
-    config=Config(),
-    faults=(),
-    weather=Weather(),
-    drift=0.0,
-    creep=0.0,
-    clients=0,
-    holders=0,
-    watchers=0,
-    patience=4.0,
-    snapshot_step=0.0005,
-    knobs={},
-)
+CALM = calm()
 
 
 class Play(Simulation):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from caller import Caller
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,19 +17,8 @@ from replkv.errors import Closed
 from replkv.proposals import Call
 
 
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self) -> None:
-        super().__init__(b"x")
-        self.finished = 0
-
-    def finish(self) -> None:
-        self.finished += 1
-
-
 def lined_up(admission: Admission, *sizes: int) -> list[Caller]:
-    callers = [Caller() for _ in sizes]
+    callers = [Caller(b"x") for _ in sizes]
     for caller, size in zip(callers, sizes, strict=True):
         admission.line_up(caller, size)
     return callers
@@ -163,7 +153,7 @@ def test_whatever_comes_and_goes_the_bound_holds_and_nobody_waits_beside_room(
         if move == "e" and admission.enter(number):
             inside.append(number)
         elif move == "l":
-            line.append((Caller(), number))
+            line.append((Caller(b"x"), number))
             admission.line_up(*line[-1])
         elif move == "g" and line:
             assert admission.give_up(*line.pop(number % len(line)))

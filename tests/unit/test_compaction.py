@@ -7,14 +7,14 @@ import weakref
 from typing import Any
 
 import pytest
+from caller import Caller
 from fake_network import FakeCluster
 from test_machine import Log
 
-from replkv import codec, history, ops
+from replkv import history, ops
 from replkv.compaction import ALMOST_FULL, SAMPLES, SCRUB_PAUSE, SCRUB_SLICE, Compactor, Scrubbing
 from replkv.config import Settings
 from replkv.kv import Store
-from replkv.proposals import Call
 
 HOUR = 3_600_000_000
 OFF: dict[str, Any] = {"compact_age": 0, "compact_revisions": 0, "compact_bytes": 0}
@@ -254,17 +254,6 @@ def test_what_was_removed_altogether_is_held_no_longer() -> None:
 # -- whole members --------------------------------------------------------------------------------------------------------------------
 
 
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self, operation: ops.Packable[object]) -> None:
-        super().__init__(codec.pack(operation.to_wire()))
-        self.finished = False
-
-    def finish(self) -> None:
-        self.finished = True
-
-
 @pytest.mark.parametrize("settings", [{"compact_age": 2.0}, {"compact_revisions": 20}, {"compact_bytes": 2000}])
 def test_the_members_of_a_cluster_compact_by_themselves_alike_and_remove_it(settings: dict[str, Any]) -> None:
     cluster = FakeCluster(settings=Settings(**{**OFF, **settings}))
@@ -272,7 +261,7 @@ def test_the_members_of_a_cluster_compact_by_themselves_alike_and_remove_it(sett
     name = next(name for name in "abc" if name != cluster.leader())
     node = cluster.nodes[name]
     for number in range(60):
-        call = Caller(ops.Put(f"k{number % 3}", bytes(100)))
+        call = Caller.of(ops.Put(f"k{number % 3}", bytes(100)))
         assert node.proposals.admission.enter(len(call.command or b""))
         node.submit(call)
         cluster.run(lambda: call.finished)  # noqa: B023
@@ -290,7 +279,7 @@ def test_nothing_is_removed_while_the_state_is_dumped() -> None:
     node = cluster.nodes["a"]
     node.snapshots._taking = True
     for number in range(40):
-        call = Caller(ops.Put("k", str(number)))
+        call = Caller.of(ops.Put("k", str(number)))
         assert node.proposals.admission.enter(len(call.command or b""))
         node.submit(call)
         cluster.run(lambda: call.finished)  # noqa: B023

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from caller import Caller
 from fake_network import FakeCluster
 
 from replkv import codec, ops, wire
@@ -19,19 +20,6 @@ from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, OWN_IN_FLIGHT, Call, Own
 
 A, B = (1, "a"), (2, "b")
 RETRY = 1.5
-
-
-class Caller(Call):
-    """A caller that counts how often it was answered."""
-
-    __slots__ = ("finished",)
-
-    def __init__(self, command: bytes = b"\x01") -> None:
-        super().__init__(command)
-        self.finished = 0
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 def read(data: bytes) -> Batch:
@@ -56,7 +44,7 @@ def proposals() -> Proposals:
 @pytest.fixture
 def ready(proposals: Proposals) -> Proposals:
     """With a session."""
-    call = Caller()
+    call = Caller(b"\x01")
     submit(proposals, call)
     (opening,) = sent(proposals)
     proposals.answer([Outcome(0, opening.sequence, (), opened=7)])
@@ -393,7 +381,7 @@ def test_an_answer_lets_in_who_waits_in_line() -> None:
     proposals = Proposals(random.Random(1), 1000, RETRY, Admission(1, 1000))
     (first,) = put(proposals)
     assert not proposals.admission.enter(3)
-    waiting = Caller()
+    waiting = Caller(b"\x01")
     proposals.admission.line_up(waiting, 3)
     assert proposals.give_up(first)
     assert waiting.finished == 1
@@ -402,7 +390,7 @@ def test_an_answer_lets_in_who_waits_in_line() -> None:
 def test_at_the_end_those_in_line_are_told_as_those_in_the_queue() -> None:
     proposals = Proposals(random.Random(1), 1000, RETRY, Admission(1, 1000))
     put(proposals)
-    waiting = Caller()
+    waiting = Caller(b"\x01")
     proposals.admission.line_up(waiting, 3)
     closed = Closed("closed")
     proposals.fail_all(closed, OutcomeUnknown("unknown"))

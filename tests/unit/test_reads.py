@@ -6,23 +6,12 @@ import threading
 from collections import deque
 
 import pytest
+from caller import Caller
 from fake_network import FakeCluster
 
 from replkv import codec, ops
 from replkv.errors import Closed
-from replkv.proposals import Call
 from replkv.reads import Reads
-
-
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self, command: bytes | None = None) -> None:
-        super().__init__(command)
-        self.finished = 0
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from caller import Caller
 from fake_network import FakeCluster, InlineHousekeeper
 
 from replkv import codec, ops, snapshotting
@@ -16,26 +17,14 @@ from replkv.errors import Corrupt
 from replkv.machine import Machine
 from replkv.messages import Message, SnapshotAck, SnapshotChunk
 from replkv.node import Node
-from replkv.proposals import Call
 from replkv.snapshotting import GIVE_UP_AFTER, HOLD
 
 RNG = random.Random(5)
 SMALL = Config(snapshot_bytes=20_000, trailing_entries=4, segment_bytes=1 << 16)
 
 
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self, command: bytes) -> None:
-        super().__init__(command)
-        self.finished = 0
-
-    def finish(self) -> None:
-        self.finished += 1
-
-
 def write(cluster: FakeCluster, name: str, operation: ops.Packable[Any]) -> Caller:
-    call = Caller(codec.pack(operation.to_wire()))
+    call = Caller.of(operation)
     cluster.nodes[name].submit(call)
     return call
 

@@ -6,8 +6,9 @@ import contextlib
 import random
 
 import pytest
+from caller import Caller
 from raft_harness import block, configuration, founding
-from tight import SEGMENT, Caller, Tight, growing, shrinking, used
+from tight import SEGMENT, Tight, growing, shrinking, used
 
 from replkv import codec, ops
 from replkv.config import Config

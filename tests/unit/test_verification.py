@@ -6,14 +6,14 @@ import logging
 import random
 
 import pytest
+from caller import Caller
 from fake_network import FakeCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replkv import codec, ops
+from replkv import ops
 from replkv.errors import InvariantBroken
 from replkv.messages import Configuration, Digest
-from replkv.proposals import Call
 from replkv.verification import KEPT, Verification
 
 RIGHT, WRONG, OTHER = b"\x01\x02\x03\x04", b"\xff\xfe\xfd\xfc", b"\xaa\xaa\xaa\xaa"
@@ -201,20 +201,9 @@ def test_who_went_astray_is_reported_once_by_the_others(caplog: pytest.LogCaptur
 # -- whole members --------------------------------------------------------------------------------------------------------------------
 
 
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self, operation: ops.Packable[object]) -> None:
-        super().__init__(codec.pack(operation.to_wire()))
-        self.finished = False
-
-    def finish(self) -> None:
-        self.finished = True
-
-
 def execute(cluster: FakeCluster, name: str, *operations: ops.Packable[object]) -> None:
     for operation in operations:
-        call = Caller(operation)
+        call = Caller.of(operation)
         node = cluster.nodes[name]
         assert node.proposals.admission.enter(len(call.command or b""))
         node.submit(call)

@@ -6,12 +6,12 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from caller import Caller
 from fake_network import FakeCluster, InlineHousekeeper
 
-from replkv import codec, ops
+from replkv import ops
 from replkv.config import Config
 from replkv.node import Node
-from replkv.proposals import Call
 from replkv.testing.disk import SimDisk
 from replkv.values import to_ttl
 
@@ -52,7 +52,7 @@ class Tight(FakeCluster):
         return [name for name in self.nodes if name != self.led_by()]
 
     def begin(self, name: str, operation: ops.Packable[Any]) -> Caller:
-        call = Caller(codec.pack(operation.to_wire()))
+        call = Caller.of(operation)
         self.nodes[name].proposals.admission.enter_anyway(len(call.command or b""))
         self.nodes[name].submit(call)
         return call
@@ -79,17 +79,6 @@ class Tight(FakeCluster):
     def equal(self) -> bool:
         nodes = self.nodes.values()
         return len({node.machine.applied for node in nodes}) == 1 and len({node.machine.digest() for node in nodes}) == 1
-
-
-class Caller(Call):
-    __slots__ = ("finished",)
-
-    def __init__(self, command: bytes) -> None:
-        super().__init__(command)
-        self.finished = 0
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 def growing() -> Iterator[ops.Packable[Any]]:
