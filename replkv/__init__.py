@@ -1,6 +1,7 @@
 """replkv: strongly consistent replicated state inside your process.
 
-``Replica`` embeds one member of a cluster; ``AsyncReplica`` is the same for asyncio.  docs/ARCHITECTURE.md is the way into the source.
+``Replica`` embeds one member of a cluster; ``AsyncReplica`` is the same for asyncio; ``connect`` has the
+same calls for processes that are no members.  docs/ARCHITECTURE.md is the way into the source.
 """
 
 import logging
@@ -8,6 +9,7 @@ import logging
 from replkv.aio import AsyncReplica
 from replkv.awaiting import AsyncNamespace
 from replkv.blocking import Namespace
+from replkv.client import AsyncClient, Client, connect
 from replkv.config import Config, Settings
 from replkv.errors import (
     Closed,
@@ -24,6 +26,7 @@ from replkv.errors import (
     KeyNotFound,
     LeaseExists,
     LeaseNotFound,
+    LockLost,
     NoLeader,
     NotACounter,
     OutcomeUnknown,
@@ -39,10 +42,23 @@ from replkv.errors import (
     WaitTimeout,
     WrongCluster,
 )
+from replkv.feed import Watched
 from replkv.leasing import AsyncLease, AsyncLost, Lease, Lost
 from replkv.mapping import AsyncMapping, ReplicatedMapping
-from replkv.ops import KEEP, Add, Compare, Delete, Get, Keep, Key, LeaseLike, Operation, Put, Scan, SortBy, Txn
+from replkv.ops import KEEP, Add, Compare, Delete, Fenced, Get, Guard, Keep, Key, LeaseLike, Operation, Put, Scan, SortBy, Txn
+from replkv.recipes.barrier import AsyncBarrier, Barrier
+from replkv.recipes.counter import AsyncCounter, Counter
+from replkv.recipes.double_barrier import AsyncDoubleBarrier, DoubleBarrier
+from replkv.recipes.election import AsyncElection, AsyncLeaders, AsyncTerm, Election, Leader, Leaders, Term
+from replkv.recipes.lock import AsyncLock, Lock
+from replkv.recipes.queue import AsyncClaim, AsyncPriorityQueue, AsyncQueue, Claim, PriorityQueue, Queue
+from replkv.recipes.rate_limiter import AsyncRateLimiter, RateLimiter
+from replkv.recipes.registry import AsyncRegistration, AsyncRegistry, Registration, Registry
+from replkv.recipes.rwlock import AsyncRWLock, AsyncRWLockSide, RWLock, RWLockSide
+from replkv.recipes.semaphore import AsyncSemaphore, Semaphore
+from replkv.recipes.transact import AsyncTransaction, Transaction
 from replkv.replica import Replica
+from replkv.sigterm import exit_on_sigterm
 from replkv.status import Member, Status
 from replkv.surface import Consistency, Timeout
 from replkv.typedcodec import typed
@@ -62,7 +78,7 @@ from replkv.values import (
     TxnResult,
 )
 from replkv.view import AsyncView, Change, Changes, View
-from replkv.watching import AsyncWatch, Watch, Watched
+from replkv.watching import AsyncWatch, Watch
 
 __version__ = "0.1.0"
 
@@ -70,15 +86,36 @@ __all__ = [
     "KEEP",
     "Add",
     "AddResult",
+    "AsyncBarrier",
+    "AsyncClaim",
+    "AsyncClient",
+    "AsyncCounter",
+    "AsyncDoubleBarrier",
+    "AsyncElection",
+    "AsyncLeaders",
     "AsyncLease",
+    "AsyncLock",
     "AsyncLost",
     "AsyncMapping",
     "AsyncNamespace",
+    "AsyncPriorityQueue",
+    "AsyncQueue",
+    "AsyncRWLock",
+    "AsyncRWLockSide",
+    "AsyncRateLimiter",
+    "AsyncRegistration",
+    "AsyncRegistry",
     "AsyncReplica",
+    "AsyncSemaphore",
+    "AsyncTerm",
+    "AsyncTransaction",
     "AsyncView",
     "AsyncWatch",
+    "Barrier",
     "Change",
     "Changes",
+    "Claim",
+    "Client",
     "Closed",
     "Codec",
     "CodecName",
@@ -88,28 +125,37 @@ __all__ = [
     "Conflict",
     "Consistency",
     "Corrupt",
+    "Counter",
     "Data",
     "Delete",
     "DeleteResult",
     "DirectoryInUse",
     "DiskFull",
+    "DoubleBarrier",
     "DuplicateKey",
+    "Election",
     "Event",
     "EventKind",
+    "Fenced",
     "ForkedProcess",
     "FutureRevision",
     "Get",
+    "Guard",
     "Incompatible",
     "InvariantBroken",
     "Keep",
     "Key",
     "KeyNotFound",
     "KeyValue",
+    "Leader",
+    "Leaders",
     "Lease",
     "LeaseExists",
     "LeaseInfo",
     "LeaseLike",
     "LeaseNotFound",
+    "Lock",
+    "LockLost",
     "Lost",
     "Member",
     "Namespace",
@@ -118,25 +164,35 @@ __all__ = [
     "Operation",
     "OutcomeUnknown",
     "Overloaded",
+    "PriorityQueue",
     "Progress",
     "Put",
     "PutResult",
+    "Queue",
     "QuotaExceeded",
+    "RWLock",
+    "RWLockSide",
+    "RateLimiter",
+    "Registration",
+    "Registry",
     "Rejected",
     "Replica",
     "ReplicatedMapping",
     "ReplkvError",
     "Scan",
     "ScanResult",
+    "Semaphore",
     "Settings",
     "SortBy",
     "Status",
     "StorageError",
     "Synced",
+    "Term",
     "Timeout",
     "TooLarge",
     "TooManyOps",
     "TooStale",
+    "Transaction",
     "Txn",
     "TxnResult",
     "Unavailable",
@@ -146,6 +202,8 @@ __all__ = [
     "Watch",
     "Watched",
     "WrongCluster",
+    "connect",
+    "exit_on_sigterm",
     "typed",
 ]
 

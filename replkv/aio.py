@@ -1,28 +1,23 @@
-"""``AsyncReplica``: one member inside this process, for asyncio."""
+"""``AsyncReplica``: one member inside this process, for asyncio; and ``connect``, for processes that are no members."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from functools import partial
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self
 
 from replkv import fork
-from replkv.awaiting import AwaitingSurface
+from replkv.client import AsyncClient, Target
+from replkv.config import Config
+from replkv.facade import AwaitingFacade
 from replkv.leasing import AsyncLease
-from replkv.node import Node
-from replkv.plans import NOT_YET, Plan
 from replkv.replica import EmbeddedMember
-from replkv.surface import Timeout
-from replkv.values import to_timeout
-from replkv.waiting import LoopCall, ask, finished, overloaded, resumable, time_left
+from replkv.surface import DEFAULT, Timeout
 from replkv.watching import AsyncWatch
 
-R = TypeVar("R")
 
-
-class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
+class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingFacade[AsyncWatch, AsyncLease]):
     """One member of a cluster, inside this process; every call is awaited.
 
     The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.
@@ -63,55 +58,12 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingSurface):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await asyncio.shield(self.close())
 
-    async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
-        node = self._running()
-        limit = self._timeout(timeout)
-        result = plan.at_once(node)
-        if result is not NOT_YET:
-            return cast("R", result)
-        loop = asyncio.get_running_loop()
-        call = LoopCall(plan.command(node), loop)
-        if call.command is None:
-            ask(node, plan, call)
-        else:
-            if not node.proposals.admission.enter(len(call.command)):
-                limit = await self._line_up(node, plan, call.command, limit)
-            node.submit(call)
-        return await self._wait(node, plan, call, limit)
 
-    async def _line_up(self, node: Node, plan: Plan[R], command: bytes, timeout: float | None) -> float | None:
-        """Wait until a command is let in; return what is left of the timeout.
+def connect(
+    target: Target | Iterable[Target], *, insecure: bool = False, config: Config | None = None, timeout: Timeout = DEFAULT
+) -> AsyncClient:
+    """Connect to a cluster from a process that is no member; to be awaited, or entered with ``async with``.
 
-        Raises:
-            Overloaded: the caller does not want to wait, or waited in vain.
-            NoLeader: waited in vain, and that is why.
-        """
-        if self._config.overload == "raise":
-            raise overloaded(node, plan, None)
-        size, begun, admission = len(command), node.clock(), node.proposals.admission
-        waiting = LoopCall(command, asyncio.get_running_loop())
-        node.line_up(waiting, size)
-        try:
-            await asyncio.wait((waiting.future,), timeout=timeout)
-        except asyncio.CancelledError:
-            if not admission.give_up(waiting, size):
-                admission.leave(1, size)
-            raise
-        admitted = waiting.future.done() or not admission.give_up(waiting, size)
-        return time_left(node, plan, waiting, begun, timeout, admitted=admitted)
-
-    def _wait_on(self, node: Node, plan: Plan[R], call: LoopCall, timeout: float | None) -> Coroutine[Any, Any, R]:
-        """Go on waiting for a call whose outcome was unknown."""
-        return self._wait(node, plan, call, to_timeout(timeout))
-
-    async def _wait(self, node: Node, plan: Plan[R], call: LoopCall, timeout: float | None) -> R:
-        try:
-            await asyncio.wait_for(asyncio.shield(call.future), timeout)
-        except TimeoutError:
-            untouched = node.give_up(call)
-            if not call.future.done():
-                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait_on, node, plan, call)) from None
-        except asyncio.CancelledError:
-            node.give_up(call)
-            raise
-        return finished(call, plan, node)
+    The arguments, and the errors that awaiting it raises, are those of ``replkv.connect``.
+    """
+    return AsyncClient(target, insecure=insecure, config=config, timeout=timeout)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from replkv.leasing import AsyncLease
 from replkv.mapping import AsyncMapping
+from replkv.recipes import Recipes
 from replkv.surface import Awaiting, Surface, Timeout, to_prefix
 from replkv.valuecodec import codec_named
 from replkv.view import AsyncView, Source
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Future
 
-    from replkv.node import Node
+    from replkv.engine import Engine
     from replkv.plans import Plan
     from replkv.valuecodec import Codec, CodecName
     from replkv.values import Data, EventKind, Span
@@ -24,13 +26,18 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AwaitingSurface(Surface[AsyncWatch, AsyncLease], Awaiting):
+class AwaitingSurface(Surface[AsyncWatch, AsyncLease], Recipes, Awaiting):
     """The calls of ``Surface``, each to be awaited."""
 
     def _watch(self, span: Span, start_revision: int | None, kinds: Iterable[EventKind], flags: dict[str, bool]) -> AsyncWatch:
-        node = self._running()
-        interval = node.config.progress_interval
-        return AsyncWatch(node, span, start_revision=start_revision, kinds=kinds, progress_interval=interval, prefix=self._prefix, **flags)
+        engine = self._engine()
+        interval = engine.config.progress_interval
+        return AsyncWatch(
+            engine, span, start_revision=start_revision, kinds=kinds, progress_interval=interval, prefix=self._prefix, **flags
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def _lease(self, ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> AsyncLease:
         return AsyncLease(self, ttl, number, keep_alive=keep_alive, timeout=timeout)
@@ -53,7 +60,7 @@ class AwaitingSurface(Surface[AsyncWatch, AsyncLease], Awaiting):
         Raises:
             TypeError, ValueError: a bad prefix, or no codec.
         """
-        return AsyncView(Source(self._running(), self._prefix), prefix, codec_named(codec))
+        return AsyncView(Source(self._engine(), self._prefix), prefix, codec_named(codec))
 
     @overload
     def mapping(self, prefix: Data, codec: Literal["bytes"] = "bytes") -> AsyncMapping[bytes]: ...
@@ -100,8 +107,8 @@ class AsyncNamespace(AwaitingSurface):
     def _submit(self, plan: Plan[R]) -> Future[Any]:
         return self._surface._submit(plan)  # noqa: SLF001  # one module
 
-    def _running(self) -> Node:
-        return self._surface._running()  # noqa: SLF001  # one module
+    def _engine(self) -> Engine:
+        return self._surface._engine()  # noqa: SLF001  # one module
 
     def __repr__(self) -> str:
         return f"<AsyncNamespace {self._prefix!r} of {self._surface!r}>"

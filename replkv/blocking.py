@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from replkv.leasing import Lease
 from replkv.mapping import ReplicatedMapping
+from replkv.recipes import Recipes
 from replkv.surface import Blocking, Surface, Timeout, to_prefix
 from replkv.valuecodec import codec_named
 from replkv.view import Source, View
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Future
 
-    from replkv.node import Node
+    from replkv.engine import Engine
     from replkv.plans import Plan
     from replkv.valuecodec import Codec, CodecName
     from replkv.values import Data, EventKind, Span
@@ -24,13 +25,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class BlockingSurface(Surface[Watch, Lease], Blocking):
+class BlockingSurface(Surface[Watch, Lease], Recipes, Blocking):
     """The calls of ``Surface``, each blocking until it has its result."""
 
     def _watch(self, span: Span, start_revision: int | None, kinds: Iterable[EventKind], flags: dict[str, bool]) -> Watch:
-        node = self._running()
-        interval = node.config.progress_interval
-        return Watch(node, span, start_revision=start_revision, kinds=kinds, progress_interval=interval, prefix=self._prefix, **flags)
+        engine = self._engine()
+        interval = engine.config.progress_interval
+        return Watch(engine, span, start_revision=start_revision, kinds=kinds, progress_interval=interval, prefix=self._prefix, **flags)
 
     def _lease(self, ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> Lease:
         return Lease(self, ttl, number, keep_alive=keep_alive, timeout=timeout)
@@ -53,7 +54,7 @@ class BlockingSurface(Surface[Watch, Lease], Blocking):
         Raises:
             TypeError, ValueError: a bad prefix, or no codec.
         """
-        return View(Source(self._running(), self._prefix), prefix, codec_named(codec))
+        return View(Source(self._engine(), self._prefix), prefix, codec_named(codec))
 
     @overload
     def mapping(self, prefix: Data, codec: Literal["bytes"] = "bytes") -> ReplicatedMapping[bytes]: ...
@@ -100,8 +101,8 @@ class Namespace(BlockingSurface):
     def _submit(self, plan: Plan[R]) -> Future[Any]:
         return self._surface._submit(plan)  # noqa: SLF001  # one module
 
-    def _running(self) -> Node:
-        return self._surface._running()  # noqa: SLF001  # one module
+    def _engine(self) -> Engine:
+        return self._surface._engine()  # noqa: SLF001  # one module
 
     def __repr__(self) -> str:
         return f"<Namespace {self._prefix!r} of {self._surface!r}>"

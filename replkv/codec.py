@@ -102,7 +102,16 @@ def _never_written(*_: object) -> NoReturn:
 # -- checks ------------------------------------------------------------------------------------------------------------------------
 
 
-def _fail(what: str, value: object) -> NoReturn:
+def expected(what: str, value: object) -> NoReturn:
+    """Refuse a value.
+
+    Args:
+        what: should have been there.
+        value: is there.
+
+    Raises:
+        DecodeError: always.
+    """
     raise DecodeError(f"expected {what}, found {type(value).__name__}")
 
 
@@ -113,7 +122,7 @@ def natural(value: object) -> int:
         DecodeError: it is something else.
     """
     if type(value) is not int or not 0 <= value <= _INT_MAX:
-        _fail("an integer of 63 bits", value)
+        expected("an integer of 63 bits", value)
     return value
 
 
@@ -124,56 +133,86 @@ def uint64(value: object) -> int:
         DecodeError: it is something else.
     """
     if type(value) is not int or not 0 <= value < 1 << 64:
-        _fail("an integer of 64 bits", value)
+        expected("an integer of 64 bits", value)
     return value
 
 
-def _bool(value: object) -> bool:
+def boolean(value: object) -> bool:
+    """Return a boolean.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not bool:
-        _fail("a boolean", value)
+        expected("a boolean", value)
     return value
 
 
-def _str(value: object) -> str:
+def short_text(value: object) -> str:
+    """Return a text of at most 255 characters.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not str or len(value) > 255:
-        _fail("a short text", value)
+        expected("a short text", value)
     return value
 
 
-def _text(value: object) -> str:
+def long_text(value: object) -> str:
+    """Return a text of at most 4096 characters.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not str or len(value) > 4096:
-        _fail("a text", value)
+        expected("a text", value)
     return value
 
 
-def _cluster(value: object) -> bytes:
+def cluster_id(value: object) -> bytes:
+    """Return the id of a cluster.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not bytes or len(value) != len(NO_CLUSTER):
-        _fail("a cluster id of 16 bytes", value)
+        expected("a cluster id of 16 bytes", value)
     return value
 
 
 def _hash(value: object) -> bytes:
     if type(value) is not bytes or len(value) > 64:
-        _fail("a hash", value)
+        expected("a hash", value)
     return value
 
 
-def _names(value: object) -> tuple[str, ...]:
+def names(value: object) -> tuple[str, ...]:
+    """Return a list of names.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not tuple:
-        _fail("a list of names", value)
-    return tuple(_str(name) for name in value)
+        expected("a list of names", value)
+    return tuple(short_text(name) for name in value)
 
 
 def _voters(value: object) -> tuple[str, ...]:
-    names = _names(value)
-    if len(set(names)) < len(names):
+    voters = names(value)
+    if len(set(voters)) < len(voters):
         raise DecodeError("a list that names a member twice: who is in it counts once")
-    return names
+    return voters
 
 
-def _tuple(value: object, length: int) -> tuple[Any, ...]:
+def row(value: object, length: int) -> tuple[Any, ...]:
+    """Return a list of a fixed length.
+
+    Raises:
+        DecodeError: it is something else.
+    """
     if type(value) is not tuple or len(value) != length:
-        _fail(f"a list of {length}", value)
+        expected(f"a list of {length}", value)
     return value
 
 
@@ -208,11 +247,11 @@ def configuration_to_wire(configuration: Configuration) -> tuple[Any, ...]:
 
 def configuration_from_wire(wire: object) -> Configuration:
     """Read what ``configuration_to_wire`` wrote."""
-    voters, outgoing, learners, members = _tuple(wire, 4)
+    voters, outgoing, learners, members = row(wire, 4)
     if type(members) is not tuple:
-        _fail("a list of members", members)
-    pairs = [_tuple(pair, 2) for pair in members]
-    incarnations = {_str(name): uint64(number) for name, number in pairs}
+        expected("a list of members", members)
+    pairs = [row(pair, 2) for pair in members]
+    incarnations = {short_text(name): uint64(number) for name, number in pairs}
     if any(one >= following for (one, _), (following, _) in pairwise(pairs)):
         raise DecodeError("members that are not in the order of their names")
     return m.Configuration(_voters(voters), _voters(outgoing), _voters(learners), incarnations)
@@ -235,18 +274,18 @@ def encode_founding(founding: Founding) -> bytes:
 
 def decode_founding(payload: bytes) -> Founding:
     """Read the payload of the first entry."""
-    cluster, configuration, settings = _tuple(unpack_canonical(payload), 3)
+    cluster, configuration, settings = row(unpack_canonical(payload), 3)
     if type(settings) is not tuple:
-        _fail("a list of settings", settings)
+        expected("a list of settings", settings)
     values = {}
     for pair in settings:
-        name, value = _tuple(pair, 2)
+        name, value = row(pair, 2)
         if type(value) not in (int, float):
-            _fail("a number", value)
-        values[_str(name)] = value
+            expected("a number", value)
+        values[short_text(name)] = value
     if [name for name, _ in settings] != sorted(values):
         raise DecodeError("settings that are not in the order of their names")
-    return m.Founding(_cluster(cluster), configuration_from_wire(configuration), values)
+    return m.Founding(cluster_id(cluster), configuration_from_wire(configuration), values)
 
 
 def meta_to_wire(meta: SnapshotMeta) -> tuple[Any, ...]:
@@ -256,7 +295,7 @@ def meta_to_wire(meta: SnapshotMeta) -> tuple[Any, ...]:
 
 def meta_from_wire(wire: object) -> SnapshotMeta:
     """Read what ``meta_to_wire`` wrote."""
-    index, term, configuration = _tuple(wire, 3)
+    index, term, configuration = row(wire, 3)
     return m.SnapshotMeta(natural(index), natural(term), configuration_from_wire(configuration))
 
 
@@ -296,9 +335,9 @@ def unpack_batch(data: bytes, check: Callable[[object], None]) -> Batch:
 
 
 def _batch(value: object) -> Batch:
-    session, sequence, lowest, commands = _tuple(value, 4)
+    session, sequence, lowest, commands = row(value, 4)
     if type(commands) is not tuple:
-        _fail("a list of commands", commands)
+        expected("a list of commands", commands)
     return Batch(natural(session), natural(sequence), natural(lowest), commands)
 
 
@@ -321,7 +360,7 @@ def decode_block(payload: bytes) -> list[Batch]:
     plain = decompress(payload[1:], BLOCK_MAX) if payload[:1] == _ZSTD else payload[1:]
     batches = unpack(plain, BLOCK_MAX)
     if type(batches) is not tuple:
-        _fail("a list of batches", batches)
+        expected("a list of batches", batches)
     return [_batch(batch) for batch in batches]
 
 
@@ -398,13 +437,13 @@ def decode_frame(data: bytes) -> Frame:
     if bulk_at > len(data):
         raise DecodeError("a frame whose head is longer than itself")
     length, from_wire = _READERS[kind]
-    head = _tuple(unpack(memoryview(data)[_HEAD_AT:bulk_at]), length)
+    head = row(unpack(memoryview(data)[_HEAD_AT:bulk_at]), length)
     return Frame(cluster, sender, receiver, from_wire(head, data, bulk_at))
 
 
 def _slices(sizes: object, data: bytes, at: int) -> Iterable[bytes]:
     if type(sizes) is not tuple:
-        _fail("a list of sizes", sizes)
+        expected("a list of sizes", sizes)
     for size in sizes:
         end = at + natural(size)
         if end > len(data):
@@ -472,7 +511,7 @@ def _read_found(_head: tuple[Any, ...], data: bytes, at: int) -> m.Found:
 
 
 def _read_versions(value: object) -> tuple[int, int]:
-    low, high = _tuple(value, 2)
+    low, high = row(value, 2)
     return natural(low), natural(high)
 
 
@@ -505,24 +544,24 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
 }
 
 _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
-    1: _plain(m.Hello, _read_versions, _cluster, _str, uint64, _str, _names),
-    2: _plain(m.Welcome, natural, _cluster, _str, uint64, _names),
-    3: _plain(m.Refuse, _text, _cluster),
+    1: _plain(m.Hello, _read_versions, cluster_id, short_text, uint64, short_text, names),
+    2: _plain(m.Welcome, natural, cluster_id, short_text, uint64, names),
+    3: _plain(m.Refuse, long_text, cluster_id),
     4: _plain(m.Ping),
     5: _plain(m.Pong),
     6: (0, _read_found),
-    16: _plain(m.Vote, natural, natural, natural, _bool, _bool),
-    17: _plain(m.VoteReply, natural, _bool, _bool),
+    16: _plain(m.Vote, natural, natural, natural, boolean, boolean),
+    17: _plain(m.VoteReply, natural, boolean, boolean),
     18: (7, _read_append),
-    19: _plain(m.AppendReply, natural, natural, natural, _bool, natural, natural),
+    19: _plain(m.AppendReply, natural, natural, natural, boolean, natural, natural),
     20: _plain(m.ReadIndex, natural, natural),
     21: _plain(m.ReadIndexReply, natural, natural, natural),
     22: _plain(m.TimeoutNow, natural),
     23: _plain(m.Census, natural),
-    24: _plain(m.CensusReply, natural, natural, natural, natural, _bool),
+    24: _plain(m.CensusReply, natural, natural, natural, natural, boolean),
     32: (1, _read_forward),
     33: (4, _read_chunk),
     34: _plain(m.SnapshotAck, natural, natural, natural),
-    35: _plain(m.Digest, natural, _bool, _hash),
-    36: _plain(m.Scarcity, _bool),
+    35: _plain(m.Digest, natural, boolean, _hash),
+    36: _plain(m.Scarcity, boolean),
 }

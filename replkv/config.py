@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any, Literal
 
 from attrs import asdict, fields, frozen
 
+from replkv.address import parse_address
 from replkv.errors import Incompatible
 
 MIB = 1 << 20
@@ -17,7 +19,7 @@ MAY_BE_OFF = ("compact_age", "compact_revisions", "compact_bytes")
 def _check_positive(owner: Config | Settings) -> None:
     """Check that every number is one, above 0 or where that turns something off 0, below 2**63, and whole where its default is."""
     for field in fields(type(owner)):
-        if isinstance(field.default, str):
+        if isinstance(field.default, (str, NoneType)):
             continue
         name, value = f"{type(owner).__name__}.{field.name}", getattr(owner, field.name)
         kind = type(field.default)
@@ -44,6 +46,8 @@ class Config:
         max_bytes_in_flight: bytes of them.
         overload: what becomes of a call beyond that: "block" lets it wait until its timeout, "raise" fails it with ``Overloaded``.
         progress_interval: seconds without an event after which a watch that was asked to do so tells how far it is.
+        clients: address to serve clients of other machines at, such as ``"10.0.0.1:7421"``; a member with a data directory serves those
+            of its own machine and user anyway.
     """
 
     timeout: float = 5.0
@@ -55,6 +59,7 @@ class Config:
     max_bytes_in_flight: int = 64 * MIB
     overload: Literal["block", "raise"] = "block"
     progress_interval: float = 60.0
+    clients: str | None = None
 
     def __attrs_post_init__(self) -> None:
         _check_positive(self)
@@ -63,6 +68,8 @@ class Config:
         for name, largest in (("segment_bytes", 1024 * MIB), ("block_bytes", 4 * MIB)):
             if getattr(self, name) > largest:
                 raise ValueError(f"Config.{name} is at most {largest}, not {getattr(self, name)}: what is larger could not be read back")
+        if self.clients is not None and not parse_address(self.clients).startswith("tcp://"):
+            raise ValueError(f"Config.clients must be host:port, not {self.clients!r}: clients of this machine need nothing else")
 
 
 @frozen(kw_only=True)

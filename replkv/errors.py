@@ -97,6 +97,10 @@ class LeaseExists(Rejected):
     """A lease with the id asked for exists already."""
 
 
+class LockLost(Rejected):
+    """A lock, lease or term is no longer this process's; a write that it guards was not done."""
+
+
 class QuotaExceeded(Rejected):
     """The write would take more than ``Settings.max_bytes``; deletes and compaction make room."""
 

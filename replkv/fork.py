@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _disarms: list[Callable[[], None]] = []
 _forked = False
+_generation = 0
 
 
 def guard(disarm: Callable[[], None]) -> None:
@@ -33,6 +34,11 @@ def forked() -> bool:
     return _forked
 
 
+def generation() -> int:
+    """Return how many forks lie between this process and the one that imported replkv: another number, another process."""
+    return _generation
+
+
 def ensure_not_forked() -> None:
     """Refuse to go on in a child whose parent had a live transport.
 
@@ -41,13 +47,14 @@ def ensure_not_forked() -> None:
     """
     if _forked:
         raise ForkedProcess(
-            "this process was forked from one that had already opened a Replica; open the Replica after the fork "
-            "(gunicorn: in post_fork and without preload_app; multiprocessing: the 'spawn' context)"
+            "this process was forked from one that had already opened a Replica, which only that one can use: "
+            "call replkv.connect() here, with the Replica's data directory, or open the Replica after the fork only"
         )
 
 
 def _in_child() -> None:
-    global _forked  # noqa: PLW0603  # it is a fact about the process
+    global _forked, _generation  # noqa: PLW0603  # they are facts about the process
+    _generation += 1
     if _disarms and not _forked:
         _forked = True
         for disarm in _disarms:

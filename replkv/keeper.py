@@ -10,15 +10,17 @@ All leases of a process travel as one keep-alive: they belong to its keeper, a r
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from replkv import codec
 from replkv.ops import KeepAlive, Revoke
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from replkv.machine import Machine
     from replkv.proposals import Call
@@ -28,6 +30,29 @@ MARGIN = 0.99
 
 PER_TTL = 3
 """Keep-alives within the shortest time to live."""
+
+
+class Kept(Protocol):
+    """The ids of the leases that belong to a keeper."""
+
+    def __contains__(self, lease: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+
+@frozen
+class _Own(Kept):
+    """Those in the state of a member in this process."""
+
+    machine: Machine
+    keeper: int
+
+    def __contains__(self, lease: object, /) -> bool:
+        leases = self.machine.leases
+        return isinstance(lease, int) and lease in leases and leases[lease].keeper == self.keeper
+
+    def __iter__(self) -> Iterator[int]:
+        return (lease.id for lease in self.machine.leases if lease.keeper == self.keeper)
 
 
 @define(eq=False)
@@ -61,11 +86,14 @@ class Keeper:
         number: stands for this process in the cluster.
         submit: hands a command of the member's own over, and says what is to be done with its answer.
         session_ttl: seconds; keep-alives come often enough that the member's session outlives its leases.
+        look_up: finds out which leases belong to this keeper, and calls back, unless that fails; None: the state that ``applied`` shows
+            tells.
     """
 
     number: int
     session_ttl: float
     _submit: Callable[[bytes, Callable[[Call], None]], None]
+    _look_up: Callable[[Callable[[Kept], None]], None] | None = None
     _held: dict[int, list[Held]] = field(factory=dict, init=False)
     _gate: threading.Lock = field(factory=threading.Lock, init=False)
     _granting: int = field(default=0, init=False)
@@ -73,6 +101,11 @@ class Keeper:
     _under_way: bool = field(default=False, init=False)
     _machine: Machine | None = field(default=None, init=False)  # as it was last seen, on the node's thread
     _stopped: bool = field(default=False, init=False)
+    _unwanted: list[int] = field(factory=list, init=False)
+    resting: dict[float, list[Held]] = field(factory=dict, init=False)
+    """Leases that nobody uses now and somebody may soon, by their time to live."""
+    places: Iterator[int] = field(factory=count, init=False)
+    """Numbers the places in lines that hang on these leases: one lease may stand in a line several times."""
     deadline: float = field(default=float("inf"), init=False)
     """When ``turn`` may have something to do, in seconds."""
 
@@ -109,9 +142,25 @@ class Keeper:
             if not holders:
                 self._held.pop(held.id, None)
 
+    def keep(self, held: Held, *, alive: bool) -> bool:
+        """Keep a lease alive from now on, or no longer; tell whether it can be counted on still."""
+        with self._gate:
+            held.kept = alive
+            self.deadline = float("-inf")  # look again
+            return not held.lost
+
+    def drop(self, held: Held) -> None:
+        """Give up a lease that nobody wants any more, and have it revoked; does not wait."""
+        self.lose(held)
+        with self._gate:
+            self._unwanted.append(held.id)
+            self.deadline = float("-inf")
+
     # -- the node's side -----------------------------------------------------------------------------------------------------------
 
     def _due(self) -> float:
+        if self._unwanted:  # it was dropped while the others were looked after
+            return float("-inf")
         due = min((held.until for holders in self._held.values() for held in holders), default=float("inf"))
         every = self._interval()
         return due if every is None or self._under_way else min(due, self._asked_at + every)
@@ -125,8 +174,11 @@ class Keeper:
         if now < self.deadline:
             return
         with self._gate:
+            unwanted, self._unwanted = self._unwanted, []
             over = [held for holders in self._held.values() for held in holders if held.until <= now]
             every = self._interval()
+        for number in unwanted:
+            self._revoke(number)
         for held in over:
             self.lose(held)
         due = any(held.kept for held in over) or (every is not None and now >= self._asked_at + every)
@@ -146,19 +198,25 @@ class Keeper:
                 self.deadline = float("-inf")  # look again
             if call.answer is None or call.answer[0]:
                 return
-            for held in renewed:
-                if self._is_kept(held):
-                    self.renewed(held, now)
-            self._disown(call.answer[1])
+            if self._look_up is not None:
+                self._look_up(partial(self._kept_alive, renewed, now, call.answer[1]))
+            elif self._machine is not None:
+                self._kept_alive(renewed, now, call.answer[1], _Own(self._machine, self.number))
 
         self._submit(codec.pack(KeepAlive(self.number).to_wire()), answered)
 
-    def _is_kept(self, held: Held) -> bool:
+    def _kept_alive(self, renewed: Iterable[Held], since: float, number: int, kept: Kept) -> None:
+        """Count on leases for their whole time again, which live by a keep-alive that was asked for at ``since``."""
+        for held in renewed:
+            if self._is_kept(held, kept):
+                self.renewed(held, since)
+        self._disown(number, kept)
+
+    def _is_kept(self, held: Held, kept: Kept) -> bool:
         """Tell whether a lease lived by this keeper's last keep-alive; it is lost if it ended or somebody else has taken it over."""
-        leases = self._machine.leases if self._machine is not None else None
         if held.lost:
             return False
-        if leases is None or (held.id in leases and leases[held.id].keeper == self.number):
+        if held.id in kept:
             return True
         self.lose(held)
         return False
@@ -168,7 +226,7 @@ class Keeper:
         self._machine = machine
         if machine.ended_leases:
             for number in machine.ended_leases:
-                self._ended(number)
+                self.ended(number)
             machine.ended_leases.clear()
 
     def restarted(self, machine: Machine) -> None:
@@ -179,11 +237,11 @@ class Keeper:
             everything = [held for holders in self._held.values() for held in holders]
         for held in everything:
             if held.kept:
-                self._is_kept(held)
+                self._is_kept(held, _Own(machine, self.number))
             elif held.id not in machine.leases:
                 self.lose(held)
 
-    def _disown(self, number: int) -> None:
+    def _disown(self, number: int, leases: Kept) -> None:
         """Revoke those of this keeper's ``number`` leases that nobody holds here: they would be kept alive in vain.
 
         Their callers gave up before they learnt of them, or could not count on them any more.  Those that others have taken over are
@@ -191,16 +249,17 @@ class Keeper:
         """
         with self._gate:
             kept = sum(any(held.kept for held in holders) for holders in self._held.values())
-            if self._machine is None or self._granting or number <= kept:
+            if self._granting or number <= kept:
                 return
-            orphans = [lease.id for lease in self._machine.leases if lease.keeper == self.number and lease.id not in self._held]
+            orphans = [lease for lease in leases if lease not in self._held]
         for orphan in orphans:
             self._revoke(orphan)
 
     def _revoke(self, number: int) -> None:
         self._submit(codec.pack(Revoke(number, self.number).to_wire()), lambda _: None)
 
-    def _ended(self, number: int) -> None:
+    def ended(self, number: int) -> None:
+        """Take note that a lease has ended; any thread."""
         with self._gate:
             holders = list(self._held.get(number, ()))
         for held in holders:

@@ -157,6 +157,10 @@ class Leases:
             self._kept_alive[keeper] = time
         return number
 
+    def kept_by(self, keeper: int) -> list[int]:
+        """Return the ids of the leases of a keeper; linear in them and in how many kinds of leases there are."""
+        return [number for (owner, _), queue in self._queues.items() if owner == keeper for number in queue.leases]
+
     def hang(self, key: bytes, number: int) -> None:
         """Hang a key on a lease."""
         if (lease := self._table.get(number)) is not None:

@@ -9,23 +9,24 @@ import asyncio
 import threading
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from replkv import errors, fork
+from replkv import errors
+from replkv.lifeline import CancelScope, Lifeline
 from replkv.ops import Grant, Renew, Revoke, to_lease_id
 from replkv.plans import LeaseKeys, Plan, Write, pack_command
 from replkv.surface import DEFAULT, Awaiting, Blocking, Surface, Timeout, operation
 from replkv.values import to_timeout, to_ttl
-from replkv.waiting import LOOK_UP, loop_inbox
+from replkv.waiting import loop_inbox
 from replkv.wire import unless_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from types import TracebackType
 
+    from replkv.engine import Engine
     from replkv.keeper import Held, Keeper
-    from replkv.node import Node
-    from replkv.proposals import Call
+    from replkv.plans import Asker
     from replkv.wire import Raw
 
 H = TypeVar("H")
@@ -34,9 +35,10 @@ H = TypeVar("H")
 class _Hold(Plan[H]):
     """Grant or take over a lease, and count on it from before it was asked for."""
 
-    __slots__ = ("_asked_at", "_gate", "_handle", "_keep_alive", "_lease", "_made", "_ttl")
+    __slots__ = ("_asked_at", "_engine", "_gate", "_handle", "_keep_alive", "_lease", "_made", "_ttl")
 
-    def __init__(self, lease: int, ttl: int, *, keep_alive: bool, handle: Callable[[Node, Held], H]) -> None:
+    def __init__(self, engine: Engine, lease: int, ttl: int, *, keep_alive: bool, handle: Callable[[Engine, Held], H]) -> None:
+        self._engine = engine
         self._lease = lease
         self._ttl = ttl  # 0: take over
         self._keep_alive = keep_alive
@@ -48,12 +50,12 @@ class _Hold(Plan[H]):
     def _operation(self, keeper: int) -> Grant | Renew:
         return Grant(self._lease, self._ttl, keeper) if self._ttl else Renew(self._lease, keeper)
 
-    def command(self, node: Node) -> bytes:
+    def command(self, asker: Asker) -> bytes:
         """Pack it; the lease belongs to this process's keeper if it is to be kept alive here."""
-        self._asked_at = node.clock()
-        return pack_command(self._operation(node.keeper.number if self._keep_alive else 0).to_wire(), node)
+        self._asked_at = asker.clock()
+        return pack_command(self._operation(asker.keeper.number if self._keep_alive else 0).to_wire(), asker.settings)
 
-    def result(self, node: Node, call: Call) -> H:
+    def meaning(self, raw: Raw) -> H:
         """Hold the lease, once.
 
         Raises:
@@ -61,38 +63,75 @@ class _Hold(Plan[H]):
         """
         with self._gate:
             if not self._made:
-                self._made.append(self._handle(node, self._held(node, call)))
+                self._made.append(self._handle(self._engine, self._held(raw)))
             return self._made[0]
 
-    def _held(self, node: Node, call: Call) -> Held:
-        number, ttl = self._operation(0).result(unless_refused(cast("Raw", call.answer)))
-        held = node.keeper.hold(number, ttl / 1e6, self._asked_at, kept=self._keep_alive)
-        if number not in node.machine.leases or held.until <= node.clock():  # it ended before the keeper knew of it, or may have
-            node.keeper.lose(held)
+    def _held(self, raw: Raw) -> Held:
+        engine = self._engine
+        number, ttl = self._operation(0).result(unless_refused(raw))
+        held = engine.keeper.hold(number, ttl / 1e6, self._asked_at, kept=self._keep_alive)
+        if not engine.is_live(number) or held.until <= engine.clock():  # it ended before the keeper knew of it, or may have
+            engine.keeper.lose(held)
             raise errors.LeaseNotFound(f"lease {number} was granted, and was over before its caller learnt of it; make a new one")
-        node.transport.wake()
+        engine.look_again()
         return held
+
+
+@contextmanager
+def _ending(engine: Engine, lease: int) -> Iterator[None]:
+    """Have the keeper learn that there is no such lease any more: a member in this process has told it, one elsewhere tells the caller."""
+    try:
+        yield
+    except errors.LeaseNotFound:
+        engine.keeper.ended(lease)
+        raise
 
 
 class _Renewal(Plan[None]):
     """Let the time of a lease begin anew."""
 
-    __slots__ = ("_asked_at", "_held")
+    __slots__ = ("_asked_at", "_engine", "_held")
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, engine: Engine, held: Held) -> None:
+        self._engine = engine
         self._held = held
         self._asked_at = 0.0
 
-    def command(self, node: Node) -> bytes:
+    def command(self, asker: Asker) -> bytes:
         """Pack it; whoever keeps the lease alive goes on doing so."""
-        self._asked_at = node.clock()
-        return pack_command(Renew(self._held.id, 0).to_wire(), node)
+        self._asked_at = asker.clock()
+        return pack_command(Renew(self._held.id, 0).to_wire(), asker.settings)
 
-    def result(self, node: Node, call: Call) -> None:
+    def meaning(self, raw: Raw) -> None:
         """Count on the lease for its whole time again."""
-        unless_refused(cast("Raw", call.answer))
-        node.keeper.renewed(self._held, self._asked_at)
-        node.transport.wake()
+        with _ending(self._engine, self._held.id):
+            unless_refused(raw)
+        self._engine.keeper.renewed(self._held, self._asked_at)
+        self._engine.look_again()
+
+
+class _Revocation(Write[int]):
+    """End a lease, which then was not lost by accident."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: _Leasing) -> None:
+        super().__init__(Revoke(handle.id))
+        self._handle = handle
+
+    def command(self, asker: Asker) -> bytes:
+        """Pack it, and have its holder not be surprised."""
+        self._handle._revoked = True  # noqa: SLF001  # the two belong together
+        return super().command(asker)
+
+    def meaning(self, raw: Raw) -> int:
+        """Count on it no more."""
+        handle = self._handle
+        assert handle._engine is not None  # noqa: S101, SLF001  # who holds a lease knows where
+        with _ending(handle._engine, handle.id):  # noqa: SLF001  # the two belong together
+            deleted = super().meaning(raw)
+        handle._engine.keeper.ended(handle.id)  # noqa: SLF001
+        return deleted
 
 
 @contextmanager
@@ -115,24 +154,24 @@ def _wait_by(error: errors.OutcomeUnknown, grant: Callable[[Callable[[], Any]], 
 class _Signal:
     """What tells that a lease is lost."""
 
-    def __init__(self, node: Node, held: Held) -> None:
-        self._node = node
+    def __init__(self, engine: Engine, held: Held) -> None:
+        self._engine = engine
         self._held = held
 
     def is_set(self) -> bool:
         """Tell whether the lease can't be counted on any more, by this member's own clock; never waits."""
-        return self._held.lost or self._node.clock() >= self._held.until
+        return self._held.lost or self._engine.clock() >= self._held.until
 
     def _left(self, until: float | None) -> float:
         """Return for how many seconds to wait before it is worth to look again."""
-        return max(0.0, min(self._held.until, float("inf") if until is None else until) - self._node.clock())
+        return max(0.0, min(self._held.until, float("inf") if until is None else until) - self._engine.clock())
 
     def _over(self, until: float | None) -> bool:
-        return until is not None and self._node.clock() >= until
+        return until is not None and self._engine.clock() >= until
 
     def _until(self, timeout: float | None) -> float | None:
         limit = to_timeout(timeout)
-        return None if limit is None else self._node.clock() + limit
+        return None if limit is None else self._engine.clock() + limit
 
     def __repr__(self) -> str:
         return f"<lease {self._held.id} {'is lost' if self.is_set() else 'is held'}>"
@@ -141,10 +180,15 @@ class _Signal:
 class Lost(_Signal):
     """Tells threads that a lease is lost; it comes before the cluster deletes the lease's keys because their time is over."""
 
-    def __init__(self, node: Node, held: Held) -> None:
-        super().__init__(node, held)
-        self._told = threading.Event()
-        held.on_lost.append(self._told.set)
+    def __init__(self, engine: Engine, held: Held) -> None:
+        super().__init__(engine, held)
+        self._untold = threading.Lock()
+        self._untold.acquire()
+        held.on_lost.append(self._tell)
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # it has been told already
+            self._untold.release()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the lease is lost.
@@ -162,7 +206,8 @@ class Lost(_Signal):
         while not self.is_set():
             if self._over(until):
                 return False
-            self._told.wait(min(self._left(until), LOOK_UP))
+            if self._engine.waits.acquire(self._untold, self._left(until)):
+                self._tell()  # the others, who wait for the same
         return True
 
 
@@ -198,7 +243,8 @@ class AsyncLost(_Signal):
                 if self._over(until):
                     return False
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(told.wait(), self._left(until))
+                    async with asyncio.timeout(self._left(until)):  # wait_for() of Python 3.11 would lose a cancellation
+                        await told.wait()
             return True
         finally:
             self._held.on_lost.remove(tell)
@@ -212,22 +258,30 @@ class _Leasing:
             raise ValueError("lease() needs ttl=, or id= of a lease to take over")
         if not isinstance(keep_alive, bool):
             raise TypeError(f"keep_alive must be a bool, not {type(keep_alive).__name__}")
-        fork.ensure_not_forked()
         self._surface = surface
         self._timeout = timeout
         self._wanted = (0 if number is None else to_lease_id(number), 0 if ttl is None else to_ttl(ttl), keep_alive)
-        self._node: Node | None = None
+        self._engine: Engine | None = None
         self._held_lease: Held | None = None
+        self._revoked = False
+
+    def _loss(self) -> errors.LockLost | None:
+        """Return the error for a block that relied on it."""
+        if self._revoked:
+            return None
+        return errors.LockLost(
+            f"lease {self.id} of {self.ttl:g} s is lost: not kept alive in time, or revoked; the keys that hung on it are deleted"
+        )
 
     def _plan(self) -> Plan[Self]:
         lease, ttl, keep_alive = self._wanted
-        return _Hold(lease, ttl, keep_alive=keep_alive, handle=self._now_held)
+        return _Hold(self._surface._engine(), lease, ttl, keep_alive=keep_alive, handle=self._now_held)  # noqa: SLF001  # a part of the surface
 
-    def _now_held(self, node: Node, held: Held) -> Self:
+    def _now_held(self, engine: Engine, held: Held) -> Self:
         if self._held_lease is None:
-            self._node, self._held_lease = node, held
+            self._engine, self._held_lease = engine, held
         else:  # it was asked for once more when the outcome of the first time was unknown: this one is nobody's
-            node.keeper.lose(held)
+            engine.keeper.lose(held)
         return self
 
     @property
@@ -249,8 +303,8 @@ class _Leasing:
     def remaining(self) -> float:
         """Return for how many seconds this process can count on it, as of now and by this member's clock; 0.0 once it is lost."""
         held = self._held
-        assert self._node is not None  # noqa: S101  # who holds a lease knows where
-        return 0.0 if held.lost else max(0.0, held.until - self._node.clock())
+        assert self._engine is not None  # noqa: S101  # who holds a lease knows where
+        return 0.0 if held.lost else max(0.0, held.until - self._engine.clock())
 
     @operation
     def keys(self, *, timeout: Timeout = DEFAULT) -> Plan[tuple[bytes, ...]]:
@@ -275,7 +329,7 @@ class _Leasing:
             LeaseNotFound: it is over.
             OutcomeUnknown: handed over, and no answer in time.
         """
-        return self._surface._run(_Renewal(self._held), timeout)  # noqa: SLF001  # a part of the surface
+        return self._surface._run(_Renewal(self._surface._engine(), self._held), timeout)  # noqa: SLF001  # a part of the surface
 
     @operation
     def revoke(self, *, timeout: Timeout = DEFAULT) -> Plan[int]:
@@ -291,7 +345,7 @@ class _Leasing:
             LeaseNotFound: it is over already.
             OutcomeUnknown: handed over, and no answer in time.
         """
-        return self._surface._run(Write(Revoke(self.id)), timeout)  # noqa: SLF001  # a part of the surface
+        return self._surface._run(_Revocation(self), timeout)  # noqa: SLF001  # a part of the surface
 
     def __repr__(self) -> str:
         held = self._held_lease
@@ -311,7 +365,7 @@ class Lease(_Leasing, Blocking):
 
     def __init__(self, surface: Surface[Any, Any], ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> None:
         super().__init__(surface, ttl, number, keep_alive=keep_alive, timeout=timeout)
-        self._grant(surface._running().keeper, lambda: surface._run(self._plan(), timeout))  # noqa: SLF001  # a part of the surface
+        self._grant(surface._engine().keeper, lambda: surface._run(self._plan(), timeout))  # noqa: SLF001  # a part of the surface
 
     def _grant(self, keeper: Keeper, wait: Callable[[], object]) -> Self:
         with _granting(keeper):
@@ -322,10 +376,10 @@ class Lease(_Leasing, Blocking):
                 raise
         return self
 
-    def _now_held(self, node: Node, held: Held) -> Self:
-        super()._now_held(node, held)
+    def _now_held(self, engine: Engine, held: Held) -> Self:
+        super()._now_held(engine, held)
         if self._signal is None:
-            self._signal = Lost(node, held)
+            self._signal = Lost(engine, held)
         return self
 
     @property
@@ -349,8 +403,11 @@ class Lease(_Leasing, Blocking):
 class AsyncLease(_Leasing, Awaiting):
     """A lease that this process holds; made with ``lease()`` of an ``AsyncReplica``, and granted when it is awaited or entered.
 
-    As ``Lease``, with ``async with``.  It is granted once, however many tasks await it.
+    As ``Lease``, with ``async with``, whose block is cancelled when the lease is lost, and raises ``LockLost``.  It is granted once,
+    however many tasks await it.
     """
+
+    _scope: CancelScope | None = None
 
     def __init__(self, surface: Surface[Any, Any], ttl: float | None, number: int | None, *, keep_alive: bool, timeout: Timeout) -> None:
         super().__init__(surface, ttl, number, keep_alive=keep_alive, timeout=timeout)
@@ -363,7 +420,7 @@ class AsyncLease(_Leasing, Awaiting):
         async with self._turn:
             if self._held_lease is None:
                 surface = self._surface
-                await self._grant(surface._running().keeper, lambda: surface._run(self._plan(), self._timeout))  # noqa: SLF001
+                await self._grant(surface._engine().keeper, lambda: surface._run(self._plan(), self._timeout))  # noqa: SLF001
         return self
 
     async def _grant(self, keeper: Keeper, wait: Callable[[], Any]) -> Self:
@@ -383,12 +440,20 @@ class AsyncLease(_Leasing, Awaiting):
             RuntimeError: it is not granted yet.
         """
         held = self._held
-        assert self._node is not None  # noqa: S101  # who holds a lease knows where
-        return AsyncLost(self._node, held)
+        assert self._engine is not None  # noqa: S101  # who holds a lease knows where
+        return AsyncLost(self._engine, held)
 
     async def __aenter__(self) -> Self:
-        return await self._granted()
+        await self._granted()
+        assert self._engine is not None  # noqa: S101  # who holds a lease knows where
+        self._scope = CancelScope(Lifeline(self._engine, self._held), self._loss)
+        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(errors.ReplkvError):
-            await asyncio.shield(self.revoke())
+        scope, self._scope = self._scope, None
+        try:
+            if scope is not None:
+                scope.close(error)
+        finally:
+            with suppress(errors.ReplkvError):
+                await asyncio.shield(self.revoke())

@@ -10,7 +10,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     ItemsView,
     Iterable,
     Iterator,
@@ -20,7 +19,8 @@ from collections.abc import (
 )
 from typing import Any, Final, Generic, Protocol, TypeVar, cast, overload
 
-from replkv.errors import InvariantBroken, TooLarge, TooManyOps
+from replkv.errors import TooLarge, TooManyOps
+from replkv.immediate import run
 from replkv.ops import Compare, Delete, Get, Key, Operation, Put, Scan
 from replkv.valuecodec import Codec, decode_stored, key_to_text, text_to_key
 from replkv.values import Data, DeleteResult, KeyValue, PutResult, ScanResult, TxnResult, behind_prefix, to_bytes
@@ -277,23 +277,23 @@ class ReplicatedMapping(MutableMapping[str, T]):
         return repr(self._awaited).replace("AsyncMapping", type(self).__name__, 1)
 
     def __getitem__(self, key: str) -> T:
-        return _result(self._awaited[key])
+        return run(self._awaited[key])
 
     def __setitem__(self, key: str, value: T) -> None:
-        _result(self._awaited.set(key, value))
+        run(self._awaited.set(key, value))
 
     def __delitem__(self, key: str) -> None:
-        if not _result(self._awaited.delete(key)):
+        if not run(self._awaited.delete(key)):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and _result(self._awaited.contains(key))
+        return isinstance(key, str) and run(self._awaited.contains(key))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_result(self._awaited.keys()))
+        return iter(run(self._awaited.keys()))
 
     def __len__(self) -> int:
-        return _result(self._awaited.len())
+        return run(self._awaited.len())
 
     def values(self) -> Values[T]:
         """Return a view of the values; iterating it reads them as of one revision, in the order of their keys."""
@@ -304,11 +304,11 @@ class ReplicatedMapping(MutableMapping[str, T]):
         return Items(self, self._pairs)
 
     def _pairs(self) -> Iterator[tuple[str, T]]:
-        return iter(_result(self._awaited.items()))
+        return iter(run(self._awaited.items()))
 
     def setdefault(self, key: str, default: T) -> T:
         """Store a value unless the key has one; return what it has now."""
-        return _result(self._awaited.setdefault(key, default))
+        return run(self._awaited.setdefault(key, default))
 
     @overload
     def pop(self, key: str, /) -> T: ...
@@ -316,19 +316,19 @@ class ReplicatedMapping(MutableMapping[str, T]):
     def pop(self, key: str, /, default: T | D) -> T | D: ...
     def pop(self, key: str, /, default: Any = _RAISE) -> Any:
         """Delete a key and return its value, or ``default`` if there is none; as ``AsyncMapping.pop``."""
-        return _result(self._awaited.pop(key, default))
+        return run(self._awaited.pop(key, default))
 
     def popitem(self) -> tuple[str, T]:
         """Delete a key, the first when it looked, and return it with its value; as ``AsyncMapping.popitem``."""
-        return _result(self._awaited.popitem())
+        return run(self._awaited.popitem())
 
     def update(self, other: Any = (), /, **more: T) -> None:
         """Store many values, at one revision if the cluster's settings allow; as ``AsyncMapping.update``."""
-        _result(self._awaited.update(other, **more))
+        run(self._awaited.update(other, **more))
 
     def clear(self) -> None:
         """Delete all keys, at one revision."""
-        _result(self._awaited.clear())
+        run(self._awaited.clear())
 
 
 class Items(ItemsView[str, T]):
@@ -369,12 +369,3 @@ class _Immediate:
             return call(*arguments, **named)
 
         return awaited
-
-
-def _result(coroutine: Coroutine[Any, Any, R]) -> R:
-    """Run a coroutine that awaits only ``_Immediate`` calls."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return cast("R", end.value)
-    raise InvariantBroken("a mapping over a surface that blocks was suspended")

@@ -19,8 +19,20 @@ from attrs import define, field
 from replkv import codec, wire
 from replkv.admission import Admission
 from replkv.config import Settings
-from replkv.errors import Closed, Corrupt, DiskFull, Incompatible, InvariantBroken, OutcomeUnknown, Rejected, ReplkvError, WrongCluster
+from replkv.errors import (
+    Closed,
+    Corrupt,
+    DiskFull,
+    Incompatible,
+    InvariantBroken,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    ReplkvError,
+    WrongCluster,
+)
 from replkv.founding import founding_entry, is_for
+from replkv.guests import Guest, Guests
 from replkv.keeper import Keeper
 from replkv.links import Links
 from replkv.log import Log
@@ -29,7 +41,6 @@ from replkv.messages import (
     Append,
     Digest,
     Entry,
-    EntryKind,
     Forward,
     Found,
     HardState,
@@ -39,6 +50,7 @@ from replkv.messages import (
     SnapshotChunk,
     SnapshotMeta,
 )
+from replkv.outgoing import Outgoing
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
 from replkv.reads import Reads
@@ -117,6 +129,8 @@ class Node:
     links: Links = field(init=False)
     raft: Raft | None = field(default=None, init=False)
     proposals: Proposals = field(init=False)
+    guests: Guests = field(init=False)
+    outgoing: Outgoing = field(init=False)
     reads: Reads = field(init=False)
     snapshots: Snapshots = field(init=False)
     hub: Hub = field(factory=Hub, init=False)
@@ -129,12 +143,7 @@ class Node:
 
     _to_apply: deque[Entry] = field(factory=deque, init=False)
     _applying: Generator[None, None, list[Outcome]] | None = field(default=None, init=False)
-    _block: deque[tuple[bytes, bool]] = field(factory=deque, init=False)  # batches for the next blocks of this leader; True: forwarded
     _matching: bool = field(default=False, init=False)  # the hub has not yet looked at all that is published
-    _taken: set[tuple[int, int]] = field(factory=set, init=False)  # followers' batches on their way: session and sequence
-    _taken_in: int = field(default=0, init=False)  # the term for which that is so
-    _forwarded_in: int = field(default=0, init=False)  # the newest block that holds a follower's batch
-    _stamped: int = field(default=0, init=False)  # cluster time of the newest entry this leader proposed
     _fresh_until: float = field(default=0.0, init=False)
     _refreshing: bool = field(default=False, init=False)
     _notices: dict[str, RaftMessage] = field(factory=dict, init=False)  # kept back, by peer
@@ -176,7 +185,9 @@ class Node:
         self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
         self.reads = Reads(self.rng.getrandbits(62))
         self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from, self.clock)
+        self.guests = Guests(self.settings.election_timeout, Admission(self.config.max_commands_in_flight, self.config.max_bytes_in_flight))
         self.space = Space(self.name, self.log, self.links, self.proposals)
+        self.outgoing = Outgoing(self.name, self.clock, self.links, self.proposals, self.guests, self.space)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
         self.links.dial(self.addresses, now)
@@ -209,7 +220,7 @@ class Node:
         self.settings = settings
         self.keeper.session_ttl = settings.session_ttl
         self.upkeep.begin(settings, self.machine)
-        self.proposals.retry_after = settings.election_timeout
+        self.proposals.retry_after = self.guests.retry_after = settings.election_timeout
         self.links.join_cluster(founding.cluster, self.raft.configuration.members)
         if different := sorted({*self.addresses} ^ {*self.raft.configuration.names}):
             logger.warning("%s: the cluster map is an address book now; it and the voters differ in %s", self.name, ", ".join(different))
@@ -242,6 +253,7 @@ class Node:
         self.stopped = True
         unknown = OutcomeUnknown(f"member {self.name} stopped before it learned the outcome: {reason}; the write may have been applied")
         self.proposals.fail_all(reason, unknown)
+        self.guests.fail_all(reason)
         self.reads.fail_all(reason)
         self.keeper.lose_all()
         self.hub.end()
@@ -266,6 +278,26 @@ class Node:
         self.transport.wake()
         if self.stopped and self.proposals.give_up(call):
             call.fail(self.failure or Closed(f"member {self.name} is closed"))
+
+    def submit_guest(self, batch: codec.Batch, data: bytes, guest: Guest) -> ReplkvError | None:
+        """Take a client's batch that was checked; return why it can't be taken, else its guest hears of it.
+
+        Args:
+            batch: what it holds.
+            data: its bytes.
+            guest: who wants to know what becomes of it.
+        """
+        if self.space.scarce:
+            refusals = (self.space.refusal(codec.pack(command)) for command in batch.commands)
+            if (full := next(filter(None, refusals), None)) is not None:
+                return full
+        key = batch.session, batch.sequence
+        if not self.guests.submit(key, data, guest):
+            return Overloaded(f"member {self.name} has more of its clients' commands under way than its Config allows: try again")
+        self.transport.wake()
+        if self.stopped:
+            self.guests.fail_all(self.failure or Closed(f"member {self.name} is closed"))
+        return None
 
     def line_up(self, waiting: Call, size: int) -> None:
         """Let a caller wait until its command is let in."""
@@ -353,7 +385,7 @@ class Node:
     @property
     def deadline(self) -> float:
         """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
-        if self._applying is not None or self._to_apply or self._matching or self._has_more_to_send():
+        if self._applying is not None or self._to_apply or self._matching or self._has_more_to_send:
             return float("-inf")
         next_look = min(self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01), self.keeper.deadline)
         if self.raft is not None:
@@ -362,14 +394,9 @@ class Node:
             next_look = min(next_look, self._notices_due)
         return min(next_look, self.raft.deadline) if self.raft is not None else next_look
 
+    @property
     def _has_more_to_send(self) -> bool:
-        """Tell whether what waits could be handed over at once, now that a batch before it was answered."""
-        raft = self.raft
-        if raft is None or raft.leader is None or self.stopped:
-            return False
-        if raft.role is Role.LEADER:
-            return raft.can_propose and (self.proposals.can_send or bool(self._block))
-        return self.proposals.can_send and self.links.incarnation_of(raft.leader) is not None
+        return self.raft is not None and not self.stopped and self.outgoing.has_more(self.raft)
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait for at most ``timeout`` seconds, by default until ``deadline``, then do what there is to do.
@@ -404,7 +431,7 @@ class Node:
         for peer, reachable in (changes := self.links.take_changes()):
             (raft.connected if reachable else raft.disconnected)(peer, now)
             if reachable and peer == raft.leader:
-                self.proposals.repeat_all()  # what was on the way to it is lost
+                self.outgoing.repeat_all()  # what was on the way to it is lost
         if now >= raft.deadline:
             raft.tick(now)
         self.keeper.turn(now)
@@ -412,7 +439,7 @@ class Node:
             self.space.look_around(raft, now)
         self._send_waiting(raft, now)
         if self._expiry_due(raft) <= now:
-            self._propose_block(raft, [])
+            self.outgoing.propose_block(raft, [])
         self._carry_out(raft)
         if raft.configuration.members != self.links.members:  # a new one was appended or installed, or an older one came back
             self.links.join_cluster(self.links.cluster, raft.configuration.members)
@@ -472,7 +499,7 @@ class Node:
         elif raft is None:
             return  # not a member of anything yet: the sender will say it again
         elif isinstance(message, Forward):
-            self._forwarded(raft, peer, message)
+            self.outgoing.take_in(raft, peer, message)
         elif isinstance(message, SnapshotChunk):
             self.snapshots.receive(raft, peer, message)
         elif isinstance(message, SnapshotAck):
@@ -485,66 +512,13 @@ class Node:
         elif (taken := self.space.let_in(raft, message)) is not None:  # type: ignore[arg-type]  # what remains are Raft's own
             raft.receive(peer, taken, now)
 
-    def _forwarded(self, raft: Raft, peer: str, message: Forward) -> None:
-        if raft.role is not Role.LEADER:
-            return  # the sender sends again when it hears of a leader
-        if self._taken_in != raft.term:
-            self._taken_in = raft.term
-            self._taken.clear()
-        for batch in message.batches:
-            try:
-                session, sequence, *_ = codec.unpack_batch(batch, wire.check_operation)
-            except codec.DecodeError as error:
-                logger.warning("%s dropped a batch that %s forwarded: %s", self.name, peer, error)
-                continue
-            if (session, sequence) not in self._taken:  # or it is here already, and its sender has lost patience
-                self._taken.add((session, sequence))
-                self._block.append((batch, True))
-
     def _send_waiting(self, raft: Raft, now: float) -> None:
         """Hand what callers wait for to whoever leads."""
-        if raft.role is Role.LEADER:
-            self._propose(raft, now)
-        else:
-            self._block.clear()  # its senders send again to the next leader
+        self.outgoing.send(raft, now)
+        if raft.role is not Role.LEADER:
             self._notices.clear()
-            self._forward(raft, now)
         if self.reads.waiting and raft.leader is not None:
             raft.read(self.reads.next_round(now), now)
-
-    def _propose(self, raft: Raft, now: float) -> None:
-        if not self.space.may_propose(raft):
-            return
-        self._block.extend((batch, False) for batch in self.proposals.batches_to_send((raft.term, self.name), now, lossless=True))
-        batches: list[bytes] = []
-        size, forwarded = 0, False
-        while self._block and (not batches or size + len(self._block[0][0]) <= self.proposals.block_bytes):
-            batch, others = self._block.popleft()
-            batches.append(self.space.allowed(batch))
-            size += len(batch)
-            forwarded |= others
-        index = self._propose_block(raft, batches) if batches else 0
-        if index is None:
-            self.proposals.repeat_all()
-            self._taken.clear()
-        elif forwarded:
-            self._forwarded_in = index
-
-    def _propose_block(self, raft: Raft, batches: list[bytes]) -> int | None:
-        payload = codec.encode_block(batches)
-        if not self.space.admit(raft, len(payload)):
-            return None
-        # Its stamp must not be older than the commands in it: who holds a lease counts from the moment before it asked.
-        index = raft.propose(EntryKind.BLOCK, payload, self.clock())
-        self._stamped = raft.time
-        return index
-
-    def _forward(self, raft: Raft, now: float) -> None:
-        if raft.leader is None or self.links.incarnation_of(raft.leader) is None:
-            return
-        batches = self.proposals.batches_to_send((raft.term, raft.leader), now)
-        if not all(self.links.send(raft.leader, Forward((batch,))) for batch in batches):  # together they may not fit into one frame
-            self.proposals.repeat_all()
 
     def _expiry_due(self, raft: Raft) -> float:
         """Return when an entry is needed for the next lease to expire, on this leader's clock; infinite where none is.
@@ -557,7 +531,7 @@ class Node:
         if lease is None:
             return float("inf")
         deadline = self.machine.leases.deadline(lease)
-        covered = self._stamped >= deadline and raft.last_index > self.machine.applied
+        covered = self.outgoing.stamped >= deadline and raft.last_index > self.machine.applied
         return float("inf") if covered else raft.moment(deadline)
 
     # -- what Raft asks for --------------------------------------------------------------------------------------------------------
@@ -589,7 +563,7 @@ class Node:
     def _keep_back(self, ready: Ready) -> None:
         if ready.notices:
             self._notices.update(ready.notices)
-            waited_for = not ready.committed or ready.committed[0].index <= self._forwarded_in
+            waited_for = not ready.committed or ready.committed[0].index <= self.outgoing.forwarded_in
             self._notices_due = self.clock() + (0.0 if waited_for else NOTICE_DELAY)
 
     def _give_notice(self) -> None:
@@ -651,8 +625,8 @@ class Node:
         self._publish()
         self.keeper.applied(self.machine)  # first: who has revoked a lease finds it lost
         self.proposals.answer(outcomes)
-        if self._taken:
-            self._taken.difference_update((outcome.session, outcome.sequence) for outcome in outcomes)
+        self.guests.answer(outcomes)
+        self.outgoing.applied(outcomes)
         self.upkeep.applied(raft, self.machine, entry.index)
         self.snapshots.applied(raft, self.machine, len(entry.encoded))
         self._answer_reads(raft)
@@ -666,6 +640,7 @@ class Node:
         self.keeper.restarted(machine)
         self.upkeep.restarted(machine)
         self.proposals.answer_from(machine)
+        self.guests.answer_from(machine)
         self.hub.restart(machine.store.revision)
         self.reads.applied(machine.applied)
 

@@ -83,8 +83,11 @@ def to_lease_id(lease: LeaseLike) -> int:
     return number
 
 
-def _expecting(key: bytes, mod_revision: int | None, operation: Raw) -> Raw:
-    return operation if mod_revision is None else (wire.EXPECT, key, mod_revision, operation)
+def _conditional(operation: Raw, key: bytes, mod_revision: int | None, guard: Guard | None) -> Raw:
+    """Return a packed operation within the conditions it has."""
+    if mod_revision is not None:
+        operation = (wire.EXPECT, key, mod_revision, operation)
+    return operation if guard is None else (wire.GUARD, guard.key, guard.create_revision, operation)
 
 
 def _optional_revision(revision: int | None, what: str) -> int:
@@ -123,6 +126,7 @@ class Put:
         ttl: microseconds, where the argument is in seconds; 0 without one.
         prev_kv: answer with the pair that is replaced.
         if_mod_revision: at which revision the key must be; None: at any.
+        guard: what must still be held; None: nothing.
 
     Raises:
         TypeError, ValueError: a bad argument.
@@ -134,6 +138,7 @@ class Put:
     ttl: int
     prev_kv: bool
     if_mod_revision: int | None
+    guard: Guard | None
 
     def __init__(
         self,
@@ -144,20 +149,25 @@ class Put:
         ttl: float | None = None,
         prev_kv: bool = False,
         if_mod_revision: int | None = None,
+        guard: Fenced | None = None,
     ) -> None:
         if lease is not None and ttl is not None:
             raise ValueError("give lease= or ttl=, not both: a ttl is a lease of its own")
         kept = None if value is KEEP else to_value(value)
         leased = 0 if lease is None else None if lease is KEEP else to_lease_id(lease)
         expected = None if if_mod_revision is None else to_count(if_mod_revision, "if_mod_revision")
-        self.__attrs_init__(to_key(key), kept, leased, 0 if ttl is None else to_ttl(ttl), bool(prev_kv), expected)
+        guarded = None if guard is None else to_guard(guard)
+        self.__attrs_init__(to_key(key), kept, leased, 0 if ttl is None else to_ttl(ttl), bool(prev_kv), expected, guarded)
 
     def to_wire(self) -> Raw:
         """Return the tuple that stands for this operation in the log."""
         if self.lease == 0 and not self.ttl and self.value is not None:  # most are of this kind, which is shorter and quicker
-            return _expecting(self.key, self.if_mod_revision, (wire.PUT, self.key, self.value, self.prev_kv))
-        operation = (wire.PUT_WITH, self.key, self.value, self.prev_kv, self.lease, self.ttl)
-        return _expecting(self.key, self.if_mod_revision, operation)
+            operation: Raw = (wire.PUT, self.key, self.value, self.prev_kv)
+        else:
+            operation = (wire.PUT_WITH, self.key, self.value, self.prev_kv, self.lease, self.ttl)
+        if self.if_mod_revision is None and self.guard is None:  # so are these
+            return operation
+        return _conditional(operation, self.key, self.if_mod_revision, self.guard)
 
     def result(self, raw: Raw) -> PutResult:
         """Return what the machine's answer means to the caller."""
@@ -175,6 +185,7 @@ class Delete:
         span: of the keys.
         prev_kv: answer with the pairs that are deleted.
         if_mod_revision: at which revision the one key must be; None: at any.
+        guard: what must still be held; None: nothing.
 
     Raises:
         TypeError: a bad argument.
@@ -184,6 +195,7 @@ class Delete:
     span: Span
     prev_kv: bool
     if_mod_revision: int | None
+    guard: Guard | None
 
     def __init__(
         self,
@@ -194,6 +206,7 @@ class Delete:
         end: Data | None = None,
         prev_kv: bool = False,
         if_mod_revision: int | None = None,
+        guard: Fenced | None = None,
     ) -> None:
         if key is None and not prefix and start is None:
             raise ValueError("delete needs key, a prefix= that is not empty, or start=: it does not delete everything by omission")
@@ -201,11 +214,11 @@ class Delete:
         if if_mod_revision is not None and key is None:
             raise ValueError("if_mod_revision= is for a single key: a span has no one revision")
         expected = None if if_mod_revision is None else to_count(if_mod_revision, "if_mod_revision")
-        self.__attrs_init__(span, bool(prev_kv), expected)
+        self.__attrs_init__(span, bool(prev_kv), expected, None if guard is None else to_guard(guard))
 
     def to_wire(self) -> Raw:
         """Return the tuple that stands for this operation in the log."""
-        return _expecting(self.span.start, self.if_mod_revision, (wire.DELETE, *self.span, self.prev_kv))
+        return _conditional((wire.DELETE, *self.span, self.prev_kv), self.span.start, self.if_mod_revision, self.guard)
 
     def result(self, raw: Raw) -> DeleteResult:
         """Return what the machine's answer means to the caller."""
@@ -370,6 +383,61 @@ class Compare:
     def to_wire(self) -> Raw:
         """Return the tuple that stands for this condition in the log."""
         return (*self.span, self.target, self.relation, self.operand)
+
+
+@frozen(init=False)
+class Guard(Compare):
+    """The condition that a lock is still held as it was taken: its key, which is in no namespace, was created at that revision.
+
+    For ``compare=`` of a transaction, and as ``guard=`` of a put or a delete.  ``lock.guard()`` makes it.
+
+    Args:
+        key: the whole key, whatever namespace the call is made in.
+        create_revision: at which it was created, 1 or later.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
+    """
+
+    def __init__(self, key: Data, create_revision: int) -> None:
+        created = to_count(create_revision, "create_revision")
+        if created == 0:
+            raise ValueError("create_revision must be at least 1: a key that is missing guards nothing")
+        self.__attrs_init__(Span.of(to_key(key)), wire.FENCE, wire.EQUAL, created)
+
+    @property
+    def key(self) -> bytes:
+        """The lock's key."""
+        return self.span.start
+
+    @property
+    def create_revision(self) -> int:
+        """The revision at which the lock was taken."""
+        return self.operand  # type: ignore[return-value]  # the constructor takes no other
+
+    def guard(self) -> Guard:
+        """Return the condition itself, so that it can stand for the lock."""
+        return self
+
+
+class Fenced(Protocol):
+    """What can guard a write: a lock, a term, or a condition that one of them made."""
+
+    def guard(self) -> Guard:
+        """Return the condition that it is still held."""
+
+
+def to_guard(fenced: Fenced) -> Guard:
+    """Return the condition that something is still held.
+
+    Raises:
+        TypeError: it is nothing that is held.
+    """
+    make = getattr(fenced, "guard", None)
+    made = make() if callable(make) else None
+    if not isinstance(made, Guard):
+        raise TypeError(f"guard= takes a lock, a term or what their guard() returns, not {type(fenced).__name__}")
+    return made
 
 
 class _Target:

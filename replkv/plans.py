@@ -1,14 +1,16 @@
-"""What a call is going to do, before anybody decides whether to block or to await.
+"""What a call is going to do, before anybody decides whether to block or to await, and who carries it out.
 
-A plan may be answered at once, from this member's memory; else it becomes a ``Call`` that the node finishes, and whose answer the plan
-turns into the caller's result on the caller's own thread.
+A plan is a command to replicate, or a question.  A member may answer a question at once, from its memory; else the plan becomes a ``Call``
+that the node finishes.  A client puts the question into a letter.  What the raw answer means to the caller is found out on the caller's own
+thread.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 
-from replkv import codec, errors, wire
+from replkv import codec, errors, letters, wire
 from replkv.ops import Add, Delete, Get, Put, Scan, Txn
 from replkv.refusals import refuse
 from replkv.values import LeaseInfo, to_count, to_seconds
@@ -16,6 +18,8 @@ from replkv.values import LeaseInfo, to_count, to_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replkv.config import Settings
+    from replkv.keeper import Keeper
     from replkv.machine import Machine
     from replkv.node import Node
     from replkv.ops import Packable
@@ -29,6 +33,55 @@ CONSISTENCIES: Final = ("linearizable", "lease", "local")
 NOT_YET: Final = object()
 """A plan can't be answered at once."""
 
+_NOTHING: Final = (wire.OK,)
+
+
+class Asker(ABC):
+    """What a plan needs to know of who carries it out.
+
+    Attributes:
+        name: of the member, for messages.
+        clock: monotonic seconds.
+    """
+
+    name: str
+    clock: Callable[[], float]
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings:
+        """What the cluster lives by."""
+
+    @property
+    @abstractmethod
+    def keeper(self) -> Keeper:
+        """Keeps the leases of this process alive."""
+
+    @property
+    @abstractmethod
+    def revision(self) -> int:
+        """The newest revision that is seen from here."""
+
+    @property
+    @abstractmethod
+    def age(self) -> float:
+        """Seconds since the state that is seen from here was known to be the newest; infinite if it never was."""
+
+    @property
+    @abstractmethod
+    def leader(self) -> str | None:
+        """Who leads, as far as is known here."""
+
+    @property
+    @abstractmethod
+    def unreachable(self) -> tuple[str, ...]:
+        """Who can't be reached."""
+
+    @property
+    @abstractmethod
+    def trouble(self) -> str:
+        """What may be the reason that there is no answer, each behind a semicolon."""
+
 
 class Plan(Generic[R]):
     """What a call is going to do."""
@@ -38,51 +91,52 @@ class Plan(Generic[R]):
     looks: ClassVar[bool] = False
     """Whether, behind the read barrier, it has to see the machine on the node's thread."""
 
-    def command(self, node: Node) -> bytes | None:
-        """Return the packed command to replicate; None asks for a read barrier instead.
+    def command(self, asker: Asker) -> bytes | None:
+        """Return the packed command to replicate; None asks a question instead, behind a read barrier.
 
         Raises:
             Rejected: the cluster's settings forbid it.
             ValueError: a time to live is shorter than they allow.
         """
-        del node
+        del asker
         return None
+
+    def letter(self, number: int, asker: Asker) -> letters.Request:
+        """Return the question as a client asks a member."""
+        raise errors.InvariantBroken(f"{type(self).__name__} of {asker.name} is no question, letter {number}")
 
     def look(self, machine: Machine, time: int) -> Any:
         """Take what is needed of the machine, at a cluster time; between two entries, so be quick."""
         del machine, time
 
     def at_once(self, node: Node) -> Any:
-        """Return the result if no other member need be asked, else ``NOT_YET``."""
+        """Return the raw answer if no other member need be asked, else ``NOT_YET``."""
         del node
         return NOT_YET
 
-    def result(self, node: Node, call: Call) -> R:
-        """Turn the answer of a finished call into the caller's result.
+    def answer(self, node: Node, call: Call) -> Raw:
+        """Return the raw answer of a finished call: what the machine said, or what is read now that the barrier has been passed."""
+        del node
+        return cast("Raw", call.answer)
+
+    def meaning(self, raw: Raw) -> R:
+        """Turn the raw answer into the caller's result.
 
         Raises:
-            ReplkvError: the answer is a refusal.
+            ReplkvError: it is a refusal.
         """
-        raise errors.InvariantBroken(f"{type(self).__name__} has no result for {node.name}: {call.answer}")
+        raise errors.InvariantBroken(f"{type(self).__name__} has no meaning for {raw}")
 
-    def expired(self, node: Node, *, untouched: bool) -> errors.ReplkvError:
+    def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Return the error for a call whose time ran out; ``untouched``: it surely had no effect."""
-        gone = node.links.unreachable()
-        reach = _reach(node)
         if untouched:
-            leader = node.raft.leader if node.raft is not None else None
+            leader, gone = asker.leader, asker.unreachable
             what = f"the leader {leader} did not answer" if leader else "no leader was found"
             advice = "try again or start the missing members" if gone else "try again"
-            return errors.NoLeader(f"{node.name}: {what} in time{reach}; nothing was applied, {advice}", gone)
-        return errors.OutcomeUnknown(f"{node.name}: the write was handed over, but no answer came in time{reach}; wait() goes on waiting")
-
-
-def _reach(node: Node) -> str:
-    """Return what this member knows of why there is no answer."""
-    gone = f"not reachable: {node.links.explain()}" if node.links.unreachable() else ""
-    full = f"the disks of {', '.join(node.space.full)} are full: make room there" if node.space.full else ""
-    healing = f"{node.name} {healing}" if node.raft is not None and (healing := node.raft.healing) else ""
-    return "".join(f"; {reason}" for reason in (gone, full, healing) if reason)
+            return errors.NoLeader(f"{asker.name}: {what} in time{asker.trouble}; nothing was applied, {advice}", gone)
+        return errors.OutcomeUnknown(
+            f"{asker.name}: the write was handed over, but no answer came in time{asker.trouble}; wait() goes on waiting"
+        )
 
 
 class OnKeys(Plan[R]):
@@ -115,28 +169,28 @@ class OnKeys(Plan[R]):
         return self.operation.result(wire.unless_refused(raw))
 
 
-def pack_command(raw: Raw, node: Node) -> bytes:
+def pack_command(raw: Raw, settings: Settings) -> bytes:
     """Pack an operation, within the cluster's limits.
 
     Raises:
         TooLarge, TooManyOps: it is beyond them.
         ValueError: a time to live is shorter than ``Settings.min_ttl``.
     """
-    packed, largest = codec.pack(raw), node.settings.max_request_bytes
+    packed, largest = codec.pack(raw), settings.max_request_bytes
     if len(packed) > largest and (size := wire.request_size(raw)) > largest:  # the first is quick, and never smaller
         raise refuse(errors.TooLarge, (size, largest))
     if len(packed) > codec.COMMAND_MAX:
         raise errors.TooLarge(f"a request of {len(packed)} bytes as it stands in the log; at most {codec.COMMAND_MAX} fit")
     if raw[0] != wire.PUT:
-        _check_settings(raw, node)
+        _check_settings(raw, settings)
     return packed
 
 
-def _check_settings(raw: Raw, node: Node) -> None:
-    operations, most = wire.count_operations(raw), node.settings.max_txn_ops
+def _check_settings(raw: Raw, settings: Settings) -> None:
+    operations, most = wire.count_operations(raw), settings.max_txn_ops
     if operations > most:
         raise refuse(errors.TooManyOps, (operations, most))
-    ttl, shortest = wire.shortest_ttl(raw), node.settings.min_ttl
+    ttl, shortest = wire.shortest_ttl(raw), settings.min_ttl
     if 0 < ttl < round(shortest * 1e6):
         raise ValueError(f"ttl is at least {shortest:g} seconds, two heartbeats of the cluster, not {ttl / 1e6:g}")
 
@@ -146,14 +200,9 @@ class Write(OnKeys[R]):
 
     __slots__ = ()
 
-    def command(self, node: Node) -> bytes:
+    def command(self, asker: Asker) -> bytes:
         """Pack the operation, within the cluster's limits."""
-        return pack_command(self.packed(), node)
-
-    def result(self, node: Node, call: Call) -> R:
-        """Return what the machine answered, in the operation's own form."""
-        del node
-        return self.meaning(cast("Raw", call.answer))
+        return pack_command(self.packed(), asker.settings)
 
 
 class Read(OnKeys[R]):
@@ -187,6 +236,12 @@ class Read(OnKeys[R]):
         self.max_staleness = None if max_staleness is None else to_seconds(max_staleness, "max_staleness")
         self.min_revision = 0 if min_revision is None else to_count(min_revision, "min_revision")
 
+    def letter(self, number: int, asker: Asker) -> letters.Read:
+        """Have a member read; local reads of one client don't go back in time, whichever member answers."""
+        least = max(self.min_revision, asker.revision) if self.consistency == "local" else 0
+        staleness = None if self.max_staleness is None else round(self.max_staleness * 1e6)
+        return letters.Read(number, self.packed(), self.consistency, staleness, least)
+
     def at_once(self, node: Node) -> Any:
         """Read at once where the caller takes local state, or where this leader's lease holds (thesis §6.4.1)."""
         if self.consistency == "local":
@@ -204,13 +259,13 @@ class Read(OnKeys[R]):
         before = node.published
         if before.applied < before.commit or node.clock() >= before.lease_until:
             return NOT_YET
-        result = self._read(node)
+        raw = self._read(node)
         after = node.published
         if after.term != before.term or node.clock() >= after.lease_until:
             return NOT_YET
-        return result
+        return raw
 
-    def result(self, node: Node, call: Call) -> R:
+    def answer(self, node: Node, call: Call) -> Raw:
         """Read, now that the barrier has been passed.
 
         Raises:
@@ -223,26 +278,33 @@ class Read(OnKeys[R]):
             )
         return self._read(node)
 
-    def _read(self, node: Node) -> R:
+    def _read(self, node: Node) -> Raw:
         packed = self.packed()
         while True:
             published = node.published
             raw = published.machine.read(packed, published.revision)
             if raw is not None:  # else a compaction outran it, and something newer has been published
-                return self.meaning(raw)
+                return raw
 
-    def expired(self, node: Node, *, untouched: bool) -> errors.ReplkvError:
+    def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Say how stale a local read would have been."""
-        if self.consistency != "local":
-            return super().expired(node, untouched=untouched)
-        age, at = node.clock() - node.fresh_at, node.published.revision
-        fresh = f"confirmed {age:.3f} s ago" if age < float("inf") else "not confirmed yet"
         wanted = [] if self.max_staleness is None else [f"at most {self.max_staleness:g} s"]
         if self.min_revision:
             wanted.append(f"revision {self.min_revision}")
+        if not wanted:
+            return super().expired(asker, untouched=untouched)
+        age, at = asker.age, asker.revision
+        fresh = f"confirmed {age:.3f} s ago" if age < float("inf") else "not confirmed yet"
         return errors.TooStale(
-            f"{node.name}: its state is that of revision {at}, {fresh}; the call wants {' and '.join(wanted)}{_reach(node)}"
+            f"{asker.name}: its state is that of revision {at}, {fresh}; the call wants {' and '.join(wanted)}{asker.trouble}"
         )
+
+
+class _HasReady(Protocol):
+    """Knows whether a leader is known, and all it had committed."""
+
+    @property
+    def ready(self) -> bool: ...
 
 
 class Ready(Plan[None]):
@@ -253,19 +315,29 @@ class Ready(Plan[None]):
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
 
-    def at_once(self, node: Node) -> Any:
-        """Look, if the caller does not want to wait."""
-        return None if self.timeout == 0 and node.ready else NOT_YET
+    def letter(self, number: int, asker: Asker) -> letters.Look:
+        """Ask a member to wait."""
+        del asker
+        return letters.Look(number, letters.READY)
 
-    def result(self, node: Node, call: Call) -> None:
+    def at_once(self, node: _HasReady) -> Any:
+        """Look, if the caller does not want to wait."""
+        return _NOTHING if self.timeout == 0 and node.ready else NOT_YET
+
+    def answer(self, node: Node, call: Call) -> Raw:
         """Return nothing: having passed the barrier is the answer."""
         del node, call
+        return _NOTHING
 
-    def expired(self, node: Node, *, untouched: bool) -> errors.ReplkvError:
+    def meaning(self, raw: Raw) -> None:
+        """Return nothing."""
+        del raw
+
+    def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Name who is missing."""
         del untouched
-        reach = f"not reachable: {node.links.explain()}" if node.links.unreachable() else "all members are reachable, none leads yet"
-        return errors.WaitTimeout(f"{node.name} is not ready in time; {reach}")
+        reason = asker.trouble if asker.unreachable else "; all members are reachable, none leads yet"
+        return errors.WaitTimeout(f"{asker.name} is not ready in time{reason}")
 
 
 class LeaseList(Plan[list[LeaseInfo]]):
@@ -274,15 +346,25 @@ class LeaseList(Plan[list[LeaseInfo]]):
     __slots__ = ()
     looks = True
 
-    def look(self, machine: Machine, time: int) -> Callable[[], list[LeaseInfo]]:
+    def letter(self, number: int, asker: Asker) -> letters.Look:
+        """Ask a member."""
+        del asker
+        return letters.Look(number, letters.LEASES)
+
+    def look(self, machine: Machine, time: int) -> Callable[[], Raw]:
         """Take hold of all leases."""
         leases = list(machine.leases)
-        return lambda: [machine.describe(lease, time) for lease in leases]
+        return lambda: tuple(machine.describe(lease, time) for lease in leases)
 
-    def result(self, node: Node, call: Call) -> list[LeaseInfo]:
-        """Describe them, in the order of their ids."""
+    def answer(self, node: Node, call: Call) -> Raw:
+        """Describe them."""
         del node
-        return sorted(cast("Raw", call.answer)[1]())
+        described: Raw = cast("Raw", call.answer)[1]()
+        return (wire.OK, described)
+
+    def meaning(self, raw: Raw) -> list[LeaseInfo]:
+        """Put them in the order of their ids."""
+        return sorted(LeaseInfo(*row) for row in raw[1])
 
 
 class LeaseKeys(Plan[tuple[bytes, ...]]):
@@ -295,6 +377,11 @@ class LeaseKeys(Plan[tuple[bytes, ...]]):
         self.lease = lease
         self.prefix = prefix
 
+    def letter(self, number: int, asker: Asker) -> letters.Look:
+        """Ask a member."""
+        del asker
+        return letters.Look(number, letters.LEASE_KEYS, self.lease)
+
     def look(self, machine: Machine, time: int) -> tuple[bytes, ...]:
         """Take hold of the keys.
 
@@ -304,11 +391,9 @@ class LeaseKeys(Plan[tuple[bytes, ...]]):
         del time
         return tuple(machine.leases[self.lease].keys)
 
-    def result(self, node: Node, call: Call) -> tuple[bytes, ...]:
+    def meaning(self, raw: Raw) -> tuple[bytes, ...]:
         """Put them in order."""
-        del node
-        keys: tuple[bytes, ...] = cast("Raw", call.answer)[1]
-        return tuple(sorted(key[len(self.prefix) :] for key in keys if key.startswith(self.prefix)))
+        return tuple(sorted(key[len(self.prefix) :] for key in raw[1] if key.startswith(self.prefix)))
 
 
 def plan_for(operation: Any, prefix: bytes) -> Plan[Any]:

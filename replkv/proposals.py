@@ -89,6 +89,7 @@ class _Batch:
     size: int  # of the commands
     sent_in: tuple[int, str | None]  # term and leader it was handed to
     sent_at: float
+    repeated: bool = False  # so that it may have been applied although this time it was not
 
 
 @define(eq=False, repr=False)
@@ -99,6 +100,8 @@ class Proposals:
     block_bytes: int
     retry_after: float
     admission: Admission
+    sees_all: bool = True
+    """Whether every outcome comes by here, as at a member: one that lost its way is known never to have been."""
     refused: bool = field(default=False, init=False)
     """Whether a batch came back empty, its commands are in the queue again, and nobody has looked yet why."""
     session: int = field(default=0, init=False)
@@ -184,7 +187,7 @@ class Proposals:
         repeated = []
         for batch in self._batches.values():
             if batch.sent_in != to or now - batch.sent_at > retry_after:
-                batch.sent_in, batch.sent_at = to, now
+                batch.sent_in, batch.sent_at, batch.repeated = to, now, True
                 repeated.append(batch.data)
         return repeated
 
@@ -227,6 +230,8 @@ class Proposals:
                     self._answer_batch(outcome.sequence, outcome.answers)
             elif outcome.opened and outcome.sequence == self._nonce and not self.session:
                 self.session, self._sequence, self._nonce = outcome.opened, 0, 0
+            elif outcome.expired and outcome.sequence == self._nonce and not self.session:
+                self._opening_in = NOBODY  # there was no number left for it in its block
 
     def _answer_batch(self, sequence: int, answers: Sequence[Raw] | None) -> None:
         batch = self._batches.pop(sequence, None)
@@ -246,9 +251,21 @@ class Proposals:
 
     def _start_anew(self) -> None:
         """The session expired: its batches that were not applied before never will be, so they go into a new one."""
-        self._queue_again(self._batches.values())
+        lost = [] if self.sees_all else [batch for batch in self._batches.values() if batch.repeated]
+        self._queue_again([batch for batch in self._batches.values() if batch not in lost])
         self._batches.clear()
         self.session, self._opening_in = 0, NOBODY
+        for batch in lost:
+            self.admission.leave(len(batch.calls), batch.size)
+            _fail(batch.calls, OutcomeUnknown("nobody could be reached for longer than a session lasts; the write may have been applied"))
+
+    def take_back(self, data: bytes) -> bool:
+        """Queue the commands of a batch again that was not taken; False: it was sent before, and may have been applied."""
+        sequence = next((sequence for sequence, batch in self._batches.items() if batch.data is data and not batch.repeated), None)
+        if sequence is None:
+            return False
+        self._queue_again([self._batches.pop(sequence)])
+        return True
 
     def _queue_again(self, batches: Reversible[_Batch]) -> None:
         with self._gate:

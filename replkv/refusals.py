@@ -62,6 +62,10 @@ def _lease_exists(lease: int) -> str:
     return f"there is a lease {lease} already: take it over without ttl=, or let the cluster choose an id"
 
 
+def _lost(key: bytes, created: int) -> str:
+    return f"the lock {key[:64]!r} that was taken at revision {created} is lost: stop what it protects, then take it anew"
+
+
 def _quota(size: int, most: int) -> str:
     return (
         f"the store would take {size} bytes where Settings.max_bytes allows {most}: delete what is not needed; history goes with the next "
@@ -81,13 +85,14 @@ _KINDS: Final[dict[int, tuple[type[errors.ReplkvError], Callable[..., str]]]] = 
     9: (errors.LeaseNotFound, _no_lease),
     10: (errors.LeaseExists, _lease_exists),
     11: (errors.QuotaExceeded, _quota),
+    12: (errors.LockLost, _lost),
 }
 """The status of an answer that is a refusal, and what it means.  These numbers are in the log's outcome: never reuse one."""
 
 STATUS: Final = {kind: status for status, (kind, _) in _KINDS.items()}
 
 ABOUT_A_KEY: Final = frozenset({STATUS[errors.NotACounter], STATUS[errors.Conflict], STATUS[errors.KeyNotFound]})
-"""Refusals whose first fact is a key."""
+"""Refusals whose first fact is a key as the caller names it; that of LockLost is in no namespace."""
 
 
 KEY_BYTES = 256
@@ -104,8 +109,7 @@ def refuse(kind: type[E], facts: Facts, *details: Any) -> E:
     """
     status = STATUS[kind]
     _, text = _KINDS[status]
-    if status in ABOUT_A_KEY:
-        facts = (facts[0][:KEY_BYTES], *facts[1:])
+    facts = tuple(fact[:KEY_BYTES] if isinstance(fact, bytes) else fact for fact in facts)
     carried = (KeyValue(*detail) if isinstance(detail, tuple) else detail for detail in details)
     error = kind(text(*facts, *details), *carried)
     error.refusal = (status, facts, *details)

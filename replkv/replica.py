@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+import sys
 import threading
 import time
 import warnings
@@ -14,29 +15,27 @@ import weakref
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from attrs import evolve
 
 from replkv import address, fork
-from replkv.blocking import BlockingSurface
 from replkv.config import Config, Settings
 from replkv.disk import ForgetfulDisk, MemoryDisk, RealDisk
+from replkv.engine import Embedded
 from replkv.errors import Closed, ReplkvError
+from replkv.facade import BlockingFacade, Facade
 from replkv.housekeeper import HousekeeperThread
 from replkv.leasing import Lease
 from replkv.node import Node
-from replkv.plans import NOT_YET, Plan
-from replkv.surface import DEFAULT, Surface, Timeout
+from replkv.serving import Serving
 from replkv.transport import NngTransport
-from replkv.values import to_timeout
-from replkv.waiting import BlockedCall, FutureCall, Notifier, ask, finished, overloaded, resumable, time_left
+from replkv.waiting import Notifier
 from replkv.watching import Watch
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from replkv.status import Member, Status
 
-R = TypeVar("R")
 W = TypeVar("W")
 L = TypeVar("L")
 
@@ -50,7 +49,7 @@ boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOC
 """Monotonic seconds; time in which the machine was suspended counts where the system can tell."""
 
 
-class EmbeddedMember(Surface[W, L]):
+class EmbeddedMember(Facade[W, L]):
     """What ``Replica`` and ``AsyncReplica`` share: the arguments, documented there, the member and its threads."""
 
     def __init__(
@@ -66,6 +65,7 @@ class EmbeddedMember(Surface[W, L]):
         settings: Settings | None = None,
     ) -> None:
         fork.ensure_not_forked()
+        _check_threads()
         _check_name(name)
         self._name = name
         self._config = _checked(config, Config)
@@ -75,13 +75,11 @@ class EmbeddedMember(Surface[W, L]):
         self._listen = self._addresses[name] if listen is None else address.parse_address(listen)
         if len(self._addresses) > 1 and self._data_dir is None:
             raise ValueError(f"{name} is a voter of {len(self._addresses)}: give it data_dir=, or it forgets its vote when it restarts")
-        if len(self._addresses) > 1 and not insecure and not address.is_loopback(self._listen):
-            raise ValueError(
-                f"{self._listen} can be reached from other machines, and nothing is encrypted there: "
-                "listen on loopback, or say insecure=True if the network is trusted"
-            )
+        _check_reach([self._listen] if len(self._addresses) > 1 else [], self._config.clients, insecure=insecure)
         self._node: Node | None = None
+        self._embedded: Embedded | None = None
         self._thread: threading.Thread | None = None
+        self._serving: Serving | None = None
         self._notifier: Notifier | None = None
         self._closing = threading.Lock()
         self._closed = False
@@ -115,11 +113,30 @@ class EmbeddedMember(Surface[W, L]):
         except BaseException:
             housekeeper.close()
             raise
+        try:
+            self._serving = self._serve(node)
+        except BaseException:
+            node.request_close(0.0)
+            node.turn(0.0)  # no thread runs it yet
+            raise
         self._notifier = Notifier(f"replkv-{self._name}-notifier", boottime)
-        self._thread = threading.Thread(target=_turn, args=(node, self._notifier), name=f"replkv-{self._name}", daemon=True)
+        self._thread = threading.Thread(target=_turn, args=(node, self._notifier, self._serving), name=f"replkv-{self._name}", daemon=True)
+        self._embedded = Embedded(node)
+        self._embedded.thread = self._thread
         self._node = node
         self._thread.start()
+        if self._serving is not None:
+            self._serving.start()
         _open.add(self)
+
+    def _serve(self, node: Node) -> Serving | None:
+        """Open the door for clients, where there is one."""
+        if self._data_dir is None and self._config.clients is None:
+            return None
+        try:
+            return Serving(node, self._data_dir, self._config.clients)
+        except OSError as error:
+            raise ValueError(f"member {self._name} can't serve clients: {error.strerror}") from error
 
     def _close(self, timeout: float) -> None:
         limit = self._timeout(timeout)
@@ -137,9 +154,12 @@ class EmbeddedMember(Surface[W, L]):
         """Ask the member to close, unless somebody has, and wait for its threads."""
         if self._node is None or self._thread is None or self._notifier is None:
             return
+        until = boottime() + limit
+        if self._serving is not None:
+            self._serving.close(limit)
         if not self._node.closing:
-            self._node.request_close(limit)
-        self._thread.join(limit)
+            self._node.request_close(max(0.0, until - boottime()))
+        self._thread.join(max(0.0, until - boottime()))
         if self._thread.is_alive():
             logger.warning("%s did not stop within %.1f s: its disk or its process is stuck; it ends with the process", self._name, limit)
             self._node.hub.end()  # who iterates over a watch must not wait for that
@@ -168,8 +188,10 @@ class EmbeddedMember(Surface[W, L]):
             raise Closed(f"member {self._name} is closed") if failure is None else failure.again()
         return node
 
-    def _timeout(self, timeout: Timeout) -> float | None:
-        return self._config.timeout if timeout is DEFAULT else to_timeout(timeout)
+    def _engine(self) -> Embedded:
+        self._running()
+        assert self._embedded is not None  # noqa: S101  # a running node has one
+        return self._embedded
 
     # -- to look at ----------------------------------------------------------------------------------------------------------------
 
@@ -177,11 +199,6 @@ class EmbeddedMember(Surface[W, L]):
     def name(self) -> str:
         """This member's name."""
         return self._name
-
-    @property
-    def revision(self) -> int:
-        """The revision this member's store has reached; an empty store is at 1."""
-        return self._running().published.revision
 
     @property
     def ready(self) -> bool:
@@ -207,32 +224,6 @@ class EmbeddedMember(Surface[W, L]):
         """Return the members of the cluster as this one sees them; never waits."""
         return self._running().members()
 
-    def settings(self) -> Settings:
-        """Return the settings the cluster lives by."""
-        return self._running().settings
-
-    def _submit(self, plan: Plan[R]) -> Future[R]:
-        node = self._running()
-        assert self._notifier is not None  # noqa: S101  # a running node has one
-        call = FutureCall(plan.command(node), self._notifier, node, plan, boottime() + self._config.timeout)
-        if call.command is not None:
-            self._make_room(node, plan, call.command)
-        self._notifier.expect(call)
-        if call.command is None:
-            ask(node, plan, call)
-        else:
-            node.submit(call)
-        return call.future
-
-    def _make_room(self, node: Node, plan: Plan[Any], command: bytes) -> None:
-        """Let a command in for ``submit``, which does not wait.
-
-        Raises:
-            Overloaded: there is no room.
-        """
-        if not node.proposals.admission.enter(len(command)):
-            raise overloaded(node, plan, None)
-
     def __repr__(self) -> str:
         state = self._node.status() if self._node is not None else None
         what = f"{state.state}, leader {state.raft_leader}, revision {state.revision}" if state else "not open"
@@ -242,10 +233,11 @@ class EmbeddedMember(Surface[W, L]):
     def from_env(cls, **overrides: Any) -> Self:
         """Build one from the environment.
 
-        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…") and ``_INSECURE`` ("1" or "0").
+        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…"), ``_INSECURE`` ("1" or "0") and
+        ``_CLIENTS`` (of ``Config``).
 
         Args:
-            overrides: arguments that win over the environment.
+            overrides: arguments that win over the environment; a ``config`` that names no ``clients`` leaves them to it.
 
         Raises:
             ValueError: a variable is not in its form; the text names it.
@@ -260,13 +252,15 @@ class EmbeddedMember(Surface[W, L]):
             if value not in ("0", "1"):
                 raise ValueError(f"REPLKV_INSECURE must be 1 or 0, not {value!r}")
             arguments["insecure"] = value == "1"
+        if value := os.environ.get("REPLKV_CLIENTS"):
+            overrides["config"] = _serving_at(value, overrides.get("config"))
         return cls(**{**arguments, **overrides})
 
 
 EmbeddedMember.__init__.__qualname__ = "Replica.__init__"  # what Python names when it refuses an argument; AsyncReplica has the same
 
 
-class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
+class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
     """One member of a cluster, inside this process; every call blocks until it has its answer.
 
     The constructor opens, recovers and starts; ``with`` and ``close()`` end it.  All calls may be made from any thread.
@@ -286,6 +280,7 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
         TypeError, ValueError: an argument is wrong; nothing was opened.
         StorageError: the directory can't be used; ``DirectoryInUse``, ``WrongCluster``, ``Corrupt`` and ``Incompatible`` say why.
         ForkedProcess: the parent of this process had one.
+        RuntimeError: gevent has replaced the threads of this process.
     """
 
     def _constructed(self) -> None:
@@ -306,76 +301,6 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingSurface):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
-        node = self._running()
-        limit = self._timeout(timeout)
-        result = plan.at_once(node)
-        if result is not NOT_YET:
-            return cast("R", result)
-        self._refuse_to_block()
-        call = BlockedCall(plan.command(node))
-        try:
-            limit = self._hand_over(node, plan, call, limit)
-            return self._wait(node, plan, call, limit)
-        except ReplkvError:
-            raise
-        except BaseException:  # Ctrl-C, at whatever moment: nothing is left behind, as far as that can be
-            node.give_up(call)
-            raise
-
-    def _hand_over(self, node: Node, plan: Plan[Any], call: BlockedCall, limit: float | None) -> float | None:
-        """Queue a call, a command when it has been let in; return what is left of the timeout."""
-        if call.command is None:
-            ask(node, plan, call)
-            return limit
-        if not node.proposals.admission.enter(len(call.command)):
-            limit = self._line_up(node, plan, call.command, limit)
-        node.submit(call)
-        return limit
-
-    def _refuse_to_block(self) -> None:
-        if self._thread is threading.current_thread():
-            raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")
-
-    def _make_room(self, node: Node, plan: Plan[Any], command: bytes) -> None:
-        if not node.proposals.admission.enter(len(command)):
-            self._refuse_to_block()
-            self._line_up(node, plan, command, self._config.timeout)
-
-    def _line_up(self, node: Node, plan: Plan[Any], command: bytes, timeout: float | None) -> float | None:
-        """Wait until a command is let in; return what is left of the timeout.
-
-        Raises:
-            Overloaded: the caller does not want to wait, or waited in vain.
-            NoLeader: waited in vain, and that is why.
-        """
-        if self._config.overload == "raise":
-            raise overloaded(node, plan, None)
-        size, begun = len(command), node.clock()
-        waiting = BlockedCall(command)
-        node.line_up(waiting, size)
-        admission = node.proposals.admission
-        try:
-            admitted = waiting.wait(timeout) or not admission.give_up(waiting, size)
-        except BaseException:
-            if not admission.give_up(waiting, size):
-                admission.leave(1, size)  # Ctrl-C came when it had just been let in
-            raise
-        return time_left(node, plan, waiting, begun, timeout, admitted=admitted)
-
-    def _wait_on(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
-        """Go on waiting for a call whose outcome was unknown."""
-        limit = to_timeout(timeout)
-        self._refuse_to_block()
-        return self._wait(node, plan, call, limit)
-
-    def _wait(self, node: Node, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
-        if not call.wait(timeout):
-            untouched = node.give_up(call)
-            if not call.wait(0):
-                raise resumable(plan.expired(node, untouched=untouched), partial(self._wait_on, node, plan, call))
-        return finished(call, plan, node)
-
 
 def _start(node: Node, disk: MemoryDisk | RealDisk) -> None:
     try:
@@ -387,11 +312,13 @@ def _start(node: Node, disk: MemoryDisk | RealDisk) -> None:
         raise ValueError(f"member {node.name} {error.strerror}") from error
 
 
-def _turn(node: Node, notifier: Notifier) -> None:
+def _turn(node: Node, notifier: Notifier, serving: Serving | None) -> None:
     """Run the node's turns until it has stopped."""
     while not node.stopped:
         node.turn()
     notifier.stop()
+    if serving is not None:
+        serving.wake()
 
 
 @atexit.register
@@ -403,6 +330,16 @@ def _close_all() -> None:
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------------------
+
+
+def _check_threads() -> None:
+    """Refuse threads that gevent has replaced: a member on one of its greenlets would stand still whenever another one computes."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and any(monkey.is_module_patched(module) for module in ("threading", "socket")):
+        raise RuntimeError(
+            "gevent has patched this process, and a member needs real threads: run the Replica in a process without gevent, "
+            "such as 'replkv member', and use replkv.connect() here"
+        )
 
 
 def _check_name(name: object) -> None:
@@ -423,6 +360,16 @@ def _checked_path(path: object) -> str | None:
     if not text or "\0" in text:
         raise ValueError(f"data_dir must name a directory, not {text!r}")
     return text
+
+
+def _check_reach(listened: list[str], clients: str | None, *, insecure: bool) -> None:
+    """Refuse to listen beyond this machine without encryption, unless that is wanted."""
+    for url in [*listened, *([address.parse_address(clients)] if clients is not None else [])]:
+        if not insecure and not address.is_loopback(url):
+            raise ValueError(
+                f"{url} can be reached from other machines, and nothing is encrypted there: "
+                "listen on loopback, or say insecure=True if the network is trusted"
+            )
 
 
 def _check_unused(disk: MemoryDisk | RealDisk) -> None:
@@ -468,6 +415,17 @@ def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None,
                 f"{url} is no address that others can dial: give {member} the address it is reached at, and listen= the wildcard"
             )
     return urls
+
+
+def _serving_at(clients: str, config: object) -> Any:
+    """Return the configuration, by default the standard one, with REPLKV_CLIENTS where it names no address for clients itself."""
+    config = Config() if config is None else config
+    if not isinstance(config, Config) or config.clients is not None:
+        return config
+    try:
+        return evolve(config, clients=clients)
+    except ValueError as error:
+        raise ValueError(f"REPLKV_CLIENTS: {error}") from None
 
 
 def _parse_cluster(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, overload
 
-from replkv.ops import Add, Compact, Compare, Delete, Get, Keep, LeaseLike, Operation, Put, Scan, SortBy, Txn
+from replkv.ops import Add, Compact, Compare, Delete, Fenced, Get, Keep, LeaseLike, Operation, Put, Scan, SortBy, Txn
 from replkv.plans import LeaseList, Plan, Read, Ready, Write, plan_for
 from replkv.values import (
     AddResult,
@@ -32,7 +32,7 @@ from replkv.values import (
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from replkv.node import Node
+    from replkv.engine import Engine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,8 +123,8 @@ class Surface(Generic[W, L]):
         """Hand a plan over and return at once."""
 
     @abstractmethod
-    def _running(self) -> Node:
-        """Return the node, if it may be used here."""
+    def _engine(self) -> Engine:
+        """Return what carries calls out, if it may be used here."""
 
     @abstractmethod
     def _watch(self, span: Span, start_revision: int | None, kinds: Iterable[EventKind], flags: dict[str, bool]) -> W:
@@ -146,6 +146,7 @@ class Surface(Generic[W, L]):
         ttl: float | None = None,
         prev_kv: bool = False,
         if_mod_revision: int | None = None,
+        guard: Fenced | None = None,
         timeout: Timeout = DEFAULT,
     ) -> Plan[PutResult]:
         """Store a value under a key.
@@ -157,6 +158,8 @@ class Surface(Generic[W, L]):
             ttl: seconds after which the key is deleted, unless it is put again before; not together with ``lease``.
             prev_kv: return the pair that is replaced.
             if_mod_revision: store only if the key was last changed at this revision; 0: only if it does not exist.
+            guard: store only while this is held: a lock or a term, or what its ``guard()`` returned.  That is decided where the put is
+                carried out, so that it can't come too late.
             timeout: seconds.
 
         Returns:
@@ -167,11 +170,12 @@ class Surface(Generic[W, L]):
             TooLarge: key and value exceed ``Settings.max_request_bytes``.
             QuotaExceeded: there is no room within ``Settings.max_bytes``; deletes and compaction make some.
             Conflict: the key is not at ``if_mod_revision``; the error's ``current`` is what it holds.
+            LockLost: ``guard`` is not held any more.
             KeyNotFound: something was to be kept, and there is no such key.
             LeaseNotFound: there is no such lease (any more).
             OutcomeUnknown: handed over, and no answer in time.
         """
-        put = Put(key, value, lease=lease, ttl=ttl, prev_kv=prev_kv, if_mod_revision=if_mod_revision)
+        put = Put(key, value, lease=lease, ttl=ttl, prev_kv=prev_kv, if_mod_revision=if_mod_revision, guard=guard)
         return self._run(Write(put, self._prefix), timeout)
 
     @operation
@@ -184,6 +188,7 @@ class Surface(Generic[W, L]):
         end: Data | None = None,
         prev_kv: bool = False,
         if_mod_revision: int | None = None,
+        guard: Fenced | None = None,
         timeout: Timeout = DEFAULT,
     ) -> Plan[DeleteResult]:
         """Delete a key or a span of keys, at one revision.
@@ -195,6 +200,7 @@ class Surface(Generic[W, L]):
             end: see ``start``.
             prev_kv: return the pairs that are deleted.
             if_mod_revision: delete the one key only if it was last changed at this revision.
+            guard: delete only while this is held: a lock or a term, or what its ``guard()`` returned.
             timeout: seconds.
 
         Returns:
@@ -204,9 +210,10 @@ class Surface(Generic[W, L]):
             TypeError, ValueError: a bad argument; no span, or an empty prefix: nothing is deleted by omission.
             TooLarge: the keys that are named exceed ``Settings.max_request_bytes``.
             Conflict: the key is not at ``if_mod_revision``; the error's ``current`` is what it holds.
+            LockLost: ``guard`` is not held any more.
             OutcomeUnknown: handed over, and no answer in time.
         """
-        delete = Delete(key, prefix=prefix, start=start, end=end, prev_kv=prev_kv, if_mod_revision=if_mod_revision)
+        delete = Delete(key, prefix=prefix, start=start, end=end, prev_kv=prev_kv, if_mod_revision=if_mod_revision, guard=guard)
         return self._run(Write(delete, self._prefix), timeout)
 
     @operation
@@ -254,8 +261,8 @@ class Surface(Generic[W, L]):
             TypeError, ValueError: what is listed is none of these, or nested too deep; nothing was sent.
             DuplicateKey: a key would be written twice on one path.
             TooManyOps: more than ``Settings.max_txn_ops`` in one list.
-            TooLarge, QuotaExceeded, NotACounter, Conflict, KeyNotFound, LeaseNotFound, Compacted, FutureRevision: of an operation in it;
-                nothing was changed.
+            TooLarge, QuotaExceeded, NotACounter, Conflict, LockLost, KeyNotFound, LeaseNotFound, Compacted, FutureRevision: of an
+                operation in it; nothing was changed.
             OutcomeUnknown: handed over, and no answer in time.
         """
         return self._run(plan_for(Txn(compare=compare, then=then, otherwise=otherwise), self._prefix), timeout)
@@ -390,7 +397,8 @@ class Surface(Generic[W, L]):
     ) -> W:
         """Follow the changes of a span of keys: each once, in the order of their revisions, with none missing.
 
-        Nothing is sent: a watch reads this member's own history, so it works without a quorum, and costs nobody anything.
+        Nothing is sent: a watch reads this member's own history, so it works without a quorum, and costs nobody anything.  That of a
+        client is read by its member, and goes on at another one when that is lost.
 
         Args:
             key: exactly this key.

@@ -36,7 +36,7 @@ _RECONNECT_MS = (20, 500)  # nng's pauses between attempts to connect; 10 ms wit
 _QUEUE = 128  # messages nng keeps per socket and direction
 _ROOM = 256  # what one poll takes in: a frame counts 1, and 1 more for each _PAGE bytes
 _PAGE = 64 << 10
-_PIPES_MAX = 256  # incoming connections
+_PIPES_MAX = 256  # incoming connections, if the caller does not say
 _GONE_MAX = 4096  # remembered pipes that are no more
 _REQUEST = 0x80000000  # the end of nng's way-back list: every message of a raw REQ or REP socket needs it
 
@@ -212,10 +212,15 @@ class _Line:
 
 
 class NngTransport:
-    """The transport of a real member."""
+    """The transport of a real member.
 
-    def __init__(self) -> None:
+    Args:
+        pipes_max: incoming connections that it takes.
+    """
+
+    def __init__(self, pipes_max: int = _PIPES_MAX) -> None:
         fork.ensure_not_forked()
+        self._pipes_max = pipes_max
         _prepare_nng()
         self._bell = _Bell()
         self._bell_lock = threading.Lock()  # no ring may reach a descriptor that is closed and perhaps somebody else's by now
@@ -415,7 +420,7 @@ class NngTransport:
     def _admit(self, pipe: int, events: list[Event]) -> bool:
         """Take an incoming connection; where there are too many, the one that has been silent for longest makes room."""
         self._pipes[pipe] = False
-        if len(self._pipes) > _PIPES_MAX:
+        if len(self._pipes) > self._pipes_max:
             victim = next(pipe for pipe, spoke in self._pipes.items() if not spoke)
             self.kick(victim)
             if victim == pipe:

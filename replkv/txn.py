@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from replkv import kv, wire
-from replkv.errors import Conflict, KeyNotFound, LeaseNotFound, NotACounter, QuotaExceeded
+from replkv.errors import Conflict, KeyNotFound, LeaseNotFound, LockLost, NotACounter, QuotaExceeded
 from replkv.lease import LEASE_BYTES, NOBODY
 from replkv.refusals import refuse
 from replkv.values import INT64
@@ -22,7 +22,7 @@ from replkv.wire import OK
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from replkv.kv import Record, Store
+    from replkv.kv import Store
     from replkv.lease import Lease, Leases
     from replkv.wire import Raw
 
@@ -32,7 +32,14 @@ SLICE = 64
 EXPIRIES, EXPIRED_KEYS = 256, 4096
 """How many leases expire with one entry at most, and after how many of their keys no further one does; the others wait for the next."""
 
-_FIELDS = {wire.VERSION: kv.VERSION, wire.CREATE: kv.CREATE, wire.MOD: kv.MOD, wire.VALUE: kv.VALUE, wire.LEASE: kv.LEASE}
+_FIELDS = {
+    wire.VERSION: kv.VERSION,
+    wire.CREATE: kv.CREATE,
+    wire.MOD: kv.MOD,
+    wire.VALUE: kv.VALUE,
+    wire.LEASE: kv.LEASE,
+    wire.FENCE: kv.CREATE,
+}
 _RELATIONS = {wire.EQUAL: operator.eq, wire.NOT_EQUAL: operator.ne, wire.GREATER: operator.gt, wire.LESS: operator.lt}
 _COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
@@ -254,13 +261,19 @@ class Writer(Reader):
             raise refuse(Conflict, (key, expected), present)
         return (yield from self.execute(operation))
 
+    def guard(self, packed: Raw) -> Generator[None, None, Raw]:
+        """Carry out an operation if the lock that guards it is still the one that was taken."""
+        _, key, created, operation = packed
+        lock = self._store.get(key, self.now)
+        if lock is None or lock[kv.CREATE] != created:
+            raise refuse(LockLost, (key, created))
+        return (yield from self.execute(operation))
+
     def add(self, packed: Raw) -> Raw:
         """Add to a counter."""
         _, key, delta = packed
         present = self._store.get(key, self.now)
-        total = _count(key, present) + delta
-        if total not in INT64:
-            raise refuse(NotACounter, (key, True))
+        total = added(key, None if present is None else present[kv.VALUE], delta)
         self._put(key, b"%d" % total, 0 if present is None else present[kv.LEASE], prev_kv=False)
         return (OK, self.now, total)
 
@@ -332,14 +345,24 @@ Writer.quick = {
     wire.RENEW: Writer.renew,
     wire.KEEP_ALIVE: Writer.keep_alive,
 }
-Writer.sliced = {**Reader.sliced, wire.DELETE: Writer.delete, wire.EXPECT: Writer.expect, wire.REVOKE: Writer.revoke}
+Writer.sliced = {
+    **Reader.sliced,
+    wire.DELETE: Writer.delete,
+    wire.EXPECT: Writer.expect,
+    wire.GUARD: Writer.guard,
+    wire.REVOKE: Writer.revoke,
+}
 
 
-def _count(key: bytes, record: Record | None) -> int:
-    """Return what a counter stands at; 0 while there is none."""
-    if record is None:
-        return 0
-    number = int(record[kv.VALUE]) if _COUNTER.fullmatch(record[kv.VALUE]) else None
+def added(key: bytes, value: bytes | None, delta: int) -> int:
+    """Return what a counter stands at when something has been added; it counts from 0 while there is none.
+
+    Raises:
+        NotACounter: its value is none, or would leave the range of 64 bits.
+    """
+    number = 0 if value is None else int(value) if _COUNTER.fullmatch(value) else None
     if number is None or number not in INT64:
         raise refuse(NotACounter, (key, False))
-    return number
+    if number + delta not in INT64:
+        raise refuse(NotACounter, (key, True))
+    return number + delta

@@ -1,6 +1,7 @@
 """Views: the keys below a prefix as a dictionary in this process's memory, kept current by a watch.
 
-A view has no thread.  It takes what its watch has for it whenever it is read, which is no I/O: the watch reads this member's own history.
+A view has no thread.  It takes what its watch has for it whenever it is read, which is no I/O: the watch reads this member's own history,
+or what a member elsewhere has sent.
 When that is not kept any more, the view reads the present state into a new dictionary, and puts it in the place of the old one when it is
 whole.  ``View`` and ``AsyncView`` are read in the same way, and differ in how they wait.
 """
@@ -15,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from attrs import define, field, frozen
 
-from replkv import fork
 from replkv.errors import Closed, Compacted, WaitTimeout
 from replkv.mapping import Items, Values
+from replkv.plans import Plan
 from replkv.valuecodec import Codec, decode_stored, key_to_text, text_to_key
 from replkv.values import Data, Event, EventKind, KeyValue, Span, Synced, to_bytes, to_count, to_timeout
-from replkv.watching import AsyncWatch, Watch
+from replkv.watching import AsyncWatch, LoopBell, Watch
 
 if TYPE_CHECKING:
-    from replkv.node import Node
+    from replkv.engine import Engine
+    from replkv.errors import ReplkvError
 
 T = TypeVar("T")
 W = TypeVar("W", Watch, AsyncWatch)
@@ -37,40 +39,59 @@ class Source:
     """Where a view comes from: one member, and the namespace in it.
 
     Args:
-        node: the member.
+        engine: the member, or a connection to one.
         namespace: stands before every key.
     """
 
-    node: Node
+    engine: Engine
     namespace: bytes = b""
 
-    @property
-    def age(self) -> float:
-        """Seconds since the member's state was known to be the newest; infinite if it never was.
+    def check(self) -> None:
+        """Check that it can be used.
 
         Raises:
             ForkedProcess: in a forked child.
             Closed, StorageError: the member has ended.
         """
-        fork.ensure_not_forked()
-        if self.node.hub.ended:
-            failure = self.node.failure
-            raise Closed(f"member {self.node.name} is closed") if failure is None else failure.again()
-        return max(0.0, self.node.clock() - self.node.fresh_at)
+        self.engine.ensure_not_forked()
+        if self.engine.ended:
+            raise self.engine.gone()
+
+    def age_at(self, revision: int) -> float:
+        """Return how many seconds ago a state of this revision was known to be the newest; infinite if it never was."""
+        return self.engine.age_at(revision)
 
     def has_news(self, revision: int) -> bool:
-        """Tell whether there may be more than this revision, or no more to come."""
-        return self.node.published.revision != revision or self.node.hub.ended or fork.forked()
+        """Tell whether there may be more than this revision, or no more to come.
+
+        Raises:
+            ForkedProcess: in a forked child.
+        """
+        self.engine.ensure_not_forked()
+        return self.engine.revision != revision or self.engine.ended
+
+    def until(self, timeout: float | None) -> float | None:
+        """Return when so many seconds are over, on the engine's clock; None: never."""
+        limit = to_timeout(timeout)
+        return None if limit is None else self.engine.clock() + limit
+
+    def left(self, until: float | None) -> float | None:
+        """Return how many seconds are left."""
+        return None if until is None else max(0.0, until - self.engine.clock())
+
+    def too_late(self) -> ReplkvError:
+        """Return the error for a state that did not come within ``Config.timeout``."""
+        return Plan[None]().expired(self.engine, untouched=True)
 
     def follow(self, prefix: bytes, start_revision: int | None = None) -> Watch:
         """Open a watch that is looked at and never waited for: of changes from a revision on, or of the present state and all changes."""
         span = Span.of(prefix=prefix).below(self.namespace)
-        return Watch(self.node, span, start_revision=start_revision, initial=start_revision is None, prefix=self.namespace)
+        return Watch(self.engine, span, start_revision=start_revision, initial=start_revision is None, prefix=self.namespace)
 
     def alarm(self, kind: type[W], prefix: bytes | None, start_revision: int) -> W:
         """Open a watch that is only waited for; without a prefix any key counts, also outside of the namespace."""
         span = Span(b"", None) if prefix is None else Span.of(prefix=prefix).below(self.namespace)
-        return kind(self.node, span, start_revision=start_revision)
+        return kind(self.engine, span, start_revision=start_revision)
 
 
 class _Entry(Generic[T]):
@@ -125,20 +146,27 @@ class _State(Generic[T]):
     entries: dict[str, _Entry[T]]
     watch: Watch
     coming: dict[str, _Entry[T]] | None = field(default=None)  # the present state while it is read; takes the place of ``entries`` then
+    shown: int = field(default=-1)  # meanwhile, the revision of ``entries``; -1 before there were any
 
     @property
     def revision(self) -> int:
-        return self.watch.revision - 1
+        return self.watch.revision - 1 if self.coming is None else self.shown
 
-    def step(self) -> Iterable[Change[T]] | None:
-        """Take the next thing from the watch and return what it changes; None: there is none.
+    @property
+    def is_bare(self) -> bool:
+        """Whether the first state is still to come."""
+        return self.coming is not None and self.shown < 0
+
+    def step(self, timeout: float | None = 0) -> Iterable[Change[T]] | None:
+        """Take the next thing from the watch and return what it changes; None: there is none, also not within so many seconds.
 
         Raises:
             ReplkvError: the member has ended.
         """
         try:
-            found = self.watch.next(0)
+            found = self.watch.next(timeout)
         except Compacted:
+            self.shown = self.revision
             self.watch, self.coming = self.source.follow(self.prefix), {}
             return ()
         if found is None:
@@ -192,6 +220,10 @@ class _View(Mapping[str, T]):
         self._state = _State(source, self._prefix, codec, {}, source.follow(self._prefix), {})
         self._lock = threading.Lock()  # guards the state; held while news are taken in
 
+    def _await_state(self) -> None:
+        """Wait for the first state, or for what is left of it: a member elsewhere has not sent it yet.  The lock is held."""
+        raise NotImplementedError
+
     @property
     def prefix(self) -> bytes:
         """What all keys begin with."""
@@ -208,9 +240,10 @@ class _View(Mapping[str, T]):
         """Seconds since this member's state, which the view shows, was known to be the newest: infinite if it never was.
 
         The member has that confirmed a few times a second while somebody asks: after a pause of some seconds the first answer is from
-        before it, and an upper bound.
+        before it, and an upper bound.  A client asks its member once a second.
         """
-        return self._source.age
+        self._source.check()
+        return self._source.age_at(self.revision)
 
     def __getitem__(self, key: str) -> T:
         return self._current()[key].value
@@ -248,11 +281,12 @@ class _View(Mapping[str, T]):
     def _current(self) -> dict[str, _Entry[T]]:
         """Take in all news."""
         state = self._state
-        if self._source.has_news(self._revision):
-            fork.ensure_not_forked()  # there the lock could be held for ever
+        if self._source.has_news(self._revision):  # and this is no forked child, in which the lock could be held for ever
             with self._lock:
                 while state.step() is not None:
                     pass
+                if state.is_bare:
+                    self._await_state()
                 self._revision = state.revision
         return state.entries
 
@@ -275,7 +309,8 @@ class View(_View[T]):
     much.  Keys are text, relative to the prefix, as in a mapping.  Values are decoded once, when they are first read, and all readers get
     the same object: don't change it.  A value that the codec can't read raises ``Undecodable``, which names its key; the others stay
     readable.  ``dict(view.items())`` is the state as of one revision.  Any thread may use it.  It does not keep the ``Replica`` alive: one
-    that nobody refers to any more is closed.
+    that nobody refers to any more is closed.  The first read of a view of a ``Client`` waits for the state, for ``Config.timeout`` at the
+    most; ``NoLeader`` says that it did not come.
 
     Every access raises ``Closed`` once the member is closed, what stopped it once it has stopped by itself, and ``ForkedProcess`` in a
     forked child.
@@ -293,12 +328,23 @@ class View(_View[T]):
             TypeError, ValueError: a bad argument.
             Closed, StorageError, ForkedProcess: the member can't be used.
         """
-        to_timeout(timeout)
-        if self._has_reached(revision):
-            return
-        with self._source.alarm(Watch, None, revision) as alarm, suppress(Compacted):  # what is compacted has been reached
-            if alarm.next(timeout) is None:
-                raise self._late(revision)
+        until = self._source.until(timeout)
+        start = revision
+        while not self._has_reached(revision):
+            try:
+                with self._source.alarm(Watch, None, start) as alarm:
+                    while not self._has_reached(revision):
+                        if alarm.next(self._source.left(until)) is None:
+                            raise self._late(revision)
+                        alarm.request_progress()  # of a member elsewhere: when it comes, what is behind it has come too
+            except Compacted as error:  # what is compacted has been reached
+                start = max(start + 1, error.revision)
+
+    def _await_state(self) -> None:
+        until = self._source.until(self._source.engine.config.timeout)
+        while self._state.is_bare:
+            if self._state.step(self._source.left(until) or 0) is None:
+                raise self._source.too_late()
 
     def changes(self, timeout: float | None = None) -> Changes[T]:
         """Return an iterator of all changes from now on, each with the value before and after it.
@@ -320,6 +366,7 @@ class Changes(Iterator[Change[T]]):
     """The changes of a ``View`` from some moment on; one thread iterates, any thread may close it."""
 
     def __init__(self, state: _State[T], timeout: float | None) -> None:
+        self._state = state
         self._alarm: Watch | None = None
         self._closed = False
         self._coming = self._follow(state, timeout)
@@ -332,14 +379,20 @@ class Changes(Iterator[Change[T]]):
     def close(self) -> None:
         """End it, also for the thread that waits for it; what it has not yielded is dropped."""
         self._closed = True
+        self._state.watch.close()
         if self._alarm is not None:
             self._alarm.close()
 
     def _follow(self, state: _State[T], timeout: float | None) -> Iterator[Change[T]]:
         with suppress(Closed):
             while True:
-                while (changes := state.step()) is not None:
+                loading = state.coming is not None  # all that can be waited for is the rest of the state
+                changes = state.step(timeout if loading and not self._closed else 0)
+                if changes is not None:
                     yield from changes
+                    continue
+                if loading:
+                    return
                 with state.source.alarm(Watch, state.prefix, state.revision + 1) as alarm, suppress(Compacted):
                     self._alarm = alarm  # before the look: either this thread sees that it is closed, or close() sees the alarm
                     if self._closed or alarm.next(timeout) is None:
@@ -350,7 +403,7 @@ class AsyncView(_View[T]):
     """What ``View`` is for threads, for asyncio.
 
     It is read without ``await``, for that is no I/O.  The first read takes in all keys at once; awaiting the view before that, as in
-    ``view = await replica.view("jobs/")``, gives the loop back in between.
+    ``view = await replica.view("jobs/")``, gives the loop back in between.  That of an ``AsyncClient`` has to be awaited first.
     """
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -359,8 +412,19 @@ class AsyncView(_View[T]):
     async def _loaded(self) -> Self:
         while self._load():  # noqa: ASYNC110  # nothing is waited for: others get their turn
             await asyncio.sleep(0)
+        if self._state.is_bare:
+            await self._arrived()
         self._current()
         return self
+
+    async def _arrived(self) -> None:
+        """Wait for the first state, which a member elsewhere has to send."""
+        bell, until = LoopBell(), self._source.until(self._source.engine.config.timeout)
+        bell.bind(asyncio.get_running_loop())
+        with self._state.watch.heard_by(bell):
+            while self._load() or self._state.is_bare:
+                if not await bell.wait(self._source.left(until)) and self._source.left(until) == 0:
+                    raise self._source.too_late()
 
     def _load(self) -> bool:
         with self._lock:
@@ -378,13 +442,20 @@ class AsyncView(_View[T]):
             TypeError, ValueError: a bad argument.
             Closed, StorageError, ForkedProcess: the member can't be used.
         """
-        to_timeout(timeout)
-        if self._has_reached(revision):
-            return
-        async with self._source.alarm(AsyncWatch, None, revision) as alarm:
-            with suppress(Compacted):
-                if await alarm.next(timeout) is None:
-                    raise self._late(revision)
+        until = self._source.until(timeout)
+        start = revision
+        while not self._has_reached(revision):
+            try:
+                async with self._source.alarm(AsyncWatch, None, start) as alarm:
+                    while not self._has_reached(revision):
+                        if await alarm.next(self._source.left(until)) is None:
+                            raise self._late(revision)
+                        await alarm.request_progress()
+            except Compacted as error:
+                start = max(start + 1, error.revision)
+
+    def _await_state(self) -> None:
+        raise RuntimeError("this view of a client has no state yet: await it first, as in view = await client.view(...)")
 
     def changes(self, timeout: float | None = None) -> AsyncIterator[Change[T]]:
         """Return an iterator of all changes from now on; as ``View.changes``.  A wait for it ends when its task is cancelled.
@@ -401,10 +472,24 @@ class AsyncView(_View[T]):
     async def _changes(self, state: _State[T], timeout: float | None) -> AsyncIterator[Change[T]]:
         with suppress(Closed):
             while True:
-                while (changes := state.step()) is not None:
+                loading = state.coming is not None
+                if (changes := await self._part(state, timeout) if loading else state.step()) is not None:
                     for change in changes:
                         yield change
+                    continue
+                if loading:
+                    return
                 async with self._source.alarm(AsyncWatch, self._prefix, state.revision + 1) as alarm:
                     with suppress(Compacted):
                         if await alarm.next(timeout) is None:
                             return
+
+    async def _part(self, state: _State[T], timeout: float | None) -> Iterable[Change[T]] | None:
+        """Take the next part of a state that a member elsewhere may have to send first; None: it did not come in time."""
+        bell = LoopBell()
+        bell.bind(asyncio.get_running_loop())
+        with state.watch.heard_by(bell):
+            changes = state.step()
+            if changes is None and await bell.wait(timeout):
+                changes = ()
+        return changes

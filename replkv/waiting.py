@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
-import time
 import weakref
 from collections import deque
 from concurrent.futures import Future, wait
@@ -23,7 +23,7 @@ from replkv.values import to_timeout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replkv.node import Node
+    from replkv.engine import Engine, Waits
     from replkv.plans import Plan
 
 R = TypeVar("R")
@@ -31,28 +31,14 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
-LOOK_UP = 1.0
-"""Seconds after which a thread that waits for a lock looks up: a signal that came just before it began to wait does not end the wait."""
-
-
-def acquire(lock: threading.Lock, timeout: float | None) -> bool:
-    """Acquire a lock, waiting for at most ``timeout`` seconds, None being without limit; Ctrl-C ends the wait within a second."""
-    if timeout is not None and timeout <= LOOK_UP:
-        return lock.acquire(timeout=timeout)
-    until = None if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=LOOK_UP if until is None else max(0.0, min(LOOK_UP, until - time.monotonic()))):
-        if until is not None and time.monotonic() >= until:
-            return False
-    return True
-
-
 class BlockedCall(Call):
     """A thread that waits on a lock."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_waits")
 
-    def __init__(self, command: bytes | None) -> None:
+    def __init__(self, command: bytes | None, waits: Waits) -> None:
         super().__init__(command)
+        self._waits = waits
         self._lock = threading.Lock()
         self._lock.acquire()
 
@@ -62,7 +48,7 @@ class BlockedCall(Call):
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for at most ``timeout`` seconds; tell whether the call is finished."""
-        if not acquire(self._lock, timeout):
+        if not self._waits.acquire(self._lock, timeout):
             return False
         self._lock.release()  # finished stays finished
         return True
@@ -96,6 +82,15 @@ class Inbox:
 
 _inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
 _inboxes_gate = threading.Lock()  # loops of several threads may come at once
+
+
+def _in_child() -> None:
+    global _inboxes_gate  # noqa: PLW0603  # the thread that may have held it is not in this process
+    _inboxes_gate = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def loop_inbox(loop: asyncio.AbstractEventLoop) -> Inbox:
@@ -172,15 +167,15 @@ class _Submitted(Future[Any]):
 class FutureCall(Call):
     """A ``concurrent.futures.Future`` that the notifier resolves."""
 
-    __slots__ = ("_node", "_notifier", "_plan", "deadline", "future")
+    __slots__ = ("_engine", "_notifier", "_plan", "deadline", "future")
 
-    def __init__(self, command: bytes | None, notifier: Notifier, node: Node, plan: Plan[Any], deadline: float) -> None:
+    def __init__(self, command: bytes | None, notifier: Resolver, engine: Engine, plan: Plan[Any], deadline: float) -> None:
         super().__init__(command)
         self._notifier = notifier
-        self._node = node
+        self._engine = engine
         self._plan = plan
         self.deadline = deadline
-        self.future: Future[Any] = _Submitted(notifier)
+        self.future: Future[Any] = notifier.future()
 
     def finish(self) -> None:
         """Send the call to the notifier."""
@@ -191,7 +186,7 @@ class FutureCall(Call):
         if self.future.done():
             return  # its time ran out before, and nothing can come of it any more
         try:
-            result = finished(self, self._plan, self._node)
+            result = finished(self, self._plan, self._engine)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this caller's: the notifier has others to serve
             self.future.set_exception(error)
         else:
@@ -201,15 +196,15 @@ class FutureCall(Call):
         """Give up: its time has run out.  A write that was handed over goes on, for whoever waits on."""
         if self.future.done():
             return
-        untouched = self._node.give_up(self)
+        untouched = self._engine.give_up(self)
         if self.answer is None and self.error is None:
             expired = self.future
             if not untouched:
-                self.future = _Submitted(self._notifier)
+                self.future = self._notifier.future()
             expired.set_exception(self._expired(untouched=untouched))
 
     def _expired(self, *, untouched: bool) -> ReplkvError:
-        return resumable(self._plan.expired(self._node, untouched=untouched), self._wait)
+        return resumable(self._plan.expired(self._engine, untouched=untouched), self._wait)
 
     def _wait(self, timeout: float | None) -> Any:
         limit = to_timeout(timeout)
@@ -219,14 +214,54 @@ class FutureCall(Call):
         return self.future.result()
 
 
-class Notifier:
+class Resolver:
+    """Resolves futures, and gives them up when their time has run out, wherever ``_look`` is called.
+
+    Args:
+        wake: called when there is something to resolve.
+    """
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.inbox = Inbox(wake)
+        self._calls: deque[FutureCall] = deque()  # in the order of their deadlines: all have the same timeout
+
+    def future(self) -> Future[Any]:
+        """Return a new future, which is resolved here."""
+        raise NotImplementedError
+
+    def expect(self, call: FutureCall) -> None:
+        """Watch over a call's deadline."""
+        self._calls.append(call)
+
+    def refuse_to_wait_for(self, future: Future[Any]) -> None:
+        """Refuse to wait for a future where only this wait's end could resolve it.
+
+        Raises:
+            RuntimeError: it is so here, and the future is not resolved.
+        """
+
+    def _look(self, now: float) -> None:
+        while True:
+            try:
+                self.inbox.deliver()
+                self._expire(now)
+            except BaseException:  # a callback may even call sys.exit(): others wait behind it
+                logger.exception("a callback of a future raised")
+            else:
+                return
+
+    def _expire(self, now: float) -> None:
+        while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
+            self._calls.popleft().expire()
+
+
+class Notifier(Resolver):
     """The thread that resolves futures and runs their callbacks, so that a slow one delays no decision."""
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        super().__init__(self._wake)
         self._clock = clock
         self._ready = threading.Semaphore(0)
-        self.inbox = Inbox(self._wake)
-        self._calls: deque[FutureCall] = deque()  # in the order of their deadlines: all have the same timeout
         self._closed = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -237,9 +272,9 @@ class Notifier:
         if self._ended:
             self._look(float("-inf"))  # a call that came too late for the thread, and must not wait for ever
 
-    def expect(self, call: FutureCall) -> None:
-        """Watch over a call's deadline."""
-        self._calls.append(call)
+    def future(self) -> Future[Any]:
+        """Return a new future, whose callbacks run on the notifier's thread."""
+        return _Submitted(self)
 
     def run(self, callback: Callable[[Future[Any]], object], future: Future[Any]) -> None:
         """Run a future's callback on the notifier's thread."""
@@ -275,46 +310,26 @@ class Notifier:
         self._ended = True  # before the last look: what comes later is resolved by whoever brings it
         self._look(float("inf"))  # and what a stuck disk still holds up is given up
 
-    def _look(self, now: float) -> None:
-        while True:
-            try:
-                self.inbox.deliver()
-                self._expire(now)
-            except BaseException:  # a callback may even call sys.exit(): others wait behind it
-                logger.exception("a callback of a future raised")
-            else:
-                return
 
-    def _expire(self, now: float) -> None:
-        while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
-            self._calls.popleft().expire()
-
-
-def ask(node: Node, plan: Plan[Any], call: Call) -> None:
-    """Let a call without a command wait until its plan may read, or look."""
-    call.look = plan.look if plan.looks else None
-    node.read_barrier(call)
-
-
-def overloaded(node: Node, plan: Plan[Any], waited: float | None) -> ReplkvError:
+def overloaded(engine: Engine, plan: Plan[Any], waited: float | None) -> ReplkvError:
     """Return the error for a command that was not let in, after waiting so many seconds or, with None, at once."""
-    if waited is not None and (node.raft is None or node.raft.leader is None):
-        return plan.expired(node, untouched=True)  # that is why nothing gets on
-    config = node.config
+    if waited is not None and engine.leader is None:
+        return plan.expired(engine, untouched=True)  # that is why nothing gets on
+    config = engine.config
     return Overloaded(
-        f"{node.name}: {'no room' if waited is None else f'still no room after {waited:.3g} s'} for another command: Config allows "
+        f"{engine.name}: {'no room' if waited is None else f'still no room after {waited:.3g} s'} for another command: Config allows "
         f"{config.max_commands_in_flight} commands and {config.max_bytes_in_flight} bytes under way; nothing was sent, try again later"
     )
 
 
-def time_left(node: Node, plan: Plan[Any], line: Call, begun: float, timeout: float | None, *, admitted: bool) -> float | None:
+def time_left(engine: Engine, plan: Plan[Any], line: Call, begun: float, timeout: float | None, *, admitted: bool) -> float | None:
     """Return what is left of a caller's timeout, now that it is out of the line for admission.
 
     Args:
-        node: the member.
+        engine: what carries the plan out.
         plan: what is to be done.
         line: what stood in the line.
-        begun: when, on the member's clock.
+        begun: when, on the engine's clock.
         timeout: seconds from then.
         admitted: whether the command was let in, or refused for good.
 
@@ -323,19 +338,19 @@ def time_left(node: Node, plan: Plan[Any], line: Call, begun: float, timeout: fl
         NoLeader: likewise, and that is why.
         Closed, StorageError: the member has ended.
     """
-    waited = node.clock() - begun
+    waited = engine.clock() - begun
     if not admitted:
-        raise overloaded(node, plan, waited)
+        raise overloaded(engine, plan, waited)
     if line.error is not None:
         raise line.error.again()
     return None if timeout is None else max(0.0, timeout - waited)
 
 
-def finished(call: Call, plan: Plan[R], node: Node) -> R:
+def finished(call: Call, plan: Plan[R], engine: Engine) -> R:
     """Return the result of a finished call, or raise its error."""
     if call.error is not None:
         raise call.error.again()
-    return plan.result(node, call)
+    return plan.meaning(engine.answer(plan, call))
 
 
 def resumable(error: ReplkvError, resume: Callable[[float | None], Any]) -> ReplkvError:

@@ -23,9 +23,13 @@ Raw: TypeAlias = tuple[Any, ...]
 PUT, DELETE, ADD, TXN, GET, SCAN = 1, 2, 3, 4, 5, 6
 PUT_WITH, EXPECT, COMPACT = 7, 8, 9
 GRANT, RENEW, KEEP_ALIVE, REVOKE = 10, 11, 12, 13
+GUARD = 14
 
-VERSION, CREATE, MOD, VALUE, LEASE = 1, 2, 3, 4, 5
-"""What a compare looks at."""
+CONDITIONAL = (EXPECT, GUARD)
+"""Operations that carry out another one, their last part, if a key is as they say."""
+
+VERSION, CREATE, MOD, VALUE, LEASE, FENCE = 1, 2, 3, 4, 5, 6
+"""What a compare looks at; FENCE is CREATE of a key that is in no namespace."""
 EQUAL, NOT_EQUAL, GREATER, LESS = 1, 2, 3, 4
 SORT_KEY, SORT_VERSION, SORT_CREATE, SORT_MOD, SORT_VALUE = 0, 1, 2, 3, 4
 
@@ -56,7 +60,7 @@ def shortest_ttl(wire: Raw) -> int:
     tag = wire[0]
     if tag in (GRANT, PUT_WITH):
         return wire[2 if tag == GRANT else 5]  # type: ignore[no-any-return]  # a packed operation is a tuple of anything
-    inner = wire[3:4] if tag == EXPECT else (*wire[2], *wire[3]) if tag == TXN else ()
+    inner = wire[3:4] if tag in CONDITIONAL else (*wire[2], *wire[3]) if tag == TXN else ()
     return min(filter(None, map(shortest_ttl, inner)), default=0)
 
 
@@ -93,9 +97,8 @@ def _branch_written(branch: tuple[Raw, ...]) -> _Writes:
     spans: list[tuple[bytes, bytes | None]] = []
     parts = [(keys, spans)]
     for wire in branch:
-        if wire[0] == EXPECT:
+        while (tag := wire[0]) in CONDITIONAL:
             wire = wire[3]
-        tag = wire[0]
         if tag in (PUT, PUT_WITH, ADD):
             keys.append(wire[1])
         elif tag == DELETE:
@@ -168,8 +171,12 @@ def _is_compare(wire: object) -> bool:
         return False
     start, end, target, relation, operand = wire
     fits = type(operand) is bytes if target == VALUE else _is_count(operand)
-    known = _is_count(target) and VERSION <= target <= LEASE and _is_count(relation) and EQUAL <= relation <= LESS
-    return _is_span(start, end) and known and fits
+    known = _is_count(target) and VERSION <= target <= FENCE and _is_count(relation) and EQUAL <= relation <= LESS
+    return _is_span(start, end) and known and fits and (target != FENCE or _is_fence(start, end, relation, operand))
+
+
+def _is_fence(start: bytes, end: bytes | None, relation: int, operand: int) -> bool:
+    return end == start + b"\x00" and relation == EQUAL and operand != 0  # 0 would hold while nobody has the lock
 
 
 def _is_put(key: object, value: object, prev_kv: object) -> bool:
@@ -191,6 +198,12 @@ def _is_expect(key: object, mod_revision: object, operation: object) -> bool:
     if operation[0] == DELETE:
         return operation[1:3] == (key, key + b"\x00")  # type: ignore[operator]  # a key, just checked
     return operation[1] == key  # type: ignore[no-any-return]  # a tuple of anything
+
+
+def _is_guard(key: object, create_revision: object, operation: object) -> bool:
+    if not (_is_key(key) and _is_count(create_revision) and create_revision != 0 and type(operation) is tuple and operation):
+        return False
+    return operation[0] in (PUT, PUT_WITH, DELETE, EXPECT) and _is_plain(operation)  # in this order: it must not nest
 
 
 def _is_delete(start: object, end: object, prev_kv: object) -> bool:
@@ -237,6 +250,7 @@ _PLAIN: dict[int, _Check] = {
     PUT: (4, _is_put),
     PUT_WITH: (6, _is_put_with),
     EXPECT: (4, _is_expect),
+    GUARD: (4, _is_guard),
     DELETE: (4, _is_delete),
     ADD: (3, _is_add),
     GET: (3, _is_get),
@@ -283,7 +297,7 @@ def check_operation(wire: object) -> None:
 def grows(wire: Raw) -> bool:
     """Tell whether an operation may make the store larger; linear in its number of parts."""
     tag = wire[0]
-    if tag == EXPECT:
+    if tag in CONDITIONAL:
         return grows(wire[3])
     if tag == TXN:
         return any(grows(inner) for branch in wire[2:] for inner in branch)
@@ -300,10 +314,12 @@ def below(wire: Raw, prefix: bytes) -> Raw:
         return (tag, *Span(*wire[1:3]).below(prefix), *wire[3:])
     if tag == EXPECT:
         return (tag, prefix + wire[1], wire[2], below(wire[3], prefix))
+    if tag == GUARD:
+        return (*wire[:3], below(wire[3], prefix))
     if tag != TXN:
         return (tag, prefix + wire[1], *wire[2:])
     _, compares, then, otherwise = wire
-    conditions = tuple((*Span(*compare[:2]).below(prefix), *compare[2:]) for compare in compares)
+    conditions = tuple(compare if compare[2] == FENCE else (*Span(*compare[:2]).below(prefix), *compare[2:]) for compare in compares)
     return (tag, conditions, *(tuple(below(inner, prefix) for inner in branch) for branch in (then, otherwise)))
 
 
@@ -318,7 +334,7 @@ def stripped(wire: Raw, raw: Raw, length: int) -> Raw:
         return (*raw[:3], tuple(_strip(record, length) for record in raw[3]))
     if tag == SCAN:
         return (*raw[:2], tuple(_strip(record, length) for record in raw[2]), *raw[3:])
-    if tag == EXPECT:
+    if tag in CONDITIONAL:
         return stripped(wire[3], raw, length)
     if tag == TXN:
         branch = wire[2] if raw[2] else wire[3]

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built from a copy of the checkout so that nothing is left in it."""
     pytest.importorskip("setuptools", minversion="70.1", reason="builds wheels by itself since then")
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "pytest_replkv.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "replkv", copy / "replkv", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", "dist", "."]
@@ -46,7 +46,8 @@ def test_the_wheel_has_types_data_and_license(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
-    assert {name.split("/")[0] for name in wheel.namelist()} == {"replkv", f"replkv-{replkv.__version__}.dist-info"}
+    parts = {name.split("/")[0] for name in wheel.namelist()}
+    assert parts == {"replkv", "pytest_replkv.py", f"replkv-{replkv.__version__}.dist-info"}
 
 
 def test_the_version_is_written_in_one_place(wheel: zipfile.ZipFile) -> None:
@@ -59,6 +60,7 @@ def test_the_version_is_written_in_one_place(wheel: zipfile.ZipFile) -> None:
 def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
     entry_points = wheel.read(f"replkv-{replkv.__version__}.dist-info/entry_points.txt").decode()
     assert "replkv = replkv.__main__:main" in entry_points
+    assert "[pytest11]\nreplkv = pytest_replkv" in entry_points
 
 
 def test_the_data_set_exists_once() -> None:

@@ -8,9 +8,9 @@ kind         args                                           result of a call tha
 ===========  =============================================  =================================================================
 ``get``      key, *consistency*                             a pair, or None
 ``scan``     prefix, *consistency*                          revision, pairs: ``{key: pair}``
-``put``      key, value, *if_mod_revision*, *lease*,        revision, *prev*: a pair or None, if it was asked for
-             *prev_kv*
-``delete``   key, *if_mod_revision*                         revision, deleted: 0 or 1
+``put``      key, value, *if_mod_revision*, *guard*,        revision, *prev*: a pair or None, if it was asked for
+             *lease*, *prev_kv*
+``delete``   key, *if_mod_revision*, *guard*                revision, deleted: 0 or 1
 ``add``      key, delta                                     revision, value: the new number
 ``txn``      compare, then, otherwise                       revision, succeeded, responses: of the branch's steps
 ``revoke``   lease                                          anything
@@ -19,9 +19,10 @@ kind         args                                           result of a call tha
 What is set *like this* may be left out.  A pair is ``[value, create_revision, mod_revision, version]``.  A compare is ``[key, target,
 relation, operand]`` with the targets "value", "version", "create_revision" and "mod_revision", and the relations "==" and "!=", for values
 and versions also "<" and ">"; ``then`` and ``otherwise`` are lists of ``[kind, args]``.  A write that was refused because of its
-``if_mod_revision`` is "ok" with the result ``{"conflict": pair or None}``; any other refusal is "failed".  Keys and values are texts, a
-lease is whatever JSON can carry; a key with a time to live of its own hangs on a lease of its own.  A read whose consistency is "local"
-need not see what was acknowledged before.  To be judged quickly and strictly, let no two puts have the same value.
+``if_mod_revision`` is "ok" with the result ``{"conflict": pair or None}``.  A guard is ``[key, create_revision]``; a write that was refused
+because of it is "ok" with the result ``{"lost": true}``.  Any other refusal is "failed".  Keys and values are texts, a lease is whatever
+JSON can carry; a key with a time to live of its own hangs on a lease of its own.  A read whose consistency is "local" need not see what was
+acknowledged before.  To be judged quickly and strictly, let no two puts have the same value.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from attrs import asdict, define, evolve, field
 
 from replkv import ops, wire
-from replkv.errors import Conflict, OutcomeUnknown, ReplkvError
+from replkv.errors import Conflict, LockLost, OutcomeUnknown, ReplkvError
 from replkv.values import AddResult, DeleteResult, KeyValue, PutResult, ScanResult, TxnResult
 
 if TYPE_CHECKING:
@@ -177,6 +178,9 @@ class Recorder:
             current = None if conflict.current is None else _pair(conflict.current)
             self.note(evolve(call, returned=self.clock(), outcome="ok", result={"conflict": current}))
             raise
+        except LockLost:
+            self.note(evolve(call, returned=self.clock(), outcome="ok", result={"lost": True}))
+            raise
         except Exception as error:
             surely_not = isinstance(error, ReplkvError) and not isinstance(error, OutcomeUnknown)
             self.note(evolve(call, returned=self.clock(), outcome="failed" if surely_not else "unknown"))
@@ -187,7 +191,13 @@ class Recorder:
 
 # -- replkv's own operations and results, as a history has them --------------------------------------------------------------------
 
-_TARGETS = {wire.VERSION: "version", wire.CREATE: "create_revision", wire.MOD: "mod_revision", wire.VALUE: "value"}
+_TARGETS = {
+    wire.VERSION: "version",
+    wire.CREATE: "create_revision",
+    wire.MOD: "mod_revision",
+    wire.VALUE: "value",
+    wire.FENCE: "create_revision",
+}
 _RELATIONS = {wire.EQUAL: "==", wire.NOT_EQUAL: "!=", wire.GREATER: ">", wire.LESS: "<"}
 
 
@@ -204,11 +214,11 @@ def describe(operation: Operation) -> tuple[Kind, dict[str, Any]]:
         case ops.Scan(limit=0, revision=0, keys_only=False, count_only=False, sort_by=wire.SORT_KEY, bounds=(0, 0, 0, 0)):
             return "scan", {"prefix": _prefix(operation)}
         case ops.Put(value=bytes(value), lease=int(lease)):
-            args = {"key": operation.key.decode(), "value": value.decode(), "if_mod_revision": operation.if_mod_revision}
+            args = {"key": operation.key.decode(), "value": value.decode(), **_conditions(operation)}
             args["lease"] = f"of {value.decode()}" if operation.ttl else lease or None
             return "put", _given(args | {"prev_kv": operation.prev_kv or None})
         case ops.Delete() if operation.span.is_single:
-            return "delete", _given({"key": operation.span.start.decode(), "if_mod_revision": operation.if_mod_revision})
+            return "delete", _given({"key": operation.span.start.decode(), **_conditions(operation)})
         case ops.Add():
             return "add", {"key": operation.key.decode(), "delta": operation.delta}
         case ops.Txn() if operation.depth == 1:
@@ -221,6 +231,11 @@ def describe(operation: Operation) -> tuple[Kind, dict[str, Any]]:
 
 def _given(args: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in args.items() if value is not None}
+
+
+def _conditions(write: ops.Put | ops.Delete) -> dict[str, Any]:
+    guard = None if write.guard is None else [write.guard.key.decode(), write.guard.create_revision]
+    return {"if_mod_revision": write.if_mod_revision, "guard": guard}
 
 
 def _prefix(scan: ops.Scan) -> str:

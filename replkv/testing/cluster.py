@@ -196,6 +196,11 @@ class SimMember:
         self._paused_until = max(self._paused_until, self.cluster.scheduler.now + seconds)
         self._plan(self._paused_until)
 
+    def resume(self) -> None:
+        """Let the process go on, if it stands still."""
+        self._paused_until = self.cluster.scheduler.now
+        self._plan(self._paused_until)
+
     def crash_at_send(self, count: int) -> None:
         """Stop the machine when this many more messages have left."""
         self._sends_left = count

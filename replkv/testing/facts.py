@@ -31,7 +31,7 @@ def parts(call: Call) -> list[Part]:
         return [Part(call.kind, call.args, call.result)]
     if call.outcome != "ok":
         return [Part(kind, args, None) for branch in ("then", "otherwise") for kind, args in call.args[branch]]
-    if "conflict" in call.result:
+    if refused(call.result):
         return []
     branch = call.args["then" if call.result["succeeded"] else "otherwise"]
     return [Part(kind, args, result) for (kind, args), result in zip(branch, call.result["responses"], strict=True)]
@@ -62,14 +62,15 @@ def sightings(call: Call) -> Iterator[tuple[str, Pair | None]]:
         elif part.kind == "scan":
             yield from part.result["pairs"].items()
         elif refused(part.result):
-            yield part.args["key"], part.result["conflict"]
+            if "conflict" in part.result:
+                yield part.args["key"], part.result["conflict"]
         elif part.args.get("prev_kv"):
             yield part.args["key"], part.result.get("prev")
 
 
 def refused(result: Any) -> bool:
-    """Tell whether a result is that of a write that met another revision than it expected."""
-    return isinstance(result, dict) and "conflict" in result
+    """Tell whether a result is that of a write that met another revision than it expected, or whose guard was lost."""
+    return isinstance(result, dict) and ("conflict" in result or "lost" in result)
 
 
 def may_write(call: Call) -> bool:
@@ -119,7 +120,7 @@ def _answer(part: Part) -> Any:
 
 def keys_of(call: Call) -> set[str]:
     """Return the keys that a call names; those under a scan's prefix are not among them."""
-    named = [args["key"] for _, args in _operations(call) if "key" in args]
+    named = [args["key"] for _, args in _operations(call) if "key" in args] + [lock for lock, _ in guards(call)]
     shown = [key for key, _ in sightings(call)]
     return {*named, *shown, *(compare[0] for compare in call.args.get("compare", ()))}
 
@@ -138,6 +139,11 @@ def leases_of(call: Call) -> dict[Any, list[str]]:
     return found
 
 
+def guards(call: Call) -> list[tuple[str, int]]:
+    """Return the keys that guard what a call writes, each with the revision at which it must have been created."""
+    return [(args["guard"][0], args["guard"][1]) for _, args in _operations(call) if "guard" in args]
+
+
 def guesses(call: Call) -> Iterator[tuple[str, int]]:
     """Yield the revisions that a call names of its keys, in conditions that may have held."""
     if call.kind != "txn" and refused(call.result):
@@ -145,6 +151,7 @@ def guesses(call: Call) -> Iterator[tuple[str, int]]:
     for _, args in _operations(call):
         if args.get("if_mod_revision"):
             yield args["key"], args["if_mod_revision"]
+    yield from guards(call)
     for key, target, _, operand in call.args.get("compare", ()):
         if target in ("create_revision", "mod_revision") and operand:
             yield key, operand

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 
 from replkv import codec
+from replkv.engine import Embedded
 from replkv.errors import LeaseNotFound, Rejected
 from replkv.leasing import _Hold, _Renewal
 from replkv.ops import Put, Revoke
@@ -172,7 +173,7 @@ class Holders:
             patience: seconds to wait for it; by default drawn.
         """
         node = member.process
-        plan = _Hold(lease, ttl, keep_alive=keep_alive, handle=lambda node, held: Holding(held, member, node))
+        plan = _Hold(Embedded(node), lease, ttl, keep_alive=keep_alive, handle=lambda _, held: Holding(held, member, node))
         node.keeper.granting(+1)
 
         def answered(operation: Operation) -> None:
@@ -194,7 +195,7 @@ class Holders:
         self.workload.requests.granted(holding.held.id)
 
     def _run(self, member: SimMember, plan: Plan[Any], then: Callable[[Operation], None], patience: float | None = None) -> None:
-        command = plan.command(member.process)
+        command = plan.command(Embedded(member.process))
         assert command is not None
         # The operation is noted before it can be answered.
         noted: list[Operation] = []
@@ -228,7 +229,7 @@ class Holders:
                 self._look(holding)
                 self._held(holding)
             case "renew":
-                plan = _Renewal(held)
+                plan = _Renewal(Embedded(holding.node), held)
                 self._run(member, plan, lambda operation: self._renewed(holding, plan, operation))
             case "revoke":
                 keeper = self.rng.choice((0, member.process.keeper.number))  # a keeper's own is refused where it keeps the lease no more
@@ -246,7 +247,7 @@ class Holders:
         def seen(call: Call) -> None:
             gone = isinstance(call.error, LeaseNotFound)
             if gone or call.answer is not None:
-                keys = None if gone else plan.result(node, call)
+                keys = None if gone else plan.meaning(plan.answer(node, call))
                 self.glances.append(Glance(member.where, lease, keys, node.machine.applied, least))
                 self._newest = max(self._newest, node.machine.applied)
 
@@ -278,6 +279,6 @@ def _result(plan: Plan[Any], node: Node, operation: Operation) -> Any:
     if operation.outcome is not Outcome.ANSWERED:
         return None
     try:
-        return plan.result(node, _Answered(operation))
+        return plan.meaning(plan.answer(node, _Answered(operation)))
     except Rejected:
         return None

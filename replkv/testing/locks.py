@@ -39,8 +39,8 @@ def check_locks(calls: Iterable[Call]) -> None:
     """Check the locks of a history: tokens only grow, guarded writes are in the order of tokens, and nobody holds what another one does.
 
     A lock is taken by ``put`` with ``if_mod_revision=0`` and a lease, and is given back by ``delete`` with its token as
-    ``if_mod_revision``, or with its lease; a guarded write is a ``txn`` that compares the lock's ``create_revision`` or ``mod_revision``
-    with the token.  Transactions may take and give back, too.
+    ``if_mod_revision``, or with its lease; a guarded write has the lock with its token as ``guard``, or is a ``txn`` that compares the
+    lock's ``create_revision`` or ``mod_revision`` with the token.  Transactions may take and give back, too.
 
     Args:
         calls: of all processes, in any order.
@@ -70,7 +70,9 @@ def _takes(call: Call) -> dict[str, object]:
 
 def _tokens(call: Call, lock: str) -> list[int]:
     """Return the revisions at which a lock had to be for a call to do what it did."""
-    guards = [part.args["if_mod_revision"] for part in facts.parts(call) if part.args.get("key") == lock and "if_mod_revision" in part.args]
+    done = [part.args for part in facts.parts(call)]
+    guards = [args["if_mod_revision"] for args in done if args.get("key") == lock and "if_mod_revision" in args]
+    guards += [args["guard"][1] for args in done if args.get("guard", (None, 0))[0] == lock]
     if call.kind == "txn" and (call.outcome != "ok" or call.result.get("succeeded")):
         compares = [(target, operand) for key, target, relation, operand in call.args["compare"] if (key, relation) == (lock, "==")]
         guards += [operand for target, operand in compares if target in ("create_revision", "mod_revision") or operand == 0]

@@ -23,7 +23,14 @@ COUNTED = 64
 
 KEY, VALUE, CREATE, MOD, VERSION, LEASE = range(6)
 
-_TARGETS = {wire.VERSION: VERSION, wire.CREATE: CREATE, wire.MOD: MOD, wire.VALUE: VALUE, wire.LEASE: LEASE}
+_TARGETS = {
+    wire.VERSION: VERSION,
+    wire.CREATE: CREATE,
+    wire.MOD: MOD,
+    wire.VALUE: VALUE,
+    wire.LEASE: LEASE,
+    wire.FENCE: CREATE,
+}
 _SORT_BY = {wire.SORT_KEY: KEY, wire.SORT_VERSION: VERSION, wire.SORT_CREATE: CREATE, wire.SORT_MOD: MOD, wire.SORT_VALUE: VALUE}
 
 
@@ -142,6 +149,7 @@ class Model:
             wire.DELETE: self._delete,
             wire.ADD: self._add,
             wire.EXPECT: self._expect,
+            wire.GUARD: self._guard,
             wire.COMPACT: self._compact,
             wire.GRANT: self._grant,
             wire.RENEW: self._renew,
@@ -183,6 +191,12 @@ class Model:
         present = self._get(key)
         if (present[MOD] if present else 0) != expected:
             raise _RefusedError(errors.Conflict, present)
+        return self._do(inner)
+
+    def _guard(self, lock: bytes, created: int, inner: Raw) -> Raw:
+        held = self._get(lock)
+        if not held or held[CREATE] != created:
+            raise _RefusedError(errors.LockLost)
         return self._do(inner)
 
     def _delete(self, start: bytes, end: bytes | None, prev_kv: bool) -> Raw:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from attrs import define, field
 
-from replkv.ops import KEEP, Add, Compact, Delete, Get, Key, Put, Scan, Txn
+from replkv.ops import KEEP, Add, Compact, Delete, Get, Guard, Key, Put, Scan, Txn
 
 if TYPE_CHECKING:
     import random
@@ -23,7 +23,7 @@ REMEMBERED: Final = 12
 
 SORT_BY: Final[tuple[SortBy, ...]] = ("key", "version", "create", "mod", "value")
 
-Kind = Literal["put", "delete", "clear", "add", "txn", "big", "leased", "passing", "touch", "guarded", "compact"]
+Kind = Literal["put", "delete", "clear", "add", "txn", "big", "leased", "passing", "touch", "expecting", "guarded", "compact"]
 KINDS: Final[dict[Kind, int]] = {
     "put": 8,
     "delete": 2,
@@ -34,7 +34,8 @@ KINDS: Final[dict[Kind, int]] = {
     "leased": 2,
     "passing": 2,
     "touch": 1,
-    "guarded": 3,
+    "expecting": 3,
+    "guarded": 2,
     "compact": 1,
 }
 """How often each kind of write is asked for."""
@@ -54,6 +55,7 @@ class Requests:
     seen: int = 1  # a revision somebody saw
     compacted: int = 0  # one that somebody asked to compact
     leases: list[int] = field(factory=list)  # that somebody was granted
+    held: dict[bytes, int] = field(factory=dict)  # keys that somebody saw, and when they were created: what guards writes
     _drawn: int = 0
     _kinds: list[Kind] = field(init=False)
 
@@ -70,6 +72,10 @@ class Requests:
     def granted(self, lease: int) -> None:
         """Remember a lease."""
         self.leases = [*self.leases, lease][-REMEMBERED:]
+
+    def found(self, key: bytes, create_revision: int) -> None:
+        """Remember a key that exists."""
+        self.held[key] = create_revision
 
     def ttl(self) -> float:
         """Draw seconds that a lease lives, no two alike."""
@@ -113,13 +119,25 @@ class Requests:
     def _conditional(self, kind: Kind, key: bytes, unique: bytes) -> Operation:
         if kind == "touch":
             return self._once(unique, Put(key, KEEP, lease=KEEP if self._chance(0.5) else self._lease()))
-        if kind != "guarded":
+        if kind == "guarded":
+            return self._guarded(key, unique)
+        if kind != "expecting":
             return self._txn(key, unique, nested=self._chance(0.3))
         expected = 0 if self._chance(0.2) else max(0, self.seen - self.rng.randrange(4))
         if self._chance(0.3):
             return self._once(unique, Delete(key, if_mod_revision=expected))
         lease = self._lease() if self.scenario.holders and self._chance(0.3) else None
         return Put(key, self._value(unique), lease=lease, prev_kv=self._chance(0.5), if_mod_revision=expected)
+
+    def _guarded(self, key: bytes, unique: bytes) -> Operation:
+        guard, expected = self._guard(), max(1, self.seen - self.rng.randrange(4)) if self._chance(0.2) else None
+        match self.rng.randrange(4):
+            case 0:
+                return self._once(unique, Delete(key, if_mod_revision=expected, guard=guard))
+            case 1:
+                return Delete(start=key, end=key + b"\x00" + unique, guard=guard)
+        ttl = self.ttl() if self.scenario.holders and self._chance(0.2) else None
+        return Put(key, self._value(unique), ttl=ttl, prev_kv=self._chance(0.5), if_mod_revision=expected, guard=guard)
 
     def read(self) -> Get | Scan | Txn:
         """Draw an operation that only reads."""
@@ -157,6 +175,11 @@ class Requests:
         """Choose a lease; it may be over."""
         return self.rng.choice(self.leases) if self.leases else 1
 
+    def _guard(self) -> Guard:
+        """Choose a key that is held; it may be gone, or be another one by the same name."""
+        key = self.rng.choice([*self.held]) if self.held else self.key()
+        return Guard(key, self.held.get(key, 1))
+
     def _compact(self) -> Compact:
         """Mostly ask for what is possible, often for all there is."""
         least = 0 if self._chance(0.1) else self.seen if self._chance(0.4) else min(self.compacted + 1, self.seen)
@@ -176,9 +199,11 @@ class Requests:
             Key(key).missing,
             Key(key).value > b"v5",
             Key(key).lease == 0,
+            self._guard(),
         ]
         chosen = [condition for condition in conditions if self._chance(0.3)]
-        then: list[Operation] = [Get(key), Put(key, self._value(unique)), Scan(prefix=b"k", limit=3)]
+        put = Put(key, self._value(unique), guard=self._guard() if self._chance(0.2) else None)
+        then: list[Operation] = [Get(key), put, Scan(prefix=b"k", limit=3)]
         other = self.key()
         if other != key and self._chance(0.2):
             then.append(Add(other, 1))  # refused where that holds a text, and then nothing of it may remain

@@ -171,7 +171,7 @@ class Specification:
                 return None
 
     def _put(self, records: list[Any], args: dict[str, Any], revision: int) -> dict[str, Pair | None]:
-        at = self._guarded(records, args)
+        at = self._allowed(records, args)
         before = records[at]
         created, version = (before[CREATE], before[VERSION]) if before else (revision, 0)
         records[at] = (args["value"], created, revision, version + 1, args.get("lease"))
@@ -187,12 +187,15 @@ class Specification:
         return {"value": number}
 
     def _delete(self, records: list[Any], args: dict[str, Any]) -> dict[str, int]:
-        at = self._guarded(records, args)
+        at = self._allowed(records, args)
         deleted, records[at] = int(records[at] is not None), None
         return {"deleted": deleted}
 
-    def _guarded(self, records: list[Any], args: dict[str, Any]) -> int:
-        """Return where a key is, if it is at the revision the call expects."""
+    def _allowed(self, records: list[Any], args: dict[str, Any]) -> int:
+        """Return where a key is, if what guards it is held and it is at the revision the call expects."""
+        lock, created = args.get("guard", (None, 0))
+        if lock is not None and not self._holds(records, lock, "create_revision", "==", created):
+            raise _RefusedError({"lost": True})
         at, wanted = self._at[args["key"]], args.get("if_mod_revision")
         record = records[at]
         if wanted is not None and (record[MOD] if record else 0) != wanted:

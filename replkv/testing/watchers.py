@@ -1,6 +1,6 @@
 """Consumers of watches: each takes step after step on its own thread, at its own pace, and moves on when it loses its member.
 
-What a step does is the product's own ``watching._Watching._look``; here the steps are events of virtual time, and what wakes a consumer
+What a step does is the product's own ``feed.LocalFeed.look``; here the steps are events of virtual time, and what wakes a consumer
 that waits is looked at after every turn of its member, in a fixed order.
 """
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
 
-from replkv.errors import Compacted, ReplkvError
+from replkv.errors import Closed, Compacted, ReplkvError
+from replkv.feed import MORE, LocalFeed, Wanted
 from replkv.testing.history import Violation
 from replkv.testing.streams import End, Stream, validate
 from replkv.values import Progress, Span
-from replkv.watching import _MORE, _Watching
 
 if TYPE_CHECKING:
     import random
@@ -59,29 +59,25 @@ class _Sight:
         return getattr(self._node, name)
 
 
-class SimWatch(_Watching):
-    """A watch in virtual time."""
-
-    _bell: SimBell
+class SimWatch(LocalFeed):
+    """A watch in virtual time: a feed, and the bell of its consumer."""
 
     def __init__(self, node: Node, span: Span, **options: Any) -> None:
         self._sight = _Sight(node)
+        self._bell = SimBell()
         self.kept_from = 0  # the oldest revision of the store that refused to go on
-        super().__init__(cast("Node", self._sight), span, **options)
-
-    def _make_bell(self) -> SimBell:
-        return SimBell()
+        super().__init__(cast("Node", self._sight), Wanted.of(span, **options), self._bell)
 
     def step(self, *, whole: bool) -> Part | None:
         """Take one step; what it yielded, () if there is more to read first, None if it has to wait."""
         try:
-            found = self._look(whole=whole)
+            found = self.look(whole=whole)
         except Compacted:
             self.kept_from = (self._store or self._sight.published.machine.store).compacted
             raise
         finally:
             self._sight.seen = None
-        return () if found is _MORE else found
+        return () if found is MORE else found
 
     def begin_step(self) -> None:
         """Get as far in the next step as to its look at what is published; the rest comes later."""
@@ -97,19 +93,16 @@ class SimWatch(_Watching):
         rung, self._bell.rung = self._bell.rung, False
         return rung
 
-    @property
-    def patience(self) -> float | None:
-        """For how many seconds to wait."""
-        return self._patience(None)
-
     def ask(self) -> None:
         """Ask for a mark."""
         self.look_again()
-        self._ask()
+        super().ask()
+        self._bell()
 
-    def close(self) -> None:
-        """End it."""
-        self._close()
+    def end(self) -> None:
+        """Have nothing more come."""
+        self.close(Closed("this watch is closed"))
+        self._bell()
 
 
 @define(eq=False, repr=False)
@@ -293,7 +286,7 @@ class Watcher:
         self.cluster.trace.note("event", self.stream.where, *part)
 
     def _wait(self, watch: SimWatch) -> None:
-        rng, patience = self.watchers.rng, watch.patience
+        rng, patience = self.watchers.rng, watch.patience(None)
         self.stream.place = watch.revision
         self._waiting = True
         if patience is not None:
@@ -309,13 +302,13 @@ class Watcher:
     def _leave(self, watch: SimWatch) -> None:
         """Go on at another member, or at the same."""
         self.stream.place = watch.revision
-        watch.close()
+        watch.end()
         self._over(End.LEFT, 0.05)
 
     def _compacted(self, watch: SimWatch, error: Compacted) -> None:
         self.stream.place = watch.revision
         self.stream.compacted = error.revision, watch.kept_from
-        watch.close()
+        watch.end()
         self._over(End.COMPACTED, 0.05)
 
     def life_ended(self, node: Node) -> None:

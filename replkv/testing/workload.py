@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field
 
-from replkv import codec, wire
+from replkv import codec, kv, wire
 from replkv.errors import Compacted, OutcomeUnknown, Rejected
 from replkv.proposals import Call
 from replkv.testing.checker import OUTCOME_UNKNOWN
@@ -258,6 +258,7 @@ class Workload:
             self._read_from(task, task.node.published)
             return
         self.requests.saw(published.revision)
+        self._note_key(task.operation, answer)
         self._end(task, lambda: self.history.answered(task.operation, answer, published.revision, compacted))
 
     # -- ends of an operation ---------------------------------------------------------------------------------------------------------
@@ -305,6 +306,16 @@ class Workload:
             self.history.answered(operation, answer)
             if operation.wire[0] in (wire.PUT, wire.DELETE, wire.TXN) and answer[0] == wire.OK:
                 self.requests.saw(answer[1])
+            self._note_key(operation, answer)
+
+    def _note_key(self, operation: Operation, answer: Raw) -> None:
+        """Have writes guarded by a key that somebody saw, or made."""
+        if operation.wire[0] not in (wire.GET, wire.PUT) or answer[0] != wire.OK:
+            return
+        if answer[-1] is not None:
+            self.requests.found(operation.wire[1], answer[-1][kv.CREATE])
+        elif operation.wire[0] == wire.PUT and operation.wire[3]:
+            self.requests.found(operation.wire[1], answer[1])
 
     def _give_up(self, task: Task) -> None:
         call = task.call

@@ -8,7 +8,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from replkv import codec, ops
+from replkv import codec, errors, letters, ops
 from replkv import messages as m
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
@@ -19,6 +19,7 @@ from replkv.machine import Machine
 from replkv.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
 from replkv.ops import Key
 from replkv.snapshot import SnapshotFile, SnapshotWriter
+from replkv.values import Event, KeyValue
 
 CLUSTER = bytes(range(16))
 MEMBERS = {"a": 7, "b": 1 << 63, "c": 9}
@@ -30,6 +31,7 @@ COUNTS = (0, 1, 2, 9, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1)
 """Numbers at the edges of their encodings, as far as members take them."""
 
 LEASE, KEEPER = 9, 77
+GUARD = ops.Guard("k", 3)
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------------------
@@ -48,13 +50,16 @@ def operations() -> tuple[Any, ...]:
         ops.Put("k", ops.KEEP, lease=ops.KEEP),
         ops.Put("k", "x", if_mod_revision=2),
         ops.Delete("k", prev_kv=True, if_mod_revision=3),
+        ops.Put("k", "y", guard=GUARD),
+        ops.Delete(prefix="k", guard=GUARD),
+        ops.Delete("k", if_mod_revision=3, guard=GUARD),
         delete,
         ops.Delete(start="b"),
         ops.Add("n", -3),
         ops.Get("k"),
         scan,
         ops.Scan(count_only=True),
-        ops.Txn(compare=[Key("k").value == "v", Key("k").lease == LEASE], then=[put, ops.Add("m"), inner], otherwise=[scan]),
+        ops.Txn(compare=[Key("k").value == "v", Key("k").lease == LEASE, GUARD], then=[put, ops.Add("m"), inner], otherwise=[scan]),
         ops.Compact(2),
         ops.Grant(LEASE, 10_000_000, KEEPER),
         ops.Grant(0, 1, 0),
@@ -116,6 +121,48 @@ MESSAGES: tuple[type, ...] = tuple(codec._WRITERS)
 def frames() -> tuple[bytes, ...]:
     rng = Random(1)
     return tuple(codec.encode_frame(CLUSTER, 7, 9, message(kind, rng)) for kind in MESSAGES for _ in range(3))
+
+
+# -- letters -----------------------------------------------------------------------------------------------------------------------
+
+
+def _in_frames(*said: letters.Letter) -> tuple[bytes, ...]:
+    return tuple(letters.encode_frame(number, [letters.encode_letter(letter)]) for number, letter in enumerate(said))
+
+
+@cache
+def requests() -> tuple[bytes, ...]:
+    reads = [operation for operation in operations() if isinstance(operation, (ops.Get, ops.Scan))]
+    return _in_frames(
+        letters.Hello(1, letters.VERSION, 1 << 61),
+        *(letters.Batch(2, data) for data in batches()[:4]),
+        letters.Look(3, letters.LEASE_KEYS, LEASE),
+        letters.Pull(4, b"k", None, 3),
+        letters.Pull(5, b"k", b"k\0", 3, 1, deletes=False, prev_kv=True, synced=True),
+        letters.Cancel(6),
+        letters.Ping(7),
+        *(letters.Read(8, read.to_wire(), how) for read in reads for how in letters.CONSISTENCIES),
+        letters.Read(9, ops.Txn(compare=[Key("k").value == "v"], then=reads).to_wire(), "local", 5_000_000, 3),
+    )
+
+
+@cache
+def replies() -> tuple[bytes, ...]:
+    pair = KeyValue(b"k", b"v", 2, 3, 2, LEASE)
+    events = (Event("put", pair, None, 3), Event("delete", pair, pair, 4, expired=True))
+    refused = errors.Conflict("text", pair)
+    return _in_frames(
+        letters.Welcome(1, letters.VERSION, "a", CLUSTER, 7, Settings(), {"a": "tcp://a:1", "b": "tcp://b:1"}, 3),
+        letters.Outcome(2, 0, 5, (), 65536),
+        letters.Outcome(3, 65536, 1, None, 0, expired=True),
+        letters.Outcome(4, 65536, 1, ((0, 3, tuple(pair)), (1, (3,), 5))),
+        letters.Pong(5, 3, 1000, "a", ("b", "c"), "; not reachable: b"),
+        letters.Pong(6, 3, None, None, (), ""),
+        *(letters.Failed(7, error) for error in (refused, errors.Compacted("text", 5), errors.NoLeader("text", ("b",)))),
+        letters.Part(8, bytes(40), False),
+        letters.Answer(9, (0, tuple(pair))),
+        letters.Events(10, events, 5, 0, True),
+    )
 
 
 # -- states ------------------------------------------------------------------------------------------------------------------------

@@ -207,6 +207,22 @@ def seal_head(data: bytes) -> bytes:
     return seal_frame(data)
 
 
+LETTER_AT = 31
+
+
+def seal_letters(data: bytes) -> bytes:
+    """Give a frame of letters its magic, and the checksum of what it says."""
+    return b"rC" + struct.pack("<I", zlib.crc32(data[6:])) + data[6:]
+
+
+def seal_letter(data: bytes) -> bytes:
+    """Let the only letter of a frame be as long as it is, its head as long as the msgpack value that stands there, and seal the frame."""
+    if len(data) >= LETTER_AT:
+        end = value_end(data, LETTER_AT)
+        data = data[: LETTER_AT - 8] + struct.pack("<II", end - LETTER_AT, len(data) - end) + data[LETTER_AT:]
+    return seal_letters(data)
+
+
 def seal_sectors(data: bytes) -> bytes:
     """Give every sector of a segment that is not blank its checksum."""
     sealed = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import forms
@@ -15,18 +16,20 @@ import zstandard
 from attrs import evolve, frozen
 from mutation import SECTOR
 
-from replkv import codec, wire
+from replkv import codec, letters, wire
 from replkv import messages as m
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
-from replkv.errors import Incompatible
+from replkv.errors import Compacted, Incompatible
 from replkv.kv import run
 from replkv.log import Log, Recovered
 from replkv.machine import Machine
 from replkv.snapshot import SnapshotFile, SnapshotParser, SnapshotReceiver, open_snapshot, read_snapshot
 from replkv.snapshotting import load_machine
 from replkv.valuecodec import Codec
+from replkv.values import Span
 from replkv.wal_format import Head, RecordKind, decode_head, encode_flush, encode_head, encode_record, segment_name
+from replkv.watch import Cursor, Place
 
 # -- from the wire -----------------------------------------------------------------------------------------------------------------
 
@@ -106,6 +109,34 @@ def prove_founding(founding: m.Founding, data: bytes) -> None:
 
 def prove_configuration(configuration: m.Configuration, data: bytes) -> None:
     assert codec.encode_configuration(configuration) == data
+
+
+# -- from clients, and to them -----------------------------------------------------------------------------------------------------
+
+
+def _encoded(frame: letters.Frame) -> bytes:
+    return letters.encode_frame(frame.seen, map(letters.encode_letter, frame.letters))
+
+
+def prove_requests(frame: letters.Frame, _: bytes) -> None:
+    assert letters.decode_requests(_encoded(frame)) == frame
+    machine = Machine.load([forms.dump()])
+    store = machine.store
+    for letter in frame.letters[:20]:
+        if isinstance(letter, letters.Read):
+            assert machine.read(letter.operation, store.revision) is not None
+        elif isinstance(letter, letters.Pull):
+            cursor = Cursor(Span(letter.start, letter.end), Place(letter.revision, letter.passed), lambda: None, prev_kv=letter.prev_kv)
+            with suppress(Compacted):
+                cursor.read(store, store.revision, 5)
+
+
+def prove_replies(frame: letters.Frame, _: bytes) -> None:
+    try:
+        encoded = _encoded(frame)
+    except ValueError:
+        return  # nested deeper than replkv packs
+    assert _encoded(letters.decode_replies(encoded)) == encoded  # as bytes: no number that is none equals itself
 
 
 # -- states ------------------------------------------------------------------------------------------------------------------------

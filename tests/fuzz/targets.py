@@ -10,7 +10,7 @@ import forms
 import mutation
 import readers
 
-from replkv import codec
+from replkv import codec, letters
 from replkv.errors import Corrupt, Incompatible, WrongCluster
 from replkv.messages import EntryKind, HardState, Identity, Position
 from replkv.typedcodec import typed
@@ -84,6 +84,12 @@ def _at(place: int) -> Callable[[bytes], Sequence[int]]:
     return lambda _: (place,)
 
 
+def _in_letter(data: bytes) -> Sequence[int]:
+    """Return where the bulk and the head of the first letter stand, as far as there is one."""
+    head = mutation.LETTER_AT
+    return (mutation.value_end(data, head), head) if len(data) > head else ()
+
+
 def _size_of_block(payload: bytes) -> int:
     return max(len(payload), readers.declared(payload[1:]))
 
@@ -131,6 +137,7 @@ _PLAIN: dict[str, Any] = {"a": [1, -2.5, None, True, "ä"], "b": {"c": []}}
 _MIXED: dict[Any, Any] = {**_PLAIN, 1: b"raw", None: 1 << 63}
 _EVERYTHING = readers.Everything((1,), 0.5, frozenset("ab"), b"raw", {"p": (1, None)}, readers.Everything(), [{}])
 _SEALED = (mutation.seal_snapshot,)
+_SEALED_LETTERS = (mutation.seal_letters, mutation.seal_letter)
 
 TARGETS: dict[str, Target] = {
     "frame": Target(
@@ -141,6 +148,8 @@ TARGETS: dict[str, Target] = {
         (mutation.seal_frame, mutation.seal_head),
         _at(mutation.HEAD_AT),
     ),
+    "request": Target(letters.decode_requests, MALFORMED, readers.prove_requests, forms.requests, _SEALED_LETTERS, _in_letter),
+    "reply": Target(letters.decode_replies, MALFORMED, readers.prove_replies, forms.replies, _SEALED_LETTERS, _in_letter),
     "entry": Target(codec.decode_entry, MALFORMED, readers.prove_entry, lambda: [entry.encoded for entry in forms.entries()]),
     "batch": Target(readers.read_batch, MALFORMED, readers.prove_batch, forms.batches, values_at=_at(0)),
     "block": Target(codec.decode_block, MALFORMED, readers.prove_block, _blocks, values_at=_at(1), size=_size_of_block),

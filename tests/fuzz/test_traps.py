@@ -181,6 +181,7 @@ PLACES: dict[str, tuple[Callable[[bytes], object], str]] = {
     "the id of a grant": (readers.read_batch, "94 01 01 01 91 94 0a {} 0a 01"),
     "the ttl of a put": (readers.read_batch, "94 01 01 01 91 96 07 c4016b c40176 c2 00 {}"),
     "the expected revision of a put": (readers.read_batch, "94 01 01 01 91 94 08 c4016b {} 94 01 c4016b c40176 c2"),
+    "the revision of a guard": (readers.read_batch, "94 01 01 01 91 94 0e c4016b {} 94 01 c4016b c40176 c2"),
     "an incarnation": (codec.decode_configuration, "94 91a161 90 90 91 92 a161 {}"),
 }
 
@@ -491,6 +492,9 @@ NUMBERS: dict[str, tuple[Callable[[int], tuple[Any, ...]], range]] = {
     "lease of a put": (lambda n: (wire.PUT_WITH, b"k", b"v", False, n, 0), range(1, 1 << 63)),
     "ttl of a put": (lambda n: (wire.PUT_WITH, b"k", b"v", False, 0, n), TTLS),
     "revision expected": (lambda n: (wire.EXPECT, b"k", n, PUT), COUNTS),
+    "revision of a guard": (lambda n: (wire.GUARD, b"k", n, PUT), range(1, 1 << 63)),
+    "revision of a compare with a guard": (lambda n: (wire.TXN, ((b"k", b"k\0", wire.FENCE, 1, n),), (), ()), range(1, 1 << 63)),
+    "how a guard is compared": (lambda n: (wire.TXN, ((b"k", b"k\0", wire.FENCE, n, 1),), (), ()), range(1, 2)),
     "what is added": (lambda n: (wire.ADD, b"n", n), SIGNED),
     "what is compared with": (lambda n: (wire.TXN, ((b"k", None, 1, 1, n),), (), ()), COUNTS),
     "what is compared": (lambda n: (wire.TXN, ((b"k", None, n, 1, 1),), (), ()), range(1, 4)),

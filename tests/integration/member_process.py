@@ -17,8 +17,8 @@ from replkv.machine import Machine
 from replkv.node import Node
 from replkv.ops import Revoke
 from replkv.plans import Plan, Read, Write, plan_for
-from replkv.proposals import Call
 from replkv.testing.blackbox import describe_result
+from replkv.wire import Raw
 
 OPERATIONS: dict[str, Any] = {"put": Put, "get": Get, "scan": Scan, "delete": Delete, "add": Add, "revoke": Revoke}
 
@@ -64,9 +64,8 @@ class Digest(Plan[str]):
     def look(self, machine: Machine, time: int) -> str:
         return machine.digest()
 
-    def result(self, node: Node, call: Call) -> str:
-        assert call.answer is not None
-        return str(call.answer[1])
+    def meaning(self, raw: Raw) -> str:
+        return str(raw[1])
 
 
 class HandOver(Plan[bool]):
@@ -85,9 +84,8 @@ class HandOver(Plan[bool]):
         raft.transfer(self.to, self.node.clock())
         return leads
 
-    def result(self, node: Node, call: Call) -> bool:
-        assert call.answer is not None
-        return bool(call.answer[1])
+    def meaning(self, raw: Raw) -> bool:
+        return bool(raw[1])
 
 
 class Host:

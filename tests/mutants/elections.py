@@ -57,7 +57,7 @@ def a_hand_over_to_a_member_that_is_gone_is_never_given_up(patch: Patch) -> None
     patch.setattr(Leadership, "offer", patient)
 
 
-@mutant(13, "etcd#3504, rethinkdb#5289")
+@mutant(13, "etcd#3504, rethinkdb#5289", slow=True)
 def an_emptied_directory_is_taken_for_the_one_that_was_there(patch: Patch) -> None:
     opened = Log.open.__func__  # type: ignore[attr-defined]  # a class method's function
 

@@ -14,6 +14,7 @@ from replkv.lease import Lease, Leases
 from replkv.machine import Machine
 from replkv.raft import Raft
 from replkv.txn import Writer
+from replkv.wire import Raw
 
 
 @mutant(74, "etcd#11456")
@@ -47,7 +48,7 @@ def a_keep_alive_revives_a_lost_lease(patch: Patch) -> None:
         renewed(self, held, since)
 
     patch.setattr(Keeper, "renewed", reviving)
-    patch.setattr(Keeper, "_is_kept", lambda self, held: True)
+    patch.setattr(Keeper, "_is_kept", lambda self, held, kept: True)
 
 
 @mutant(78, "etcd#14239")
@@ -72,6 +73,17 @@ def leases_that_a_snapshot_brought_never_end(patch: Patch) -> None:
 
     patch.setattr(Machine, "_load_store", load)
     patch.setattr(Writer, "expire", lambda self: iter(()) if self in loaded else expire(self))
+
+
+@mutant(140)
+def a_write_is_done_when_its_lock_belongs_to_somebody_else(patch: Patch) -> None:
+    guard = Writer.sliced[wire.GUARD]
+
+    def trusting(self: Writer, packed: Raw) -> Generator[None, None, Raw]:
+        _, lock, _, operation = packed
+        return (yield from guard(self, packed) if self._store.get(lock, self.now) is None else self.execute(operation))
+
+    patch.setitem(Writer.sliced, wire.GUARD, trusting)
 
 
 @mutant(109)

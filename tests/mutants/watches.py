@@ -9,24 +9,24 @@ from typing import Any
 from mutant import Patch, mutant
 
 from replkv import watch
+from replkv.feed import Feed, LocalFeed
 from replkv.history import History
 from replkv.kv import KEY, MOD, RECORD_BYTES, VALUE, Record, Store
 from replkv.values import Progress
 from replkv.watch import Cursor, Hub, Place
-from replkv.watching import _Watching
 
 
 @mutant(68, "etcd#15220")
 def a_mark_overtakes_the_events_before_it(patch: Patch) -> None:
-    take = _Watching._take
+    take = LocalFeed._take
 
-    def hasty(self: _Watching, *, whole: bool) -> Any:
+    def hasty(self: LocalFeed, *, whole: bool) -> Any:
         if self._asked is not self._answered and not self._initial:
             self._answered = self._asked
             return (Progress(self._node.published.revision),)
         return take(self, whole=whole)
 
-    patch.setattr(_Watching, "_take", hasty)
+    patch.setattr(LocalFeed, "_take", hasty)
 
 
 @mutant(69, "etcd#15271")
@@ -95,13 +95,13 @@ def a_compaction_drops_the_tombstone_at_its_revision(patch: Patch) -> None:
 
 @mutant(72, "etcd#20221")
 def a_watch_from_a_revision_to_come_begins_at_the_next_one(patch: Patch) -> None:
-    begin = _Watching.__init__
+    begin = LocalFeed.__init__
 
-    def hasty(self: _Watching, *arguments: Any, **options: Any) -> None:
+    def hasty(self: LocalFeed, *arguments: Any, **options: Any) -> None:
         begin(self, *arguments, **options)
         self._cursor.place = min(self._cursor.place, Place(self._node.published.revision + 1))
 
-    patch.setattr(_Watching, "__init__", hasty)
+    patch.setattr(LocalFeed, "__init__", hasty)
 
 
 @mutant(73, "etcd#15274, etcd#17247")
@@ -136,7 +136,7 @@ def nobody_is_woken_for_what_is_deleted(patch: Patch) -> None:
 
 @mutant(83, "etcd#17566")
 def a_watch_without_events_yields_no_marks(patch: Patch) -> None:
-    patch.setattr(_Watching, "_patience", lambda self, until: None)
+    patch.setattr(Feed, "patience", lambda self, until: None)
 
 
 @mutant(107)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from replkv import wire
-from replkv.ops import Add, Compact, Compare, Delete, Get, Key, Operation, Put, Scan, Txn
+from replkv.errors import LockLost
+from replkv.ops import Add, Compact, Compare, Delete, Get, Guard, Key, Operation, Put, Scan, Txn
+from replkv.refusals import STATUS
 from replkv.testing.blackbox import Call, describe, describe_result
 from replkv.testing.history import Consistency, History, Outcome
 from replkv.testing.history import Operation as Noted
@@ -21,7 +23,7 @@ class PlainRequests(Requests):
 
     def write(self) -> Operation | Compact:
         key, unique = self.key(), self.unique()
-        match self.rng.randrange(8):
+        match self.rng.randrange(9):
             case 0 | 1:
                 return Put(key, b"v" + unique, prev_kv=self._chance(0.3))
             case 2 | 3:
@@ -30,6 +32,8 @@ class PlainRequests(Requests):
                 return Delete(start=key, end=key + b"\0" + unique)
             case 5:
                 return Add(b"n", self._drawn)
+            case 6:
+                return Put(key, b"v" + unique, guard=self._guard())
             case _:
                 compare = [Key(b"u" + unique).missing, *([Key(key).version < 3] if self._chance(0.5) else [])]
                 return Txn(compare=compare, then=[Get(key), Put(self.key(), b"v" + unique)], otherwise=[Get(key)])
@@ -62,6 +66,9 @@ def operation_of(packed: Raw) -> Operation:
                 if inner[0] == wire.PUT
                 else Delete(key, if_mod_revision=revision)
             )
+        case wire.GUARD:
+            key, value, prev_kv = fields[2][1:]
+            return Put(key, value, prev_kv=prev_kv, guard=Guard(*fields[:2]))
     compares, then, otherwise = fields
     conditions = [Compare(Span(*compare[:2]), *compare[2:]) for compare in compares]
     return Txn(compare=conditions, then=map(operation_of, then), otherwise=map(operation_of, otherwise))
@@ -86,6 +93,8 @@ def _call(noted: Noted) -> Call:
         return call
     if noted.answer[0] == wire.OK:
         call.result = describe_result(operation.result(noted.answer))
+    elif noted.answer[0] == STATUS[LockLost]:
+        call.result = {"lost": True}
     elif len(noted.answer) == 3 and (noted.answer[2] is None or len(noted.answer[2]) == 6):
         call.result = {"conflict": describe_result(None if noted.answer[2] is None else KeyValue(*noted.answer[2]))}
     else:

@@ -8,6 +8,7 @@ answer; ``a ?`` means that nobody knows what became of it, and ``a !`` that it f
 ``get k = -``                                          no such key
 ``put k 1 = 2``                                        the revision; ``= 3 prev 1@2`` after ``put k 2 prev``
 ``put k 2 if 2 = conflict 1@3``                        refused
+``put k 1 held l@2 = 3``                               guarded by the key l that was created at 2; ``= lost`` if it is no more
 ``put k 1 lease L = 2``                                hangs on a lease; ``revoke L = 1``
 ``delete k = 3``                                       the revision; ``= 3 none``: there was nothing
 ``add n 5 = 2 7``                                      the revision and the new number
@@ -63,9 +64,10 @@ def asked(text: str) -> tuple[str, dict[str, Any]]:
     args: dict[str, Any] = {}
     while words[-1] in ("prev", "local"):
         args |= {"prev_kv": True} if words.pop() == "prev" else {"consistency": "local"}
-    while len(words) > 2 and words[-2] in ("if", "lease"):
+    while len(words) > 2 and words[-2] in ("if", "lease", "held"):
         *words, name, value = words
-        args |= {"lease": value} if name == "lease" else {"if_mod_revision": int(value)}
+        lock, _, created = value.partition("@")
+        args |= {"lease": value} if name == "lease" else {"guard": [lock, int(created)]} if created else {"if_mod_revision": int(value)}
     names = {"scan": ["prefix"], "put": ["key", "value"], "add": ["key", "delta"], "revoke": ["lease"]}.get(kind, ["key"])
     return kind, dict(zip(names, [int(word) if kind == "add" and at else word for at, word in enumerate(words)], strict=True)) | args
 
@@ -87,6 +89,8 @@ def answered(kind: str, args: dict[str, Any], text: str) -> Any:
     rest = words[0] if words else ""
     if first == "conflict":
         return {"conflict": pair(rest)}
+    if first == "lost":
+        return {"lost": True}
     match kind:
         case "get":
             return pair(text)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tales import tale
 
-from replkv import Add, Conflict, Delete, Get, Key, NoLeader, OutcomeUnknown, Put, Replica, Scan, Txn
+from replkv import Add, Conflict, Delete, Get, Guard, Key, LockLost, NoLeader, OutcomeUnknown, Put, Replica, Scan, Txn
 from replkv.ops import KEEP, Operation
 from replkv.testing.blackbox import Call, Journal, Recorder, describe, read_history, write_history
 from replkv.testing.cycles import check_transactions
@@ -88,6 +88,7 @@ class Scripted:
     ("error", "ending", "result"),
     [
         (Conflict("taken", None), "ok", {"conflict": None}),
+        (LockLost("gone"), "ok", {"lost": True}),
         (NoLeader("nobody"), "failed", None),
         (OutcomeUnknown("who knows"), "unknown", None),
         (BrokenPipeError("the process is gone"), "unknown", None),
@@ -130,6 +131,13 @@ def test_a_key_with_a_time_to_live_hangs_on_a_lease_of_its_own() -> None:
     assert describe(Put("k", "v1", lease=7)) == ("put", {"key": "k", "value": "v1", "lease": 7})
 
 
+def test_a_guard_is_told_with_its_key_and_revision() -> None:
+    guard = Guard("l", 5)
+    assert describe(Put("k", "v1", guard=guard)) == ("put", {"key": "k", "value": "v1", "guard": ["l", 5]})
+    assert describe(Delete("k", guard=guard)) == ("delete", {"key": "k", "guard": ["l", 5]})
+    assert describe(Txn(compare=[guard]))[1]["compare"] == [["l", "create_revision", "==", 5]]
+
+
 def work(replica: Replica, name: str, noted: list[Call]) -> None:
     """Use everything a history can tell."""
     recorder = Recorder(name, lambda operation: replica.submit(operation).result(10.0), noted.append)
@@ -143,13 +151,14 @@ def work(replica: Replica, name: str, noted: list[Call]) -> None:
             Txn(compare=[Key("k").value != value], then=[Put("j", value), Get("n")], otherwise=[Delete("k"), Get("j")]),
             Scan(prefix="k"),
             Scan(),
+            Put("guarded", value, guard=Guard("k", 2 if seen is None else seen.create_revision)),
             Delete("j", if_mod_revision=0),
             Txn(then=[Get("k"), Get("j"), Scan(prefix="n")]),
             Put(f"leased{number % 3}", value, if_mod_revision=0, ttl=60.0),
         ):
             try:
                 recorder.run(operation)
-            except Conflict:
+            except (Conflict, LockLost):
                 continue
 
 
@@ -163,7 +172,7 @@ def test_what_a_member_answers_to_many_threads_is_linearizable() -> None:
         for thread in threads:
             thread.join()
     calls = [call for call in noted if call.returned is not None]
-    assert len(calls) == 3 * 40 * 10
+    assert len(calls) == 3 * 40 * 11
     assert {call.outcome for call in calls} == {"ok"}
     check_history(calls)
     check_transactions(calls)

@@ -18,6 +18,8 @@ LEGAL = {
     "refused while it is held": "put l a if 0 lease A = 2; put l b if 0 lease B = conflict a@2",
     "one of two who want it": "a: put l a if 0 lease A; b: put l b if 0 lease B; b = 2; a = conflict b@2",
     "a guarded write": "put l a if 0 lease A = 2; if l.create==2 then put d 1 = 3 yes: 3",
+    "a write with a guard": "put l a if 0 lease A = 2; put d 1 held l@2 = 3",
+    "a write with a guard that came too late": "put l a if 0 lease A = 2; put l b if 0 lease B = 4; put d 1 held l@2 = lost",
     "a guarded write that came too late": (
         "put l a if 0 lease A = 2; put l b if 0 lease B = 4; if l.create==2 then put d 1 else get l = 4 no: b@4"
     ),
@@ -47,6 +49,8 @@ ILLEGAL = {
     "a write under a token that another one replaced": (
         "put l a if 0 lease A = 2; a: if l.create==2 then put d 1; put l b if 0 lease B = 4; a = 5 yes: 5"
     ),
+    "a write with a guard that another one took": "put l a if 0 lease A = 2; a: put d 1 held l@2; put l b if 0 lease B = 4; a = 5",
+    "a write with a guard that was given back": "put l a if 0 lease A = 2; delete l if 2 = 3; delete d held l@2 = 4",
     "a write under a token that was given back": "put l a if 0 lease A = 2; delete l if 2 = 3; if l.create==2 then put d 1 = 4 yes: 4",
     "given back by who held it before": "put l a if 0 lease A = 2; put l b if 0 lease B = 4; delete l if 2 = 5",
     "given back twice": "put l a if 0 lease A = 2; a: delete l if 2; b: delete l if 2; a = 3; b = 4",

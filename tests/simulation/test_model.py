@@ -16,7 +16,7 @@ from replkv.errors import DuplicateKey
 from replkv.founding import founding_entry
 from replkv.machine import Machine, Outcome
 from replkv.messages import Entry, EntryKind
-from replkv.ops import KEEP, Add, Compact, Delete, Get, Grant, KeepAlive, Key, Operation, Packable, Put, Renew, Revoke, Scan, Txn
+from replkv.ops import KEEP, Add, Compact, Delete, Get, Grant, Guard, KeepAlive, Key, Operation, Packable, Put, Renew, Revoke, Scan, Txn
 from replkv.testing.checker import bare
 from replkv.testing.knobs import turned
 from replkv.testing.model import Model
@@ -30,7 +30,8 @@ def random_condition(rng: random.Random, revision: int):  # type: ignore[no-unty
     target = rng.choice((key.version, key.create_revision, key.mod_revision, key.lease))
     number = rng.choice((0, 1, 2, revision))
     values = (key.value == b"1", key.value != b"1", key.value > b"1", key.value < b"2")
-    return rng.choice((target == number, target != number, target > number, target < number, key.exists, key.missing, *values))
+    guard = Guard(rng.choice(KEYS), rng.randint(1, revision + 1))
+    return rng.choice((target == number, target != number, target > number, target < number, key.exists, key.missing, guard, *values))
 
 
 def random_put(rng: random.Random, key: bytes, revision: int) -> Operation:
@@ -38,7 +39,12 @@ def random_put(rng: random.Random, key: bytes, revision: int) -> Operation:
     lease = rng.choice((None, None, KEEP, rng.randint(1, 4)))
     ttl = rng.choice((None, 0.2, 0.5)) if lease is None else None
     expected = rng.choice((None, None, 0, rng.randint(1, revision + 1)))
-    return Put(key, value, lease=lease, ttl=ttl, prev_kv=rng.random() < 0.5, if_mod_revision=expected)
+    guard = random_guard(rng, revision)
+    return Put(key, value, lease=lease, ttl=ttl, prev_kv=rng.random() < 0.5, if_mod_revision=expected, guard=guard)
+
+
+def random_guard(rng: random.Random, revision: int) -> Guard | None:
+    return rng.choice((None, None, Guard(rng.choice(KEYS), rng.randint(1, revision + 1))))
 
 
 def random_scan(rng: random.Random, key: bytes, past: int | None) -> Operation:
@@ -65,7 +71,8 @@ def random_operation(rng: random.Random, revision: int, depth: int = 0) -> Opera
         case 0 | 1:
             return random_put(rng, key, revision)
         case 2:
-            return Delete(start=key, end=rng.choice((None, key + b"\x00", *KEYS)), prev_kv=rng.random() < 0.5)
+            end, guard = rng.choice((None, key + b"\x00", *KEYS)), random_guard(rng, revision)
+            return Delete(start=key, end=end, prev_kv=rng.random() < 0.5, guard=guard)
         case 3:
             return Delete(key, if_mod_revision=rng.randint(0, revision + 1))
         case 4:

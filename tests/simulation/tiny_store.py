@@ -13,7 +13,9 @@ from typing import Any
 from attrs import define, evolve, field
 
 from replkv import wire
-from replkv.ops import Add, Delete, Get, Key, Operation, Put, Scan, Txn
+from replkv.errors import LockLost
+from replkv.ops import Add, Delete, Get, Guard, Key, Operation, Put, Scan, Txn
+from replkv.refusals import STATUS
 from replkv.testing.blackbox import Call, describe, describe_result
 from replkv.testing.model import Model
 from replkv.values import KeyValue
@@ -32,6 +34,8 @@ def execute(model: Model, operation: Operation) -> Any:
     raw = model.execute(operation.to_wire())
     if raw[0] == wire.OK:
         return describe_result(operation.result(raw))
+    if raw[0] == STATUS[LockLost]:
+        return {"lost": True}
     return {"conflict": describe_result(None if raw[1] is None else KeyValue(*raw[1]))} if len(raw) > 1 else None
 
 
@@ -106,23 +110,25 @@ class TinyStore:
     def _draw(self) -> Operation:
         rng = self.rng
         key, other, unique = f"k{rng.randrange(self.keys)}", f"k{rng.randrange(self.keys)}", f"v{self._now}"
-        guard = rng.randint(0, self.model.revision)
-        match rng.randrange(10) if self.joined else rng.choice((0, 1, 2, 3, 9)):
+        revision = rng.randint(0, self.model.revision)
+        match rng.randrange(11) if self.joined else rng.choice((0, 1, 2, 3, 10)):
             case 0 | 1:
                 return Put(key, unique, prev_kv=rng.random() < 0.3)
             case 2:
-                return Put(key, unique, if_mod_revision=guard)
+                return Put(key, unique, if_mod_revision=revision)
             case 3:
-                return Delete(key) if rng.random() < 0.7 else Delete(key, if_mod_revision=guard)
+                return Delete(key) if rng.random() < 0.7 else Delete(key, if_mod_revision=revision)
             case 4:
                 return Add("n", rng.randint(1, 3))
             case 5:
                 return Get("n")
             case 6 if key != other:
-                compare = rng.choice(([], [Key(key).mod_revision == guard], [Key(key).exists], [Key(other).version < 2]))
+                compare = rng.choice(([], [Key(key).mod_revision == revision], [Key(key).exists], [Key(other).version < 2]))
                 return Txn(compare=compare, then=[Get(key), Put(other, unique)], otherwise=[Get(other)])
             case 6 | 7:
                 return rng.choice((Scan(prefix="k"), Txn(then=[Get(key), Get("n")])))
+            case 8 if revision:
+                return Put(key, unique, guard=Guard(other, revision))
             case _:
                 return Get(key)
 

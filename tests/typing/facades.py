@@ -13,39 +13,64 @@ from typing import Any, assert_type
 from replkv import (
     KEEP,
     AddResult,
+    AsyncClaim,
+    AsyncClient,
+    AsyncDoubleBarrier,
     AsyncLease,
+    AsyncLock,
     AsyncLost,
     AsyncNamespace,
+    AsyncRegistration,
     AsyncReplica,
+    AsyncRWLockSide,
+    AsyncSemaphore,
+    AsyncTerm,
+    AsyncTransaction,
     AsyncView,
     AsyncWatch,
     Change,
     Changes,
+    Claim,
+    Client,
     CodecName,
+    Config,
     DeleteResult,
+    DoubleBarrier,
     Event,
     EventKind,
     Get,
+    Guard,
     Keep,
     Key,
     KeyValue,
+    Leader,
     Lease,
     LeaseInfo,
     LeaseLike,
+    Lock,
     Lost,
+    Member,
     Namespace,
     Progress,
     Put,
     PutResult,
+    Registration,
     Replica,
     ReplicatedMapping,
+    RWLockSide,
     ScanResult,
+    Semaphore,
     SortBy,
+    Status,
     Synced,
+    Term,
+    Transaction,
     TxnResult,
     View,
     Watch,
     Watched,
+    aio,
+    connect,
     typed,
 )
 
@@ -53,6 +78,9 @@ from replkv import (
 def blocking(r: Replica) -> None:
     assert_type(r.put("a", b"1"), PutResult)
     assert_type(r.put("a", b"1", prev_kv=True, timeout=None).prev_kv, KeyValue | None)
+    assert_type(r.put("a", b"1", guard=Guard("lock", 2)), PutResult)
+    r.put("a", b"1", guard=2)  # type: ignore[arg-type]
+    assert_type(r.delete("a", guard=Guard("lock", 2)), DeleteResult)
     assert_type(r.get("a"), KeyValue | None)
     assert_type(r.get(b"a", revision=3, consistency="lease", timeout=0), KeyValue | None)
     assert_type(r.scan(prefix="a", limit=3), ScanResult)
@@ -146,6 +174,131 @@ async def awaiting(r: AsyncReplica) -> None:
     assert_type(await AsyncReplica().open(), AsyncReplica)
 
 
+def connected(c: Client) -> None:
+    assert_type(connect("data"), Client)
+    assert_type(connect(["a:7421", "b:7421"], insecure=True, config=Config(), timeout=None), Client)
+    assert_type(c.put("a", b"1"), PutResult)
+    assert_type(c.get("a", consistency="local"), KeyValue | None)
+    assert_type(c.submit(Get("a")), Future[Any])
+    assert_type(c.status(), Status)
+    assert_type(c.members(timeout=1.0), list[Member])
+    assert_type(c.watch("a"), Watch)
+    assert_type(c.lease(10.0), Lease)
+    assert_type(c.namespace("a/").view("b/", codec="text"), View[str])
+    with c as same:
+        assert_type(same, Client)
+
+
+async def connected_too(c: AsyncClient) -> None:
+    assert_type(aio.connect("data"), AsyncClient)
+    assert_type(await aio.connect("data"), AsyncClient)
+    async with aio.connect("data") as same:
+        assert_type(same, AsyncClient)
+    assert_type(await c.get("a"), KeyValue | None)
+    assert_type(await c.status(), Status)
+    assert_type(await c.members(), list[Member])
+    assert_type(c.watch("a"), AsyncWatch)
+    assert_type(await c.lease(10.0), AsyncLease)
+
+
+def agreeing(r: Replica) -> None:
+    with r.lock("a", ttl=5.0) as lock:
+        assert_type(lock, Lock)
+        assert_type(r.put("a", "b", guard=lock), PutResult)
+    assert_type(lock.acquire(1.0), int)
+    assert_type(lock.try_acquire(), int | None)
+    assert_type(lock.release(), None)
+    with r.election("a").lead("me") as term:
+        assert_type(term, Term)
+        assert_type(term.proclaim("you"), int)
+    assert_type(r.namespace("a/").election("a").run(lambda term: term.fence), int | None)
+    assert_type(r.election("a").leader(), Leader | None)
+    for leader in r.election("a").observe():
+        assert_type(leader, Leader | None)
+    assert_type(r.transact(lambda t: t.get("a")), KeyValue | None)
+
+    @r.transact(retries=3)
+    def count(t: Transaction, key: str) -> int:
+        assert_type(t.scan(prefix=key), list[KeyValue])
+        return 1
+
+    assert_type(count("a"), int)
+    assert_type(r.queue("a", "json").put(1), int)
+    with r.priority_queue("a", "json").claim(timeout=1) as item:
+        assert_type(item, Claim)
+        assert_type(item.done(Put("a", "b")), None)
+    with r.rwlock("a").read() as side:
+        assert_type(side, RWLockSide)
+        assert_type(side.acquire(timeout=1), int)
+        r.put("a", "b", guard=side)
+    with r.semaphore("a", 3) as permit:
+        assert_type(permit, Semaphore)
+        assert_type(permit.resize(4), None)
+        assert_type(permit.lost, Lost)
+    assert_type(r.barrier("a").hold(lease=r.lease(3)), bool)
+    assert_type(r.barrier("a").wait(1), None)
+    with r.double_barrier("a", 3, ttl=5) as barrier:
+        assert_type(barrier, DoubleBarrier)
+        assert_type(barrier.enter(), int)
+    assert_type(r.counter("a", 3).add(), int)
+    assert_type(int(r.counter("a")), int)
+    assert_type(r.counter("a").reserve(3), range)
+    with r.registry("a", "json").register("b", [1], again=False) as registration:
+        assert_type(registration, Registration)
+        assert_type(registration.update([2]), None)
+    assert_type(r.registry("a").discover(), dict[str, Any])
+    assert_type(r.registry("a").view(), View[Any])
+    assert_type(r.rate_limiter("a", 3, burst=4).try_acquire(2), bool)
+
+
+async def agreeing_too(r: AsyncReplica) -> None:
+    async with r.lock("a") as lock:
+        assert_type(lock, AsyncLock)
+        await r.put("a", "b", guard=lock)
+    assert_type(await lock.acquire(1.0), int)
+    async with r.election("a").lead("me") as term:
+        assert_type(term, AsyncTerm)
+        assert_type(await term.proclaim("you"), int)
+    assert_type(await r.election("a").lead(), AsyncTerm)
+    async for leader in r.election("a").observe():
+        assert_type(leader, Leader | None)
+
+    async def lead(term: AsyncTerm) -> int:
+        return term.fence
+
+    assert_type(await r.election("a").run(lead), int)
+
+    @r.transact()
+    async def count(t: AsyncTransaction, key: str) -> int:
+        assert_type(await t.get(key), KeyValue | None)
+        return 1
+
+    assert_type(await count("a"), int)
+    assert_type(await r.queue("a").put(b"1"), int)
+    async with r.queue("a").claim() as item:
+        assert_type(item, AsyncClaim)
+        await item.done()
+    async with r.rwlock("a").write() as side:
+        assert_type(side, AsyncRWLockSide)
+        assert_type(await side.acquire(timeout=1), int)
+    async with r.semaphore("a", 3) as permit:
+        assert_type(permit, AsyncSemaphore)
+        assert_type(await permit.resize(4), None)
+        assert_type(permit.lost, AsyncLost)
+    assert_type(await r.barrier("a").hold(), bool)
+    async with r.double_barrier("a", 3, ttl=5) as barrier:
+        assert_type(barrier, AsyncDoubleBarrier)
+        assert_type(await barrier.enter(), int)
+    assert_type(await r.counter("a", 3).add(), int)
+    assert_type(await r.counter("a").reserve(3), range)
+    async with r.registry("a", "json").register("b", [1]) as registration:
+        assert_type(registration, AsyncRegistration)
+    assert_type(await r.registry("a").register("b", "c"), AsyncRegistration)
+    assert_type(await r.registry("a").discover(), dict[str, Any])
+    assert_type(r.registry("a").view(), AsyncView[Any])
+    assert_type(await r.rate_limiter("a", 3, burst=4).try_acquire(2), bool)
+
+
 def wrong(r: Replica) -> None:
     r.put("a")  # type: ignore[call-arg]
     r.put(1, "b")  # type: ignore[arg-type]
@@ -166,9 +319,21 @@ def wrong(r: Replica) -> None:
     r.view("a/", codec="yaml")  # type: ignore[call-overload]
     r.mapping("a/", codec="text")["b"] = 1  # type: ignore[assignment]
     r.wait_ready("1")  # type: ignore[arg-type]
+    r.lock(1)  # type: ignore[arg-type]
+    r.election("a").lead(1)  # type: ignore[arg-type]
+    r.rwlock("a").read(3)  # type: ignore[call-arg]
+    r.semaphore("a", "3")  # type: ignore[arg-type]
+    r.double_barrier("a")  # type: ignore[call-arg]
+    r.counter("a").add("3")  # type: ignore[arg-type]
+    r.registry("a", "yaml")  # type: ignore[arg-type]
+    r.rate_limiter("a", "3")  # type: ignore[arg-type]
+    r.transact(lambda: 1)  # type: ignore[arg-type, misc]
+    r.transact(retries="3")  # type: ignore[call-overload]
     Replica(5)  # type: ignore[arg-type]
     Replica("a", "data")  # type: ignore[call-arg]
     Replica("a", cluster=["a"])  # type: ignore[arg-type]
+    connect(5)  # type: ignore[arg-type]
+    connect("data", user="me")  # type: ignore[call-arg]
     with r.put("a", "b") as _:  # type: ignore[attr-defined]
         pass
 

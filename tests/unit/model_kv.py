@@ -214,7 +214,8 @@ class Model:
             wire.GREATER: lambda found: found > operand,
             wire.LESS: lambda found: found < operand,
         }[relation]
-        place = {wire.VALUE: VALUE, wire.CREATE: CREATE, wire.MOD: MOD, wire.VERSION: VERSION, wire.LEASE: LEASE}[target]
+        places = {wire.VALUE: VALUE, wire.CREATE: CREATE, wire.MOD: MOD, wire.VERSION: VERSION, wire.LEASE: LEASE, wire.FENCE: CREATE}
+        place = places[target]
         records = self.span(start, end, self.revision)
         if not records:
             return target != wire.VALUE and relate(0)
@@ -226,10 +227,8 @@ class Model:
                 return self._put(key, value, 0, prev_kv)
             case (wire.PUT_WITH, key, value, prev_kv, lease, ttl):
                 return self._put_with(key, value, prev_kv, lease, ttl)
-            case (wire.EXPECT, key, expected, operation):
-                present = self.get(key, self.now)
-                if expected != (present[MOD] if present else 0):
-                    raise Refused(errors.Conflict, present)
+            case ((wire.EXPECT | wire.GUARD) as condition, key, revision, operation):
+                self._check(condition, key, revision)
                 return self._do(operation)
             case (wire.DELETE, start, end, prev_kv):
                 old_ones = self.span(start, end, self.now)
@@ -274,6 +273,13 @@ class Model:
                 deleted = self._end(lease, expired=False)
                 return (wire.OK, self.now, deleted)
         raise AssertionError(packed)
+
+    def _check(self, condition: int, key: bytes, revision: int) -> None:
+        present = self.get(key, self.now)
+        if condition == wire.EXPECT and revision != (present[MOD] if present else 0):
+            raise Refused(errors.Conflict, present)
+        if condition == wire.GUARD and (present is None or revision != present[CREATE]):
+            raise Refused(errors.LockLost)
 
     def _put(self, key: bytes, value: bytes, lease: int, prev_kv: bool) -> Raw:
         self._check_room(len(key) + len(value) + BYTES_EACH)
@@ -403,6 +409,16 @@ class Dice:
         present = None if self.model is None else self.model.get(key, self.revision)
         return self.below(4) if chance == 5 else present[MOD] if present else 0
 
+    def guard(self) -> ops.Guard | None:
+        """What is to be held: mostly nothing, else a key that is there as a rule."""
+        chance = self.below(8)
+        return self.some_guard(right=chance == 6) if chance > 5 else None
+
+    def some_guard(self, *, right: bool) -> ops.Guard:
+        key = self.of(KEYS)
+        present = self.model.get(key, self.revision) if self.model is not None and right else None
+        return ops.Guard(key, present[CREATE] if present else 1 + self.below(self.revision))
+
     def selection(self) -> dict[str, Any]:
         """Options of a scan that are worth to be combined."""
         options: dict[str, Any] = {"limit": self.below(4)}
@@ -419,7 +435,7 @@ class Dice:
 
     def put(self) -> ops.Put:
         key, value = self.of(KEYS), self.of(VALUES)
-        options: dict[str, Any] = {"prev_kv": self.below(2) == 1, "if_mod_revision": self.expected(key)}
+        options: dict[str, Any] = {"prev_kv": self.below(2) == 1, "if_mod_revision": self.expected(key), "guard": self.guard()}
         match self.below(8):
             case 5:
                 options["lease"] = self.of(LEASES)
@@ -432,7 +448,7 @@ class Dice:
     def delete(self) -> ops.Delete:
         span = self.span()
         expected = self.expected(span["key"]) if "key" in span else None
-        return ops.Delete(**span, prev_kv=self.below(2) == 1, if_mod_revision=expected)
+        return ops.Delete(**span, prev_kv=self.below(2) == 1, if_mod_revision=expected, guard=self.guard())
 
     def add(self) -> ops.Add:
         return ops.Add(self.of(KEYS), self.of([1, 2, -1, 0, INT64[0], INT64[-1]]))
@@ -452,7 +468,9 @@ class Dice:
         return self.of(kinds)()
 
     def compare(self) -> ops.Compare:
-        target, relation = 1 + self.below(5), 1 + self.below(4)
+        target, relation = 1 + self.below(6), 1 + self.below(4)
+        if target == wire.FENCE:
+            return self.some_guard(right=relation > 1)
         right = self.below(8) if target in (wire.VERSION, wire.LEASE) else max(0, self.revision + 1 - self.below(self.revision + 2))
         return ops.Compare(Span.of(**self.span()), target, relation, self.of(VALUES) if target == wire.VALUE else right)
 

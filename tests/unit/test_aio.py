@@ -14,6 +14,7 @@ import pytest
 
 from replkv import AsyncReplica, Closed, Config, DirectoryInUse, Get, Key, NoLeader, OutcomeUnknown, Put, Replica, TooLarge, WaitTimeout
 from replkv.surface import Surface
+from replkv.waiting import LoopCall
 
 PATIENCE = 20.0
 LONE = {"a": "inproc://replkv-test-aio-a", "b": "127.0.0.1:1"}
@@ -195,6 +196,29 @@ def test_a_call_that_is_cancelled_later_happens_once_and_disturbs_nobody() -> No
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert sum(isinstance(one, asyncio.CancelledError) for one in done) == 5
         assert 5 <= (await replica.add("n", 0)).value <= 10
+
+    run(test)
+
+
+def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[LoopCall] = []
+
+    class Noted(LoopCall):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            calls.append(self)
+
+    async def test(replica: AsyncReplica) -> None:
+        await replica.put("k", "before")
+        monkeypatch.setattr("replkv.facade.LoopCall", Noted)
+        release = hold_syncs(replica)
+        task = asyncio.create_task(replica.put("k", "v"))
+        await handed_over(replica)
+        (call,) = calls
+        call.future.add_done_callback(lambda _: task.cancel())  # in the very turn of the loop in which the task would be woken
+        release.set()
+        await asyncio.wait((task,))
+        assert task.cancelled()
 
     run(test)
 

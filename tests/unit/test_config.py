@@ -10,7 +10,7 @@ from attrs import fields
 from replkv.config import MAY_BE_OFF, Config, Settings
 from replkv.errors import Incompatible
 
-NUMBERS = [field.name for field in fields(Config) if field.name != "overload"]
+NUMBERS = [field.name for field in fields(Config) if field.name not in ("overload", "clients")]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -25,6 +25,13 @@ def test_what_becomes_of_too_many_calls_is_one_of_two_things(value: Any) -> None
     assert {Config(overload="block").overload, Config(overload="raise").overload} == {"block", "raise"}
     with pytest.raises(ValueError, match='Config.overload must be "block" or "raise"'):
         Config(overload=value)
+
+
+@pytest.mark.parametrize("value", ["", "a b", "ipc:///tmp/x", "inproc://x", 7421, True])
+def test_clients_are_served_at_an_address_of_the_network(value: Any) -> None:
+    assert {Config().clients, Config(clients="127.0.0.1").clients} == {None, "127.0.0.1"}
+    with pytest.raises((TypeError, ValueError), match="address|host"):
+        Config(clients=value)
 
 
 def test_bytes_are_whole_numbers() -> None:

@@ -453,6 +453,17 @@ def test_a_lease_that_is_released_is_kept_alive_no_more(cluster: Cluster) -> Non
     assert not held.lost
 
 
+def test_a_lease_that_is_given_up_while_the_keeper_turns_is_revoked_in_its_next_turn(cluster: Cluster) -> None:
+    first, second = cluster.hold(), cluster.hold()
+    first.on_lost.append(lambda: cluster.keeper.drop(second))  # in the middle of the turn
+    first.until = cluster.now
+    cluster.keeper.turn(cluster.now)
+    assert cluster.keeper.deadline <= cluster.now
+    cluster.asked.clear()
+    cluster.keeper.turn(cluster.now)
+    assert ops.Revoke(second.id, ME).to_wire() in cluster.waiting
+
+
 # -- threads --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -483,3 +494,26 @@ def test_callers_that_hold_and_release_while_the_node_turns_are_all_looked_after
     assert len(kept) == 8
     assert not any(held.lost for held in kept)
     assert {held.until for held in kept} == {cluster.keeper._asked_at + 0.9 * MARGIN}
+
+
+# -- at a distance --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_keeper_that_has_to_look_counts_only_on_what_it_finds_and_revokes_what_nobody_holds() -> None:
+    cluster = Cluster()
+    looks: list[Callable[[Any], None]] = []
+    cluster.keeper = Keeper(ME, 600.0, cluster._submit, looks.append)
+    stays, gone = (cluster.keeper.hold(number, TTL, cluster.now, kept=True) for number in (11, 12))
+    cluster.turn(1.0)
+    (keep_alive,) = cluster.asked
+    cluster.asked.clear()
+    keep_alive.answer = (wire.OK, 3)
+    keep_alive.finish()
+    assert stays.until == gone.until == pytest.approx(100.0 + TTL * MARGIN), "that it was answered proves nothing yet"
+    cluster.now += 0.5
+    looks.pop()(frozenset((11, 99)))
+    assert stays.until == pytest.approx(101.0 + TTL * MARGIN), "from before the keep-alive was asked for"
+    assert (stays.lost, gone.lost) == (False, True)
+    assert cluster.waiting == [(wire.REVOKE, 99, ME)]
+    cluster.keeper.ended(11)
+    assert stays.lost

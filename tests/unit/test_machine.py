@@ -587,7 +587,7 @@ def test_the_examples_of_commands_in_the_documentation_are_some_and_none_is_miss
         wire.check_operation(command)
         assert (command[0], len(command)) == (int(tag), 1 + len(fields.split(", ")))
         tags.add(command[0])
-    assert tags == {*range(1, 14)} - {wire.TXN}
+    assert tags == {*range(1, 15)} - {wire.TXN}
 
 
 def test_the_chained_hash_is_what_the_documentation_says() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replkv import AsyncReplica, Conflict, Delete, Get, Key, KeyValue, Put, Replica, Scan, Synced, Txn
+from replkv import AsyncReplica, Conflict, Delete, Get, Guard, Key, KeyValue, LockLost, Put, Replica, Scan, Synced, Txn
 
 
 @pytest.fixture
@@ -66,6 +66,23 @@ def test_a_conflict_carries_the_key_as_the_caller_knows_it(replica: Replica) -> 
     assert caught.value.current is None
 
 
+def test_what_guards_a_write_is_in_no_namespace(replica: Replica) -> None:
+    app = replica.namespace("app/")
+    guard = Guard("lock", replica.put("lock", "mine").revision)
+    app.put("lock", "another")
+    app.put("key", "1", guard=guard)
+    app.delete("lock", guard=guard)
+    assert app.txn(compare=[guard, Key("key").exists], then=[Put("key", "2", guard=guard)])
+    replica.delete("lock")
+    for operation in (Put("key", "3", guard=guard), Delete(prefix="k", guard=guard), Txn(then=[Put("key", "3", guard=guard)])):
+        with pytest.raises(LockLost, match="the lock b'lock' that was taken at revision 2 is lost"):
+            app.submit(operation).result(20)
+    assert not app.txn(compare=[guard])
+    found = app.get("key")
+    assert found is not None
+    assert found.text == "2"
+
+
 def test_operations_can_be_submitted(replica: Replica) -> None:
     app = replica.namespace("app/")
     app.submit(Put("key", "value")).result(20)
@@ -107,6 +124,10 @@ def test_namespaces_can_be_awaited_too() -> None:
             await app.put("key", "value")
             inner = app.namespace("in/")
             await inner.add("count", 3)
+            with pytest.raises(LockLost):
+                await inner.put("guarded", "no", guard=Guard("lock", 1))
+            with pytest.raises(LockLost):
+                await inner.delete("count", guard=Guard("lock", 1))
             assert [pair.key for pair in await app.scan()] == [b"in/count", b"key"]
             assert await asyncio.wrap_future(app.submit(Get("key"))) == await app.get("key")
             async with app.lease(60) as lease:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,16 @@ def test_text_is_encoded_as_utf_8() -> None:
         (lambda: ops.Put("k", "v", ttl=float("nan")), ValueError),
         (lambda: ops.Put("k", "v", if_mod_revision=-1), ValueError),
         (lambda: ops.Delete(prefix="k", if_mod_revision=1), ValueError),
+        (lambda: ANY.Put("k", "v", guard=5), TypeError),
+        (lambda: ANY.Put("k", "v", guard=Handle()), TypeError),
+        (lambda: ANY.Put("k", "v", guard=Key("l").exists), TypeError),
+        (lambda: ANY.Delete("k", guard=b"l"), TypeError),
+        (lambda: ops.Guard("", 1), ValueError),
+        (lambda: ops.Guard("l", 0), ValueError),
+        (lambda: ops.Guard("l", 1 << 63), ValueError),
+        (lambda: ops.Guard("l", True), TypeError),
+        (lambda: ANY.Guard(7, 1), TypeError),
+        (lambda: bool(ops.Guard("l", 1)), TypeError),
         (ops.Delete, ValueError),
         (lambda: ops.Delete(prefix=""), ValueError),
         (lambda: ops.Delete(end="z"), ValueError),
@@ -100,6 +111,8 @@ def test_bad_arguments_are_refused_at_once(build: Callable[[], Any], error: type
         (lambda: ANY.Txn(otherwise=ops.Get("k")), TypeError, r"write otherwise=\[Get\(…\)\]"),
         (lambda: ANY.Txn(then="put"), TypeError, "then= takes a list"),
         (lambda: ANY.Txn(compare=5), TypeError, "compare= takes a list"),
+        (lambda: ANY.Put("k", "v", guard=b"l"), TypeError, "guard= takes a lock, a term or what their guard.. returns, not bytes"),
+        (lambda: ops.Guard("l", 0), ValueError, "create_revision must be at least 1"),
         (lambda: ANY.Txn(compare=Key("k").exists), TypeError, "compare= takes a list"),
         (lambda: ops.Put("a\udc80", "v"), ValueError, "key has a lone surrogate at 1"),
         (lambda: ops.Put("k", "\ud800"), ValueError, "value has a lone surrogate at 0"),
@@ -116,7 +129,7 @@ def test_none_is_the_newest_revision_and_no_bound() -> None:
     assert ops.Scan(min_mod_revision=None, max_create_revision=7).bounds == (0, 0, 0, 7)
 
 
-@pytest.mark.parametrize("operation", [ops.Put, ops.Delete, ops.Add, ops.Get, ops.Scan, ops.Txn, Key])
+@pytest.mark.parametrize("operation", [ops.Put, ops.Delete, ops.Add, ops.Get, ops.Scan, ops.Txn, ops.Guard, Key])
 def test_what_help_says_of_an_operation_tells_its_arguments_from_what_is_stored(operation: type) -> None:
     assert operation.__doc__ is not None
     assert "Raises:" in operation.__doc__
@@ -188,6 +201,29 @@ def test_a_put_says_what_becomes_of_the_lease_in_the_shortest_way() -> None:
 def test_an_expected_revision_is_put_around_the_operation() -> None:
     assert ops.Put("k", "v", if_mod_revision=0).to_wire() == (wire.EXPECT, b"k", 0, (wire.PUT, b"k", b"v", False))
     assert ops.Delete("k", if_mod_revision=5).to_wire() == (wire.EXPECT, b"k", 5, (wire.DELETE, b"k", b"k\x00", False))
+
+
+class Lock:
+    """Something that is held, and guards what is written meanwhile."""
+
+    def guard(self) -> ops.Guard:
+        return ops.Guard("lock", 5)
+
+
+def test_a_guard_is_put_around_the_operation_and_what_it_expects() -> None:
+    assert ops.Put("k", "v", guard=Lock()).to_wire() == (wire.GUARD, b"lock", 5, (wire.PUT, b"k", b"v", False))
+    assert ops.Put("k", KEEP, guard=Lock()).to_wire()[3] == ops.Put("k", KEEP).to_wire()
+    assert ops.Put("k", "v", if_mod_revision=3, guard=Lock()).to_wire()[3] == ops.Put("k", "v", if_mod_revision=3).to_wire()
+    assert ops.Delete(prefix="k", guard=Lock()).to_wire() == (wire.GUARD, b"lock", 5, ops.Delete(prefix="k").to_wire())
+
+
+def test_what_is_held_and_its_guard_say_the_same() -> None:
+    guard = Lock().guard()
+    assert (guard.key, guard.create_revision) == (b"lock", 5)
+    assert ops.Put("k", "v", guard=guard) == ops.Put("k", "v", guard=Lock())
+    assert ops.Delete("k", guard=guard) == ops.Delete("k", guard=Lock()) != ops.Delete("k")
+    assert pickle.loads(pickle.dumps(guard)) == guard != ops.Guard("lock", 6)
+    assert ops.Txn(compare=[guard]).to_wire()[1] == ((b"lock", b"lock\x00", wire.FENCE, wire.EQUAL, 5),)
 
 
 def test_a_lease_can_be_compared_with_a_number_or_a_handle() -> None:

@@ -558,7 +558,52 @@ def test_a_leader_whose_disk_is_slow_does_not_gather_what_its_followers_repeat(m
         cluster.nodes[follower].submit(call)
     until = cluster.now + 10 * cluster.settings.election_timeout
     cluster.run(lambda: cluster.now >= until)
-    assert len(node._block) == 1
+    assert len(node.outgoing._block) == 1
     monkeypatch.undo()
     cluster.run(lambda: all(call.finished for call in calls))
-    assert node._taken == set()
+    assert node.outgoing._taken == set()
+
+
+# -- at a distance --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_for_which_there_was_no_number_is_asked_for_at_once(proposals: Proposals) -> None:
+    put(proposals)
+    (opening,) = sent(proposals)
+    assert sent(proposals) == []
+    proposals.answer([Outcome(0, opening.sequence, None, expired=True)])
+    assert sent(proposals) == [opening]
+
+
+def test_who_does_not_see_all_calls_a_repeated_batch_of_an_expired_session_unknown_and_no_other(ready: Proposals) -> None:
+    ready.sees_all = False
+    (repeated,) = put(ready)
+    sent(ready)
+    assert sent(ready, B)
+    (once,) = put(ready)
+    sent(ready, B)
+    ready.answer([Outcome(7, 1, None, expired=True)])
+    assert isinstance(repeated.error, OutcomeUnknown)
+    assert not once.finished
+    (opening,) = sent(ready, B)
+    ready.answer([Outcome(0, opening.sequence, (), opened=9)])
+    (again,) = sent(ready, B)
+    assert (again.session, len(again.commands)) == (9, 1)
+    ready.answer([Outcome(9, again.sequence, ((wire.OK, 1),))])
+    assert once.answer == (wire.OK, 1)
+    assert ready.admission.commands == 0
+
+
+def test_a_batch_that_was_not_taken_is_taken_back_unless_it_was_sent_before(ready: Proposals) -> None:
+    calls = put(ready, 2)
+    (data,) = ready.batches_to_send(A, 0.0)
+    assert not ready.take_back(b"another")
+    assert ready.take_back(data)
+    assert not ready.take_back(data)
+    assert not ready.under_way
+    assert ready.give_up(calls[0])
+    (data,) = ready.batches_to_send(A, 0.0)
+    assert [len(read(data).commands), read(data).sequence] == [1, 2], "its first number is used for nothing else"
+    assert ready.batches_to_send(B, 0.0) == [data]
+    assert not ready.take_back(data), "it may have been applied"
+    assert ready.under_way

@@ -672,6 +672,21 @@ def test_it_can_be_built_from_the_environment(tmp_path: Path, monkeypatch: pytes
         Replica.from_env()
 
 
+def test_the_environment_says_where_clients_are_served_unless_the_config_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLKV_CLIENTS", "127.0.0.1:0")
+    with Replica.from_env() as first, Replica.from_env(config=Config(timeout=2.5)) as second:
+        assert first._config == Config(clients="127.0.0.1:0")
+        assert second._config == Config(clients="127.0.0.1:0", timeout=2.5)
+    own = Config(clients="127.0.0.2:0")
+    with Replica.from_env(config=own) as third:
+        assert third._config is own
+    with pytest.raises(TypeError, match="config must be a Config"):
+        Replica.from_env(config="none")
+    monkeypatch.setenv("REPLKV_CLIENTS", "ipc:///tmp/clients")
+    with pytest.raises(ValueError, match="REPLKV_CLIENTS: .* must be host:port"):
+        Replica.from_env()
+
+
 # -- processes ------------------------------------------------------------------------------------------------------------------------
 
 PRELUDE = """

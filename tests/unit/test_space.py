@@ -12,6 +12,7 @@ from tight import SEGMENT, Tight, growing, shrinking, used
 
 from replkv import codec, ops
 from replkv.config import Config
+from replkv.engine import Embedded
 from replkv.errors import DiskFull
 from replkv.log import SMALL, Log
 from replkv.messages import Append, AppendReply, Census, Configuration, HardState, Scarcity, SnapshotMeta, Vote
@@ -513,7 +514,7 @@ def test_a_log_that_is_used_up_refuses_every_command_at_once_and_says_why() -> N
         assert call.finished
         assert isinstance(call.error, DiskFull)
     for untouched in (True, False):
-        text = str(Write(ops.Delete("k")).expired(node, untouched=untouched))
+        text = str(Write(ops.Delete("k")).expired(Embedded(node), untouched=untouched))
         assert "the disks of a are full: make room there" in text
         assert "start the missing" not in text
     assert node.failure is None

@@ -32,8 +32,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], NngTransport]
     monkeypatch.setattr(module, "_RETRY", 0.05)
     made: list[NngTransport] = []
 
-    def build() -> NngTransport:
-        made.append(NngTransport())
+    def build(*arguments: int) -> NngTransport:
+        made.append(NngTransport(*arguments))
         return made[-1]
 
     yield build
@@ -401,11 +401,8 @@ def test_hostile_connections_do_not_disturb_a_link(make: Callable[[], NngTranspo
         rogue.close()
 
 
-def test_silent_connections_beyond_the_limit_make_room_for_others(
-    make: Callable[[], NngTransport], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_PIPES_MAX", 20)
-    server, client = make(), make()
+def test_silent_connections_beyond_the_limit_make_room_for_others(make: Callable[..., NngTransport]) -> None:
+    server, client = make(20), make()
     bound = server.listen("tcp://127.0.0.1:0")
     pipe = connect(server, client, bound)
     client.send("server", b"I am no stranger")

@@ -16,7 +16,7 @@ from replkv.kv import Selection, Store, run
 from replkv.lease import LEASE_BYTES, Leases
 from replkv.ops import KEEP, Key
 from replkv.txn import Reader, Writer
-from replkv.values import KeyValue
+from replkv.values import DeleteResult, KeyValue, PutResult
 from replkv.wire import Raw
 
 T = TypeVar("T")
@@ -272,6 +272,70 @@ def test_an_expectation_within_a_transaction_sees_what_the_transaction_did() -> 
     member.do(ops.Put("a", "1"))
     result = member.do(ops.Txn(then=[ops.Delete(prefix="a"), ops.Delete("a", if_mod_revision=0)]))
     assert [response.deleted for response in result.responses] == [1, 0]
+
+
+def test_a_guarded_write_is_done_while_the_lock_is_the_one_that_was_taken() -> None:
+    member = Member()
+    guard = ops.Guard("lock", member.do(ops.Put("lock", "mine")).revision)
+    member.do(ops.Put("lock", "still mine"))
+    assert member.do(ops.Put("a", "1", guard=guard)).revision == 4
+    assert member.do(ops.Delete("a", if_mod_revision=4, guard=guard)).deleted == 1
+    ends: list[ops.Packable[DeleteResult | PutResult]] = [ops.Delete("lock"), ops.Put("lock", "of somebody else")]
+    for end in ends:
+        revision = member.do(end).revision
+        for operation in (
+            ops.Put("b", "1", guard=guard),
+            ops.Put("b", "1", ttl=5, guard=guard),
+            ops.Put("b", "1", if_mod_revision=7, guard=guard),  # which does not matter any more
+            ops.Delete(start="a", guard=guard),
+            ops.Txn(then=[ops.Put("c", "1"), ops.Txn(then=[ops.Put("b", "1", guard=guard)])]),
+        ):
+            with pytest.raises(errors.LockLost, match="the lock b'lock' that was taken at revision 2 is lost: stop what it protects"):
+                member.do(operation)
+            assert (member.store.revision, member.get(b"b"), member.get(b"c")) == (revision, None, None)
+
+
+def test_the_key_a_guarded_write_is_about_may_conflict_while_the_lock_is_held() -> None:
+    member = Member()
+    guard = ops.Guard("lock", member.do(ops.Put("lock", "mine")).revision)
+    with pytest.raises(errors.Conflict):
+        member.do(ops.Put("a", "1", if_mod_revision=7, guard=guard))
+
+
+def test_a_guard_within_a_transaction_sees_what_the_transaction_did() -> None:
+    member = Member()
+    guard = ops.Guard("lock", member.do(ops.Put("lock", "mine")).revision)
+    with pytest.raises(errors.LockLost):
+        member.do(ops.Txn(then=[ops.Delete("lock"), ops.Put("a", "1", guard=guard)]))
+    assert member.get(b"lock") is not None
+    assert member.do(ops.Txn(then=[ops.Put("a", "1", guard=guard), ops.Delete("lock", guard=guard)])).revision == 3
+    taken = ops.Txn(then=[ops.Put("lock", "again"), ops.Put("a", "2", guard=ops.Guard("lock", 4))])
+    assert member.do(taken).revision == 4
+
+
+def test_a_guard_among_the_compares_chooses_the_branch() -> None:
+    member = Member()
+    guard = ops.Guard("lock", 2)
+    txn = ops.Txn(compare=[guard], then=[ops.Get("lock")])
+    assert not member.do(txn)
+    member.do(ops.Put("lock", "mine"))
+    member.do(ops.Put("lock", "still mine"))
+    assert member.do(txn)
+    assert run(Reader(member.store, member.store.revision).execute(txn.to_wire()))[2]
+    member.do(ops.Delete("lock"))
+    member.do(ops.Put("lock", "of somebody else"))
+    assert not member.do(txn)
+
+
+def test_a_lock_that_hangs_on_a_lease_guards_no_longer_than_that() -> None:
+    member = Member()
+    member.do(ops.Grant(1, 5 * SECOND, 0))
+    guard = ops.Guard("lock", member.do(ops.Put("lock", "mine", lease=1)).revision)
+    member.pass_time(4)
+    member.do(ops.Put("a", "1", guard=guard))
+    member.pass_time(2)
+    with pytest.raises(errors.LockLost):
+        member.do(ops.Put("a", "2", guard=guard))
 
 
 def test_what_is_to_be_kept_must_be_there() -> None:

@@ -38,6 +38,13 @@ class FakeMember:
         self.opened: list[int | None] = []
         self.age = 0.0
 
+    def check(self) -> None:
+        pass
+
+    def age_at(self, revision: int) -> float:
+        assert revision == self.revision
+        return self.age
+
     def write(self, *changes: tuple[bytes, bytes | None]) -> None:
         changes = tuple((key, value) for key, value in changes if value is not None or key in self.state)
         self.revision += bool(changes)

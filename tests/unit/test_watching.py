@@ -32,6 +32,8 @@ from replkv import (
     Watch,
     fork,
 )
+from replkv.engine import Embedded
+from replkv.feed import LocalFeed
 from replkv.kv import SLICE, Store, run
 from replkv.node import Node
 from replkv.values import Span
@@ -57,7 +59,8 @@ def node_of(replica: Replica | AsyncReplica) -> Node:
 
 def asleep(watch: Watch | AsyncWatch) -> bool:
     """Whether the hub would wake its consumer."""
-    return watch._cursor in watch._node.hub._armed
+    feed = cast("LocalFeed", watch._feed)
+    return feed._cursor in feed._node.hub._armed
 
 
 class Background(threading.Thread):
@@ -125,10 +128,10 @@ class StillNode:
         self.hub.restart(copy.revision)
 
     def watch(self, span: Span = EVERYTHING, **arguments: Any) -> Watch:
-        return Watch(cast("Node", self), span, **arguments)
+        return Watch(Embedded(cast("Node", self)), span, **arguments)
 
     def async_watch(self, span: Span = EVERYTHING, **arguments: Any) -> AsyncWatch:
-        return AsyncWatch(cast("Node", self), span, **arguments)
+        return AsyncWatch(Embedded(cast("Node", self)), span, **arguments)
 
 
 def some(watch: Watch, number: int) -> list[Any]:
@@ -212,7 +215,7 @@ def test_the_present_state_is_read_in_slices_at_one_revision() -> None:
     node.put(*(b"%04d" % number for number in range(3 * SLICE)))
     watch = node.watch(initial=True)
     first = watch.next(0)
-    assert len(watch._read) < SLICE
+    assert len(watch._feed._read) < SLICE
     node.put(b"0000", b"9999")
     found = [first, *some(watch, 3 * SLICE)]
     assert revisions(found[:-1]) == [2] * 3 * SLICE
@@ -383,9 +386,9 @@ def test_a_consumer_that_stands_still_keeps_little_and_then_reads_on(replica: Re
         assert some(watch, 1)[0].value == b"first"
         for future in [replica.submit(Put(f"k{place}", str(place))) for place in range(number)]:
             future.result(PATIENCE)
-        assert not watch._read
+        assert not watch._feed._read
         found = some(watch, 1)
-        assert len(watch._read) < STEP
+        assert len(watch._feed._read) < STEP
         found += some(watch, number - 1)
         assert revisions(found) == list(range(3, number + 3))
         assert watch.next(0) is None
@@ -503,8 +506,8 @@ def test_the_revision_never_runs_ahead_of_what_was_yielded() -> None:
     assert watch.next(0) is None
     node.put(b"a")
     node.put(b"b")
-    assert watch._look(whole=False) is not None  # read, not yielded
-    assert watch._read
+    assert watch._feed.look(whole=False) is not None  # read, not yielded
+    assert watch._feed._read
     assert watch.revision == 2
     assert revisions(some(watch, 1)) == [2]
     assert watch.revision == 3
@@ -597,23 +600,23 @@ def test_a_mark_comes_when_nothing_came_for_a_while() -> None:
 
 def test_a_mark_wakes_who_waits(replica: Replica) -> None:
     node = node_of(replica)
-    watch = Watch(node, EVERYTHING, progress=True, progress_interval=0.01)
+    watch = Watch(Embedded(node), EVERYTHING, progress=True, progress_interval=0.01)
     assert watch.next() == Progress(1)
     assert watch.next() == Progress(1)
 
 
 def test_a_watch_that_has_not_begun_gives_no_marks_and_waits_for_them_quietly(replica: Replica) -> None:
     node = node_of(replica)
-    watch = Watch(node, EVERYTHING, start_revision=3, progress=True, progress_interval=0.01)
+    watch = Watch(Embedded(node), EVERYTHING, start_revision=3, progress=True, progress_interval=0.01)
     looks = 0
-    real = watch._mark_is_due
+    real = watch._feed._mark_is_due
 
     def counted(asked: object) -> bool:
         nonlocal looks
         looks += 1
         return real(asked)
 
-    watch._mark_is_due = counted  # type: ignore[method-assign]
+    watch._feed._mark_is_due = counted  # type: ignore[method-assign]
     watch.request_progress()
     begun = node.clock()
     assert watch.next(0.2) is None
@@ -740,7 +743,7 @@ def test_closing_ends_who_waits(replica: Replica, consume: Callable[[Watch], Any
         watch.next(0)
     assert replica.put("key", "1").revision == 2
     hub = node_of(replica).hub
-    eventually(lambda: not hub._leaving and watch._cursor not in hub._armed)
+    eventually(lambda: not hub._leaving and not hub._armed)
 
 
 def test_a_block_closes_it(replica: Replica) -> None:
@@ -800,7 +803,7 @@ def test_a_forked_child_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatc
             lambda: next(watch.batches()),
             watch.request_progress,
             lambda: watch.revision,
-            lambda: Watch(node_of(replica), EVERYTHING),
+            lambda: Watch(Embedded(node_of(replica)), EVERYTHING),
         ]
         for call in calls:
             with pytest.raises(ForkedProcess):
@@ -1010,7 +1013,7 @@ def test_history_that_is_gone_is_told_to_a_task() -> None:
 
 def test_marks_come_to_a_task_that_waits() -> None:
     async def test(replica: AsyncReplica) -> None:
-        watch = AsyncWatch(node_of(replica), EVERYTHING, progress=True, progress_interval=0.01)
+        watch = AsyncWatch(Embedded(node_of(replica)), EVERYTHING, progress=True, progress_interval=0.01)
         assert await watch.next() == Progress(1)
         assert await watch.next() == Progress(1)
         quiet = replica.watch()

@@ -43,15 +43,16 @@ def test_the_longest_list_of_a_transaction_counts_with_what_is_nested_in_it() ->
 
 
 def test_the_size_of_a_request_is_that_of_its_keys_values_and_bounds() -> None:
-    inner = ops.Txn(then=[ops.Delete(start="x", end="yy")])
+    inner = ops.Txn(then=[ops.Delete(start="x", end="yy", guard=ops.Guard("lock", 2))])
     txn = ops.Txn(compare=[Key("abc").value == "de"], then=[ops.Put("k", "12345")], otherwise=[inner])
-    assert wire.request_size(txn.to_wire()) == len(b"abcabc\x00de") + len(b"k12345") + len(b"xyy")
+    assert wire.request_size(txn.to_wire()) == len(b"abcabc\x00de") + len(b"k12345") + len(b"lockxyy")
 
 
 def test_the_shortest_time_to_live_is_found_wherever_it_stands() -> None:
     inner = ops.Txn(then=[ops.Put("a", "", ttl=7)], otherwise=[ops.Put("a", "", ttl=5, if_mod_revision=1)])
     assert wire.shortest_ttl(ops.Txn(then=[ops.Put("b", "", ttl=6), inner, ops.Put("c", "", lease=1)]).to_wire()) == 5_000_000
     assert wire.shortest_ttl(ops.Grant(0, 9, 0).to_wire()) == 9
+    assert wire.shortest_ttl(ops.Put("a", "", ttl=4, if_mod_revision=1, guard=ops.Guard("l", 2)).to_wire()) == 4_000_000
     for without in (ops.Put("a", ""), ops.Txn(then=[ops.Get("a"), ops.Put("b", KEEP)]), ops.Scan(), ops.Revoke(1)):
         assert wire.shortest_ttl(without.to_wire()) == 0
 
@@ -69,6 +70,9 @@ PUT_A, PUT_B, DEL_A, DEL_ALL = ops.Put("a", "1"), ops.Put("b", "1"), ops.Delete(
         [PUT_A, ops.Put("a", KEEP, ttl=5)],
         [PUT_A, ops.Put("a", "2", if_mod_revision=2)],
         [ops.Delete("a", if_mod_revision=1), PUT_A],
+        [PUT_A, ops.Put("a", "2", guard=ops.Guard("l", 2))],
+        [PUT_A, ops.Delete(prefix="a", guard=ops.Guard("l", 2))],
+        [ops.Put("a", "2", if_mod_revision=2, guard=ops.Guard("l", 2)), PUT_A],
         [PUT_A, DEL_A],
         [DEL_A, PUT_A],
         [DEL_ALL, PUT_A],
@@ -117,8 +121,13 @@ def paths(packed: Raw) -> list[list[Raw]]:
 PUTS = (wire.PUT, wire.PUT_WITH, wire.ADD)
 
 
+def done(operation: Raw) -> Raw:
+    """Return an operation without its conditions."""
+    return done(operation[3]) if operation[0] in (wire.EXPECT, wire.GUARD) else operation
+
+
 def collides(one: Raw, other: Raw) -> bool:
-    one, other = (operation[3] if operation[0] == wire.EXPECT else operation for operation in (one, other))
+    one, other = done(one), done(other)
     if one[0] == wire.DELETE:
         one, other = other, one
     if one[0] not in PUTS:
@@ -131,8 +140,10 @@ def collides(one: Raw, other: Raw) -> bool:
 leaves = st.one_of(
     st.builds(ops.Put, keys, st.just("")),
     st.builds(lambda key: ops.Put(key, "", ttl=5, if_mod_revision=1), keys),
+    st.builds(lambda key: ops.Put(key, "", if_mod_revision=1, guard=ops.Guard("l", 2)), keys),
     st.builds(ops.Add, keys),
     st.builds(lambda span: ops.Delete(**span), spans),
+    st.builds(lambda span: ops.Delete(**span, guard=ops.Guard("l", 2)), spans),
 ).map(lambda operation: operation.to_wire())
 trees = st.recursive(
     leaves, lambda inner: st.tuples(st.just(wire.TXN), st.just(()), *[st.lists(inner, max_size=3).map(tuple)] * 2), max_leaves=7
@@ -195,6 +206,12 @@ def rebuilt_expect(key: Any, expected: Any, operation: Any) -> Any:
     return Expecting(rebuilt_put(key, b"", prev_kv=False, expected=expected).if_mod_revision, put)
 
 
+def rebuilt_guard(key: Any, created: Any, operation: Any) -> Any:
+    tag, *fields = strict(tuple, operation)
+    guard = ops.Guard(strict(bytes, key), strict(int, created))
+    return Guarding(guard, {tag: PLAIN[tag] for tag in (wire.PUT, wire.PUT_WITH, wire.DELETE, wire.EXPECT)}[tag](*fields))
+
+
 def rebuilt_scan(start: Any, end: Any, limit: Any, revision: Any, *options: Any) -> ops.Scan:
     keys_only, count_only, sort_by, descending, *bounds = options
     kinds: Any = {0: "key", 1: "version", 2: "create", 3: "mod", 4: "value"}
@@ -220,6 +237,16 @@ class Expecting:
         return (wire.EXPECT, self.put.key, self.expected, self.put.to_wire())
 
 
+class Guarding:
+    """Something that is done while a lock is held."""
+
+    def __init__(self, guard: ops.Guard, operation: Any) -> None:
+        self.guard, self.operation = guard, operation
+
+    def to_wire(self) -> Raw:
+        return (wire.GUARD, self.guard.key, self.guard.create_revision, self.operation.to_wire())
+
+
 class Transaction:
     """A transaction of operations that were rebuilt."""
 
@@ -234,6 +261,9 @@ class Transaction:
 
 
 def condition(start: Any, end: Any, target: Any, relation: Any, operand: Any) -> ops.Compare:
+    if strict(int, target) == wire.FENCE:
+        strict(int, relation)
+        return ops.Guard(strict(bytes, start), strict(int, operand))
     key = Key(start=strict(bytes, start), end=end if end is None else strict(bytes, end))
     sides = {1: key.version, 2: key.create_revision, 3: key.mod_revision, 4: key.value, 5: key.lease}
     side: Any = sides[strict(int, target)]
@@ -265,6 +295,7 @@ PLAIN: dict[int, Any] = {
     wire.PUT_WITH: rebuilt_put,
     wire.DELETE: rebuilt_delete,
     wire.EXPECT: rebuilt_expect,
+    wire.GUARD: rebuilt_guard,
     wire.ADD: lambda key, delta: ops.Add(strict(bytes, key), delta),
     wire.GET: lambda key, revision: ops.Get(strict(bytes, key), revision=asked(revision)),
     wire.SCAN: rebuilt_scan,
@@ -360,6 +391,15 @@ def test_expectations_in_expectations_are_refused_however_deep_they_go() -> None
     assert not is_accepted(nested)
 
 
+def test_guards_in_guards_and_in_expectations_are_refused_however_deep_they_go() -> None:
+    nested: Raw = (wire.EXPECT, b"k", 0, (wire.PUT, b"k", b"", False))
+    for depth in range(1, 5000):
+        nested = (wire.GUARD, b"l", 2, nested)
+        assert depth > 20 or is_accepted(nested) == (depth == 1)
+    assert not is_accepted(nested)
+    assert not is_accepted((wire.EXPECT, b"k", 0, (wire.GUARD, b"l", 2, (wire.PUT, b"k", b"", False))))
+
+
 def test_transactions_may_be_nested_16_deep_and_no_deeper() -> None:
     nested: Raw = (wire.PUT, b"k", b"", False)
     for depth in range(1, 5000):
@@ -404,6 +444,24 @@ def test_transactions_may_be_nested_16_deep_and_no_deeper() -> None:
         (wire.EXPECT, b"k", 1, (wire.ADD, b"k", 1)),
         (wire.EXPECT, b"k", -1, (wire.PUT, b"k", b"v", False)),
         (wire.EXPECT, b"k", 1, ()),
+        (wire.GUARD, b"", 1, (wire.PUT, b"k", b"v", False)),
+        (wire.GUARD, "l", 1, (wire.PUT, b"k", b"v", False)),
+        (wire.GUARD, b"l", 0, (wire.PUT, b"k", b"v", False)),
+        (wire.GUARD, b"l", True, (wire.PUT, b"k", b"v", False)),
+        (wire.GUARD, b"l", 1 << 63, (wire.PUT, b"k", b"v", False)),
+        (wire.GUARD, b"l", 1, (wire.ADD, b"k", 1)),
+        (wire.GUARD, b"l", 1, (wire.GET, b"k", 0)),
+        (wire.GUARD, b"l", 1, (wire.TXN, (), (), ())),
+        (wire.GUARD, b"l", 1, (wire.GRANT, 1, 1, 1)),
+        (wire.GUARD, b"l", 1, ()),
+        (wire.GUARD, b"l", 1, None),
+        (wire.TXN, ((b"l", b"l\x00", wire.FENCE, 1, 0),), (), ()),
+        (wire.TXN, ((b"l", b"l\x00", wire.FENCE, 2, 1),), (), ()),
+        (wire.TXN, ((b"l", b"m", wire.FENCE, 1, 1),), (), ()),
+        (wire.TXN, ((b"l", None, wire.FENCE, 1, 1),), (), ()),
+        (wire.TXN, ((None, b"\x00", wire.FENCE, 1, 1),), (), ()),
+        (wire.TXN, ((b"l", b"l\x00", wire.FENCE, 1, b"1"),), (), ()),
+        (wire.TXN, ((b"l", b"l\x00", float(wire.FENCE), 1, 1),), (), ()),
         (wire.COMPACT, None),
         (wire.GRANT, 0, 0, 0),
         (wire.KEEP_ALIVE,),
@@ -455,6 +513,8 @@ def test_the_numbers_in_the_log_never_change() -> None:
         ops.Renew(7, 9),
         ops.KeepAlive(9),
         ops.Revoke(7, 9),
+        ops.Put("k", "v", guard=ops.Guard("l", 5)),
+        ops.Delete("k", if_mod_revision=9, guard=ops.Guard("l", 5)),
     ]
     assert [operation.to_wire() for operation in listed] == [
         (1, b"k", b"v", False),
@@ -471,11 +531,14 @@ def test_the_numbers_in_the_log_never_change() -> None:
         (11, 7, 9),
         (12, 9),
         (13, 7, 9),
+        (14, b"l", 5, (1, b"k", b"v", False)),
+        (14, b"l", 5, (8, b"k", 9, (2, b"k", b"k\x00", False))),
     ]
     key = Key("k")
     conditions = (key.version == 1, key.create_revision != 1, key.mod_revision > 1, key.value < "1", key.lease == 1)
     assert [condition.to_wire()[2:] for condition in conditions] == [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, b"1"), (5, 1, 1)]
-    assert [STATUS[kind] for kind in REFUSED] == list(range(1, 12))
+    assert ops.Guard("l", 5).to_wire() == (b"l", b"l\x00", 6, 1, 5)
+    assert [STATUS[kind] for kind in REFUSED] == list(range(1, 13))
 
 
 # -- namespaces ---------------------------------------------------------------------------------------------------------------------------
@@ -492,6 +555,17 @@ def begun() -> Writer:
     return writer
 
 
+def with_guards_in(packed: Any, prefix: bytes) -> Any:
+    """Let what guards an operation be in a namespace: callers name its whole key."""
+    if type(packed) is not tuple or not packed:
+        return packed
+    if packed[0] == wire.GUARD:
+        return (wire.GUARD, prefix + packed[1], packed[2], packed[3])
+    if len(packed) == 5 and packed[2:4] == (wire.FENCE, wire.EQUAL):
+        return (prefix + packed[0], prefix + packed[1], *packed[2:])
+    return tuple(with_guards_in(part, prefix) for part in packed)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(simple, txns), min_size=1, max_size=6), st.sampled_from([b"n/", b"n", b"\x00", b"\xff", b"n\xff"]))
 def test_a_namespace_answers_like_a_store_of_its_own(operations: list[ops.Operation], prefix: bytes) -> None:
@@ -504,7 +578,7 @@ def test_a_namespace_answers_like_a_store_of_its_own(operations: list[ops.Operat
                 shared._store.keys.add(other + key)
     for operation in operations:
         packed = operation.to_wire()
-        placed = wire.below(packed, prefix)
+        placed = wire.below(with_guards_in(packed, prefix), prefix)
         wire.check_operation(placed)
         expected, got = carry_out(alone, packed), wire.stripped(packed, carry_out(shared, placed), len(prefix))
         assert same(got, (expected[0], *expected[2:]) if expected[0] != OK else expected), (packed, placed)
@@ -516,6 +590,27 @@ def test_a_namespace_reaches_to_its_end_and_not_beyond() -> None:
     assert wire.below(ops.Delete(start="a").to_wire(), b"n/")[1:3] == (b"n/a", b"n0")
     assert wire.below(ops.Delete(start="b", end="").to_wire(), b"n/")[1:3] == (b"n/b", b"n/")
     assert wire.below(ops.Scan(prefix=b"\xff").to_wire(), b"\xff")[1:3] == (b"\xff\xff", None)
+
+
+def test_a_guard_is_in_no_namespace() -> None:
+    guard = ops.Guard("l", 5)
+    put = ops.Put("k", "", if_mod_revision=2, guard=guard)
+    for operation in (ops.Put("k", "v", guard=guard), ops.Delete(prefix="k", guard=guard), put):
+        tag, *lock, inner = operation.to_wire()
+        assert wire.below((tag, *lock, inner), b"n/") == (tag, *lock, wire.below(inner, b"n/"))
+    _, (fence, other), (then,), _ = wire.below(ops.Txn(compare=[guard, Key("k").exists], then=[put]).to_wire(), b"n/")
+    assert fence == guard.to_wire()
+    assert other[0] == b"n/k"
+    assert then[1:3] == (b"l", 5)
+    lost = wire.refused(refuse(errors.LockLost, (b"lock/of", 5)))
+    assert wire.stripped(put.to_wire(), lost, 2) == lost
+
+
+def test_what_is_guarded_may_grow_just_as_without_its_guard() -> None:
+    guard = ops.Guard("l", 5)
+    assert wire.grows(ops.Put("k", "v", if_mod_revision=2, guard=guard).to_wire())
+    assert not wire.grows(ops.Delete("k", if_mod_revision=2, guard=guard).to_wire())
+    assert wire.grows(ops.Txn(otherwise=[ops.Put("k", "v", guard=guard)]).to_wire())
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------------------------------
@@ -532,6 +627,7 @@ REFUSED: list[type[errors.ReplkvError]] = [
     errors.LeaseNotFound,
     errors.LeaseExists,
     errors.QuotaExceeded,
+    errors.LockLost,
 ]
 RECORD = KeyValue(b"n/k", b"v", 2, 3, 2, 7)
 DETAILS: dict[Any, tuple[Any, ...]] = {
@@ -545,6 +641,7 @@ DETAILS: dict[Any, tuple[Any, ...]] = {
     errors.LeaseNotFound: ((7,),),
     errors.LeaseExists: ((7,),),
     errors.QuotaExceeded: ((10, 9),),
+    errors.LockLost: ((b"n/k", 2),),
 }
 
 
@@ -575,8 +672,8 @@ def test_no_text_of_ours_is_in_the_outcome_of_the_log() -> None:
 
 
 def test_of_a_long_key_a_part_is_enough_for_a_refusal() -> None:
-    error = refuse(errors.KeyNotFound, (b"k" * 1_000_000, "lease"))
-    assert len(codec.pack(error.refusal)) < 300
+    for error in (refuse(errors.KeyNotFound, (b"k" * 1_000_000, "lease")), refuse(errors.LockLost, (b"k" * 1_000_000, 5))):
+        assert len(codec.pack(error.refusal)) < 300
 
 
 def test_a_conflict_carries_the_pair_or_nothing_and_no_prefix() -> None:

@@ -1,0 +1,87 @@
+"""``replkv member``: a member in a process of its own, for hosts whose other processes make poor voters.
+
+They come and go with deploys, fork, or are more than a cluster has use for; they reach this member by ``replkv.connect(data_dir)``.
+Nothing but the standard library and replkv itself is needed here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+from replkv import Replica, ReplkvError, exit_on_sigterm
+from replkv.cli.codes import OK, UNAVAILABLE, USAGE, complain
+
+if TYPE_CHECKING:
+    import argparse
+
+logger = logging.getLogger("replkv.cli.member")
+
+DESCRIPTION: Final = """\
+Run one member of a cluster until SIGTERM or Ctrl-C: then it hands leadership over, closes, and exits with 0. Exits with 2 when an argument
+is wrong and with 69 when it can't start or stops by itself, and says why. An option that is not given is taken from its variable:
+REPLKV_NAME, REPLKV_DATA_DIR, REPLKV_LISTEN, REPLKV_ADVERTISE, REPLKV_CLUSTER, REPLKV_CLIENTS, REPLKV_INSECURE (1 or 0)."""
+
+OPTIONS: Final = {
+    "name": ("NAME", "of this member, one of the cluster's (default: replica)"),
+    "data-dir": ("DIRECTORY", "where it keeps its log; clients of this machine find it by that, too"),
+    "listen": ("ADDRESS", "where it listens for the other members (default: its own address)"),
+    "advertise": ("ADDRESS", "where the others reach it (default: its address in the cluster)"),
+    "cluster": ("NAME=ADDRESS,…", "every founder with its address, this one included (default: a cluster of one)"),
+    "clients": ("ADDRESS", "where it serves clients of other machines (default: nowhere)"),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Teach a parser this command's options."""
+    parser.description = DESCRIPTION
+    for option, (value, text) in OPTIONS.items():
+        parser.add_argument(f"--{option}", metavar=value, help=text)
+    parser.add_argument("--insecure", action="store_const", const="1", help="go beyond this machine although nothing is encrypted there")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Run a member until it is told to end, and return the exit code.
+
+    Args:
+        chosen: what the user chose of the options.
+    """
+    for option, value in vars(chosen).items():
+        if value is not None and option.replace("_", "-") in {*OPTIONS, "insecure"}:
+            os.environ[f"REPLKV_{option.upper()}"] = value
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    exit_on_sigterm()
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # Ctrl-C asks for the same; asked twice, it goes on closing
+    try:
+        _serve()
+    except SystemExit:
+        logger.info("the member has closed, as it was told to")
+        return OK
+    except (ValueError, TypeError) as error:
+        complain(error)
+        return USAGE
+    except (ReplkvError, OSError) as error:
+        complain(error)
+    return UNAVAILABLE
+
+
+def _serve() -> None:
+    """Run the member that the environment describes.
+
+    Raises:
+        ValueError, TypeError: it is described wrongly.
+        ReplkvError, OSError: it can't start, or has stopped by itself.
+        SystemExit: it was told to end, and has closed.
+    """
+    if not (os.environ.get("REPLKV_DATA_DIR") or os.environ.get("REPLKV_CLIENTS")):
+        raise ValueError("give --data-dir or REPLKV_DATA_DIR: without it a member forgets everything at its end, and no client finds it")
+    with Replica.from_env() as replica:
+        logger.info("member %s is open and waits for a leader", replica.name)
+        replica.wait_ready()
+        logger.info("member %s is ready at revision %d; %s leads", replica.name, replica.revision, replica.status().raft_leader)
+        with replica.watch("\0") as never:  # a watch wakes up when its member fails, and raises what stopped it
+            for _ in never:
+                pass

@@ -1,0 +1,433 @@
+"""Where clients come in: processes that are no members and talk to this one over a socket.
+
+The door is a caller like any other of its member, with a thread of its own: it takes in requests, has errands run for them
+(``errands.py``), and sends the replies.  Like the node it neither starts threads nor knows the time: ``replica.py`` runs turns on a thread.
+
+No client can cost another one much: what a connection may have under way is bounded, replies wait where their client does not take them
+in, and one that is silent or takes nothing for too long is sent away.  nng drops replies without a word that it finds no room for; so only
+a few frames are on their way at a time, each holding all that waited.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, evolve, field
+
+from replkv import address, codec, letters
+from replkv.errands import Errand, PullErrand, errand_for, overloaded, see
+from replkv.errors import Incompatible, ReplkvError, TooLarge
+from replkv.kv import VALUE
+from replkv.letters import UNSEEN_MAX, Cancel, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
+from replkv.ops import Delete, Put
+from replkv.proposals import OwnCall
+from replkv.transport import Arrived, PipeDown, PipeUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from replkv.engine import Embedded
+    from replkv.letters import Reply, Request
+    from replkv.transport import Event, Transport
+
+logger = logging.getLogger(__name__)
+
+ADDRESSES: Final = b"\x00replkv/clients/"
+"""Where members write down, each under its name, at which address they serve clients."""
+
+ERRANDS_MAX: Final = 4096
+"""Requests of one connection that may be under way."""
+WAITING_MAX: Final = 64 << 20
+"""Bytes of replies that may wait at this door; beyond it nothing is begun that would add to them."""
+QUEUE_MAX: Final = 16 << 20
+"""Bytes of replies that may wait for one connection, likewise; a single reply may have more."""
+LETTERS_QUEUED_MAX: Final = 4 * ERRANDS_MAX
+"""Replies that may wait for one connection: who goes on asking without taking any in is sent away."""
+FRAME_BYTES: Final = 2 * letters.PART_MAX + 1024
+"""Bytes of letters in a frame, two parts of a large reply for instance, unless a single one has more."""
+
+TICK: Final = 1.0
+"""Seconds between looks at what no event announces."""
+SOON: Final = 0.02
+"""Seconds until the door looks again for a member that is not founded yet, or for room in nng's queue."""
+TAKES_NOTHING: Final = 30.0
+"""Seconds for which replies may wait for a client that acknowledges none."""
+SILENT: Final = 60.0
+"""Seconds after which a connection on which nothing was heard counts as dead; clients ping every few."""
+PULL_FOR: Final = 20.0
+"""Seconds after which a pull is answered even with nothing: its place has moved on, which the client must know if it loses this member."""
+ADVERTISE_AGAIN: Final = 10.0
+"""Seconds until a member that has written its address down looks whether it is there."""
+COMPLAIN_EVERY: Final = 5.0
+"""Seconds between warnings of bad frames: whoever sends them must not fill the log."""
+
+
+@define(eq=False, repr=False)
+class _Client:
+    """One connection."""
+
+    pipe: int
+    heard_at: float
+    hello: Hello | None = None  # the first letter
+    refused: bool = False  # it speaks another version: it may read that, and go
+    taken: int = 0  # the frames it says it has taken in
+    sent: int = 0  # frames
+    errands: dict[int, Errand] = field(factory=dict)
+    queue: deque[bytes] = field(factory=deque)  # packed replies
+    size: int = 0  # of them
+    stalled_at: float | None = None  # since when it has taken nothing in although replies wait
+
+
+class _Bad(Exception):
+    """A frame that no client of this version sends."""
+
+
+@define(eq=False, repr=False)
+class Door:
+    """Serves the clients of one member; ``turn`` belongs to one thread, which may not be the member's.
+
+    Args:
+        engine: the member.
+        transport: listens for clients already.
+        clock: monotonic seconds.
+        advertised: the address at which clients of other machines reach this door; empty: none.
+    """
+
+    _engine: Embedded
+    _transport: Transport
+    _clock: Callable[[], float]
+    _advertised: str = ""
+    closing: bool = field(default=False, init=False)
+    """Whether it was asked to close."""
+    closed: bool = field(default=False, init=False)
+    _clients: dict[int, _Client] = field(factory=dict, init=False)
+    _rung: deque[tuple[_Client, Errand]] = field(factory=deque, init=False)  # any thread adds to it
+    _pulls: dict[PullErrand, tuple[float, _Client]] = field(factory=dict, init=False)  # and since when, oldest first
+    _ready: dict[_Client, None] = field(factory=dict, init=False)  # those for whom a frame may be sent
+    _hellos: dict[_Client, None] = field(factory=dict, init=False)  # those whose member is not founded yet
+    _waiting: int = field(default=0, init=False)  # bytes of all queues
+    _next_tick: float = field(default=0.0, init=False)
+    _complain_at: float = field(default=float("-inf"), init=False)
+    _complaints: int = field(default=0, init=False)
+    _advertise_at: float = field(default=0.0, init=False)
+
+    @property
+    def deadline(self) -> float:
+        """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
+        if self._rung:
+            return float("-inf")
+        return min(self._next_tick, self._clock() + SOON) if self._hellos or self._ready else self._next_tick
+
+    def turn(self, timeout: float | None = None) -> None:
+        """Wait for at most ``timeout`` seconds, by default until ``deadline``, then do what there is to do."""
+        events = self._transport.poll(max(0.0, self.deadline - self._clock()) if timeout is None else timeout)
+        now = self._clock()
+        for event in events:
+            self._handle(event, now)
+        for _ in range(len(self._rung)):
+            client, errand = self._rung.popleft()
+            if client.errands.get(errand.number) is errand:
+                self._guard(client, now, partial(self._run, client, errand, errand.go_on))
+        if now >= self._next_tick:
+            self._next_tick = now + TICK
+            self._look_around(now)
+        for client in list(self._hellos):
+            self._guard(client, now, partial(self._welcome, client))
+        for client in list(self._ready):
+            self._send(client, now)
+        if self.closing or self._engine.node.stopped:
+            self._end(now)
+
+    def close(self) -> None:
+        """Send all clients away at the next turn, and close; any thread."""
+        self.closing = True
+        self._transport.wake()
+
+    def wake(self) -> None:
+        """Have the door look whether its member has stopped; any thread."""
+        self._transport.wake()
+
+    # -- what arrives --------------------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event, now: float) -> None:
+        match event:
+            case PipeUp(pipe):
+                self._clients[pipe] = _Client(pipe, now)
+            case PipeDown(pipe):
+                self._drop(pipe)
+            case Arrived(pipe, frame) if pipe in self._clients:  # else it was sent away, and this was on its way
+                client = self._clients[pipe]
+                client.heard_at = now
+                self._guard(client, now, partial(self._take_in, client, frame, now))
+
+    def _guard(self, client: _Client, now: float, action: Callable[[], None]) -> None:
+        """Do something for a client; whatever comes of it, the others go on."""
+        try:
+            action()
+        except (_Bad, codec.DecodeError) as error:
+            self._complain(now, str(error))
+            self._kick(client)
+        except Exception:
+            logger.exception("%s met an error it should not have, and sends the client away that it met it for", self._engine.name)
+            self._kick(client)
+
+    def _take_in(self, client: _Client, data: bytes, now: float) -> None:
+        frame = letters.decode_requests(data)
+        self._acknowledged(client, frame.seen, now)
+        for letter in frame.letters:
+            self._request(client, letter)
+
+    def _acknowledged(self, client: _Client, taken: int, now: float) -> None:
+        if not client.taken <= taken <= client.sent:
+            raise _Bad(f"it has taken in {taken} frames, of {client.sent} that were sent")
+        if taken > client.taken:
+            client.taken = taken
+            client.stalled_at = now if client.queue else None
+            if client.queue:
+                self._ready[client] = None
+
+    def _request(self, client: _Client, letter: Request) -> None:
+        if client.refused:
+            return
+        if isinstance(letter, Hello) is not (client.hello is None):
+            raise _Bad("the first letter of a connection, and no other, says who its sender is")
+        match letter:
+            case Hello():
+                self._greeted(client, letter)
+            case Cancel(number):
+                errand = client.errands.get(number)
+                if errand is not None:
+                    self._forget(client, errand)
+                    errand.cancel()
+            case Ping(number):
+                self._pong(client, number)
+            case _:
+                self._begin(client, letter)
+
+    def _begin(self, client: _Client, letter: letters.Batch | letters.Read | Look | letters.Pull) -> None:
+        number = letter.number
+        if number in client.errands:
+            raise _Bad(f"two requests of the number {number} at a time")
+        if len(client.errands) >= ERRANDS_MAX or self._is_full(client):
+            self._reply(client, Failed(number, overloaded(self._engine)))
+        elif isinstance(letter, Look) and (seen := see(self._engine, letter)) is not None:
+            self._reply(client, seen)
+        else:
+            errand = errand_for(self._engine, letter, partial(self._ring, client))
+            client.errands[number] = errand
+            if isinstance(errand, PullErrand):
+                self._pulls[errand] = (self._clock(), client)
+            self._run(client, errand, errand.begin)
+
+    def _ring(self, client: _Client, errand: Errand) -> None:
+        self._rung.append((client, errand))
+        self._transport.wake()
+
+    def _is_full(self, client: _Client) -> bool:
+        return self._waiting > WAITING_MAX or client.size > QUEUE_MAX
+
+    def _run(self, client: _Client, errand: Errand, step: Callable[[], Reply | None]) -> None:
+        """Let an errand do what it can; send its reply, if that is what came of it."""
+        try:
+            if errand.repeatable and self._is_full(client):
+                raise overloaded(self._engine)
+            reply = step()
+        except ReplkvError as error:
+            if isinstance(error, codec.DecodeError):
+                raise
+            errand.cancel()
+            reply = Failed(errand.number, error)
+        if reply is not None:
+            self._forget(client, errand)
+            self._reply(client, reply)
+
+    def _forget(self, client: _Client, errand: Errand) -> None:
+        client.errands.pop(errand.number, None)
+        if isinstance(errand, PullErrand):
+            self._pulls.pop(errand, None)
+
+    # -- greetings -----------------------------------------------------------------------------------------------------------------
+
+    def _greeted(self, client: _Client, hello: Hello) -> None:
+        client.hello = hello
+        if hello.version != letters.VERSION:
+            client.refused = True
+            error = Incompatible(
+                f"member {self._engine.name} speaks version {letters.VERSION} with clients, not {hello.version}: let both run one version"
+            )
+            self._reply(client, Failed(hello.number, error))
+        else:
+            self._hellos[client] = None
+            self._welcome(client)
+
+    def _welcome(self, client: _Client) -> None:
+        """Answer a greeting, as soon as the member belongs to a cluster."""
+        node, hello = self._engine.node, client.hello
+        if node.raft is None or hello is None:
+            return
+        del self._hellos[client]
+        identity = node.links.identity
+        self._reply(
+            client,
+            Welcome(
+                hello.number,
+                letters.VERSION,
+                node.name,
+                node.links.cluster,
+                identity.incarnation,
+                node.settings,
+                self._addresses(),
+                node.published.revision,
+            ),
+        )
+
+    def _addresses(self) -> dict[str, str]:
+        """Return the addresses that members have written down, as far as this one knows."""
+        raft = self._engine.node.raft
+        names = raft.configuration.names if raft is not None else ()
+        return {name: url for name in names if (url := self._address_of(name))}
+
+    def _address_of(self, name: str) -> str:
+        """Return the address a member has written down; empty: none."""
+        published = self._engine.node.published
+        record = published.machine.store.get(ADDRESSES + name.encode(), published.revision)
+        try:
+            return "" if record is None or record[VALUE] is None else address.parse_address(record[VALUE].decode())
+        except ValueError:
+            return ""  # somebody else has written there
+
+    def _advertise(self, now: float) -> None:
+        """Write down this member's own address, or take back what it wrote in an earlier life, unless that has been done."""
+        node, key = self._engine.node, ADDRESSES + self._engine.name.encode()
+        if node.ready and self._address_of(self._engine.name) != self._advertised:
+            self._advertise_at = now + ADVERTISE_AGAIN
+            command = codec.pack((Put(key, self._advertised) if self._advertised else Delete(key)).to_wire())
+            node.proposals.admission.enter_anyway(len(command))
+            node.submit(OwnCall(command, lambda _: None))  # if it fails, the next look finds out
+
+    # -- replies -------------------------------------------------------------------------------------------------------------------
+
+    def _pong(self, client: _Client, number: int) -> None:
+        """Answer a ping; what a client's watches want of the revisions up to that which it tells has been sent before."""
+        revision = self._engine.revision
+        for errand in [errand for errand in client.errands.values() if isinstance(errand, PullErrand)]:
+            self._run(client, errand, partial(errand.hurry, revision))
+        engine, age = self._engine, self._engine.age
+        micros = None if age == float("inf") else round(age * 1e6)
+        self._reply(client, Pong(number, revision, micros, engine.leader, engine.unreachable, engine.trouble[:4096]))
+
+    def _reply(self, client: _Client, reply: Reply) -> None:
+        data = letters.encode_letter(reply)
+        if len(data) > letters.REPLY_MAX:
+            data = letters.encode_letter(_without_content(reply, len(data)))
+        for part in letters.in_parts(reply.number, data):
+            self._queue(client, part)
+        if len(client.queue) > LETTERS_QUEUED_MAX:
+            raise _Bad("it asks on and on without taking in what it is told")
+
+    def _queue(self, client: _Client, packed: bytes) -> None:
+        client.queue.append(packed)
+        client.size += len(packed)
+        self._waiting += len(packed)
+        self._ready[client] = None
+
+    def _send(self, client: _Client, now: float) -> None:
+        """Send what waits for a client, as far as it has taken in what was sent before."""
+        while client.queue and client.sent - client.taken < UNSEEN_MAX:
+            taken: list[bytes] = []
+            size = 0
+            while client.queue and len(taken) < letters.LETTERS_MAX and (not taken or size + len(client.queue[0]) <= FRAME_BYTES):
+                taken.append(client.queue.popleft())
+                size += len(taken[-1])
+            if not self._transport.reply(client.pipe, letters.encode_frame(self._engine.revision, taken)):
+                client.queue.extendleft(reversed(taken))
+                return  # it is still among those who are ready: there will be room soon, or news that it is gone
+            client.sent += 1
+            client.size -= size
+            self._waiting -= size
+        del self._ready[client]
+        if client.queue and client.stalled_at is None:
+            client.stalled_at = now
+
+    # -- the end of connections ----------------------------------------------------------------------------------------------------
+
+    def _look_around(self, now: float) -> None:
+        for client in list(self._clients.values()):
+            if now - client.heard_at > SILENT:
+                self._kick(client)
+            elif client.stalled_at is not None and now - client.stalled_at > TAKES_NOTHING:
+                logger.warning("%s sends a client away that has taken nothing in for %g s", self._engine.name, TAKES_NOTHING)
+                self._kick(client)
+        for errand, (since, client) in list(self._pulls.items()):
+            if now - since < PULL_FOR:
+                break
+            if errand in self._pulls:  # or its client was sent away for another one
+                self._guard(client, now, partial(self._run, client, errand, errand.rest))
+        if now >= self._advertise_at:
+            self._advertise(now)
+
+    def _kick(self, client: _Client) -> None:
+        self._transport.kick(client.pipe)
+        self._drop(client.pipe)
+
+    def _drop(self, pipe: int) -> None:
+        """Forget a connection, and have its errands forgotten."""
+        client = self._clients.pop(pipe, None)
+        if client is None:
+            return
+        self._ready.pop(client, None)
+        self._hellos.pop(client, None)
+        self._waiting -= client.size
+        for errand in list(client.errands.values()):
+            self._forget(client, errand)
+            errand.cancel()
+
+    def _complain(self, now: float, reason: str) -> None:
+        self._complaints += 1
+        if now < self._complain_at:
+            return
+        self._complain_at = now + COMPLAIN_EVERY
+        more = f", the last of {self._complaints} such" if self._complaints > 1 else ""
+        logger.warning("%s sends a client away that sent a bad frame%s: %s", self._engine.name, more, reason)
+        self._complaints = 0
+
+    def _end(self, now: float) -> None:
+        """Tell everybody that the member is closed, and close."""
+        for client in list(self._clients.values()):
+            for errand in list(client.errands.values()):
+                self._forget(client, errand)
+                errand.cancel()
+                self._queue(client, letters.encode_letter(Failed(errand.number, self._engine.gone())))
+            if client in self._ready:
+                self._send(client, now)
+            self._drop(client.pipe)
+        self._transport.close()
+        self.closed = True
+
+
+def _without_content(reply: Reply, size: int) -> Reply:
+    """Return what is said in place of a reply that is too large."""
+    if isinstance(reply, Outcome):  # it was applied
+        return evolve(reply, answers=None)
+    return Failed(
+        reply.number, TooLarge(f"an answer of {size} bytes where clients get at most {letters.REPLY_MAX}: ask for less at a time")
+    )
+
+
+def advertised(bound: Sequence[str], own: str) -> str:
+    """Return the address at which clients of other machines reach a door; empty: none.
+
+    Args:
+        bound: what the door listens on.
+        own: this member's address among the members, for its host if the door listens on every interface; empty: it has none.
+    """
+    for url in bound:
+        scheme, _, rest = url.partition("://")
+        if scheme == "tcp" and not address.is_wildcard(url):
+            return url
+        if scheme == "tcp" and own.startswith("tcp://"):
+            return f"{own.rpartition(':')[0]}:{rest.rpartition(':')[2]}"
+    return ""

@@ -1,0 +1,341 @@
+"""What a member does for a client: one errand for each request, until it has its reply.
+
+An errand begins, and goes on, on the door's thread; where it has to wait, it rings when there is something to go on with.  Reads are
+those of the member's own callers (``plans.py``), watches read through the history as the member's own do (``watch.py``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import attrs
+
+from replkv import codec, letters, wire
+from replkv.errors import Overloaded
+from replkv.letters import Answer, Batch, Events, Look, Outcome, Pull, Read, Reply
+from replkv.plans import NOT_YET, LeaseKeys, LeaseList, Plan, Ready
+from replkv.plans import Read as ReadPlan
+from replkv.proposals import Call
+from replkv.values import Span
+from replkv.watch import Cursor, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replkv import machine
+    from replkv.engine import Embedded
+    from replkv.errors import ReplkvError
+    from replkv.machine import Machine
+    from replkv.values import Event
+    from replkv.wire import Raw
+
+    Ring: TypeAlias = Callable[["Errand"], None]
+    """Has an errand go on, on the door's thread; any thread, without waiting."""
+
+HELPING: Final = 256
+"""Events in one reply to a pull."""
+HELPING_BYTES: Final = 256 << 10
+"""Bytes of keys and values in it, unless a single event has more."""
+
+
+class Errand(ABC):
+    """A request under way.
+
+    Args:
+        engine: the member.
+        number: of the request.
+        ring: of the door.
+    """
+
+    repeatable = True
+    """Whether it may be refused for want of room at any time: nothing was done for it that can't be done again."""
+
+    def __init__(self, engine: Embedded, number: int, ring: Ring) -> None:
+        self.engine = engine
+        self.number = number
+        self._ring = ring
+
+    @abstractmethod
+    def begin(self) -> Reply | None:
+        """Do what can be done at once; return the reply, or None if there will be one later.
+
+        Raises:
+            ReplkvError: there is none; the client is told why.
+        """
+
+    @abstractmethod
+    def go_on(self) -> Reply | None:
+        """Do what can be done now that it rang; as ``begin``.
+
+        Raises:
+            ReplkvError: there is no reply; the client is told why.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Leave nothing behind: nobody waits for the reply any more."""
+
+
+# -- writes ------------------------------------------------------------------------------------------------------------------------
+
+
+class BatchErrand(Errand):
+    """A batch of the client's; the member's thread tells what became of it."""
+
+    repeatable = False  # what was applied can't be taken back
+
+    def __init__(self, engine: Embedded, letter: Batch, ring: Ring) -> None:
+        super().__init__(engine, letter.number, ring)
+        self._data = letter.data
+        self._batch = codec.unpack_batch(letter.data, wire.check_operation)
+        self._outcome: machine.Outcome | None = None
+        self._error: ReplkvError | None = None
+
+    def begin(self) -> None:
+        """Hand it to the member.
+
+        Raises:
+            Overloaded, DiskFull: it was not taken.
+        """
+        if (refusal := self.engine.node.submit_guest(self._batch, self._data, self)) is not None:
+            raise refusal
+
+    def finish(self, outcome: machine.Outcome) -> None:
+        """Learn what became of it; on the member's thread."""
+        self._outcome = outcome
+        self._ring(self)
+
+    def fail(self, error: ReplkvError) -> None:
+        """Learn that the member has stopped."""
+        self._error = error
+        self._ring(self)
+
+    def go_on(self) -> Reply | None:
+        """Tell the client what the member told.
+
+        Raises:
+            ReplkvError: the member has stopped.
+        """
+        if self._error is not None:
+            raise self._error
+        return Outcome(self.number, *self._outcome) if self._outcome is not None else None
+
+    def cancel(self) -> None:
+        """Forget it here; what was handed on takes its course."""
+        self.engine.node.guests.cancel((self._batch.session, self._batch.sequence), self)
+
+
+# -- reads -------------------------------------------------------------------------------------------------------------------------
+
+
+class _Operation:
+    """An operation as it stands on the wire already."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Raw) -> None:
+        self.raw = raw
+
+    def to_wire(self) -> Raw:
+        return self.raw
+
+    def result(self, raw: Raw) -> Raw:
+        return raw
+
+
+class _Kept(Plan[Any]):
+    """Find out which leases belong to a keeper."""
+
+    __slots__ = ("keeper",)
+    looks = True
+
+    def __init__(self, keeper: int) -> None:
+        self.keeper = keeper
+
+    def look(self, machine: Machine, time: int) -> tuple[int, ...]:
+        """Take hold of their ids."""
+        del time
+        return tuple(sorted(machine.leases.kept_by(self.keeper)))
+
+    def answer(self, node: Any, call: Call) -> Raw:
+        """Return them, one level deeper than the status."""
+        del node
+        assert call.answer is not None  # noqa: S101  # the look has made it
+        return call.answer
+
+
+class _Barrier(Call):
+    """Waits for the moment at which an errand may read."""
+
+    __slots__ = ("_errand",)
+
+    def __init__(self, errand: PlanErrand) -> None:
+        super().__init__(None)
+        self._errand = errand
+
+    def finish(self) -> None:
+        self._errand.passed()
+
+
+class PlanErrand(Errand):
+    """A question, answered as the member answers those of its own callers."""
+
+    def __init__(self, engine: Embedded, letter: Read | Look, ring: Ring) -> None:
+        super().__init__(engine, letter.number, ring)
+        self._plan = _plan_of(letter)
+        self._call = _Barrier(self)
+
+    def begin(self) -> Reply | None:
+        """Answer from memory if that will do, else ask the leader."""
+        raw = self.engine.at_once(self._plan)
+        if raw is not NOT_YET:
+            return Answer(self.number, raw)
+        self.engine.ask(self._plan, self._call)
+        return None
+
+    def passed(self) -> None:
+        """Learn that the question may be answered now; any thread."""
+        self._ring(self)
+
+    def go_on(self) -> Reply | None:
+        """Answer.
+
+        Raises:
+            ReplkvError: there is no answer.
+        """
+        if self._call.error is not None:
+            raise self._call.error
+        return Answer(self.number, self.engine.answer(self._plan, self._call))
+
+    def cancel(self) -> None:
+        """Wait no longer."""
+        self.engine.give_up(self._call)
+
+
+def _plan_of(letter: Read | Look) -> Plan[Any]:
+    if isinstance(letter, Read):
+        staleness = None if letter.max_staleness is None else max(1, letter.max_staleness) / 1e6
+        bounds = (staleness, letter.min_revision) if letter.consistency == "local" else ()
+        return ReadPlan(_Operation(letter.operation), b"", letter.consistency, *bounds)
+    if letter.what == letters.LEASES:
+        return LeaseList()
+    if letter.what == letters.LEASE_KEYS:
+        return LeaseKeys(letter.argument, b"")
+    return _Kept(letter.argument) if letter.what == letters.KEPT else Ready(None)
+
+
+def see(engine: Embedded, letter: Look) -> Reply | None:
+    """Return what the member says of itself or of the members without waiting; None: that is not asked for."""
+    if letter.what == letters.STATUS:
+        return Answer(letter.number, (wire.OK, *attrs.astuple(engine.node.status(), recurse=False)))
+    if letter.what == letters.MEMBERS:
+        rows = tuple(attrs.astuple(member, recurse=False) for member in engine.node.members())
+        return Answer(letter.number, (wire.OK, rows))
+    return None
+
+
+# -- watches -----------------------------------------------------------------------------------------------------------------------
+
+
+class PullErrand(Errand):
+    """A client's watch, from its place to the next helping."""
+
+    def __init__(self, engine: Embedded, letter: Pull, ring: Ring) -> None:
+        super().__init__(engine, letter.number, ring)
+        span, place = Span(letter.start, letter.end), Place(letter.revision, letter.passed)
+        self._cursor = Cursor(span, place, self._woken, letter.puts, letter.deletes, letter.prev_kv, synced=letter.synced)
+
+    def _woken(self) -> None:
+        self._ring(self)
+
+    def begin(self) -> Reply | None:
+        """Read on by one bounded step; where nothing is found, ring for the next step or when something comes.
+
+        Raises:
+            Compacted: what comes next is not kept any more.
+            ReplkvError: the member has stopped.
+        """
+        events, caught_up = self._step()
+        if events:
+            return self._helping(events, caught_up=caught_up)
+        if not caught_up or not self.engine.node.hub.arm(self._cursor):
+            self._ring(self)
+        return None
+
+    def go_on(self) -> Reply | None:
+        """Read on; as ``begin``."""
+        return self.begin()
+
+    def rest(self) -> Reply:
+        """Reply at once, if need be with nothing but the place, which has moved on.
+
+        Raises:
+            ReplkvError: as by ``begin``.
+        """
+        events, caught_up = self._step()
+        return self._helping(events, caught_up=caught_up)
+
+    def hurry(self, revision: int) -> Reply | None:
+        """Reply at once, unless there is surely nothing up to a revision that the client wants.
+
+        Raises:
+            ReplkvError: as by ``begin``.
+        """
+        hub = self.engine.node.hub
+        if hub.reached(self._cursor) > revision:
+            return None
+        events, caught_up = self._step()
+        if events or not caught_up or not hub.arm(self._cursor):
+            return self._helping(events, caught_up=caught_up)
+        return None
+
+    def cancel(self) -> None:
+        """Have the hub forget it."""
+        self.engine.node.hub.leave(self._cursor)
+
+    def _helping(self, events: list[Event], *, caught_up: bool) -> Reply:
+        self.cancel()
+        return Events(self.number, tuple(events), *self._cursor.place, caught_up)
+
+    def _step(self) -> tuple[list[Event], bool]:
+        """Read a helping; in smaller steps where events are large."""
+        node, cursor = self.engine.node, self._cursor
+        node.hub.disarm(cursor)
+        ended = node.hub.ended  # before looking at what is published: the end comes behind all of that
+        published = node.published
+        place, synced, limit = cursor.place, cursor.synced, HELPING
+        events, caught_up = cursor.read(published.machine.store, published.revision, limit)
+        while limit > 1 and sum(map(_size, events)) > HELPING_BYTES:
+            limit = max(1, limit // 4)
+            cursor.place, cursor.synced = place, synced
+            events, caught_up = cursor.read(published.machine.store, published.revision, limit)
+        if ended and caught_up and not events:
+            raise self.engine.gone()
+        return events, caught_up
+
+
+def _size(event: Event) -> int:
+    before = event.prev_kv
+    return len(event.kv.key) + len(event.kv.value) + (len(before.value) if before is not None else 0)
+
+
+def errand_for(engine: Embedded, letter: Batch | Read | Look | Pull, ring: Ring) -> Errand:
+    """Return the errand for a request.
+
+    Args:
+        engine: the member.
+        letter: the request.
+        ring: has the errand go on, on the door's thread; any thread may call it.
+
+    Raises:
+        DecodeError: the request holds what no client of this version sends.
+    """
+    if isinstance(letter, Batch):
+        return BatchErrand(engine, letter, ring)
+    return PullErrand(engine, letter, ring) if isinstance(letter, Pull) else PlanErrand(engine, letter, ring)
+
+
+def overloaded(engine: Embedded) -> Overloaded:
+    """Return the error for a request that finds no room."""
+    return Overloaded(f"member {engine.name} holds as many requests and replies for this client as it may: take in replies, then try again")

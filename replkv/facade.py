@@ -1,0 +1,199 @@
+"""How a call of a facade is carried out: by blocking, by awaiting, or as a future.
+
+What carries it out is the facade's ``Engine``, a member in this process or a connection to one: all facades do it in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from replkv.awaiting import AwaitingSurface
+from replkv.blocking import BlockingSurface
+from replkv.errors import ReplkvError
+from replkv.plans import NOT_YET, Plan
+from replkv.surface import DEFAULT, Surface, Timeout
+from replkv.values import to_timeout
+from replkv.waiting import BlockedCall, FutureCall, LoopCall, Resolver, finished, overloaded, resumable, time_left
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from replkv.config import Config, Settings
+    from replkv.engine import Engine
+
+R = TypeVar("R")
+W = TypeVar("W")
+L = TypeVar("L")
+
+
+class Facade(Surface[W, L]):
+    """What facades share, whoever waits and however."""
+
+    _config: Config
+    _notifier: Resolver | None
+
+    @abstractmethod
+    def _make_room(self, engine: Engine, plan: Plan[Any], command: bytes) -> None:
+        """Let a command in for ``submit``.
+
+        Raises:
+            Overloaded: there is no room.
+        """
+
+    def _timeout(self, timeout: Timeout) -> float | None:
+        return self._config.timeout if timeout is DEFAULT else to_timeout(timeout)
+
+    @property
+    def revision(self) -> int:
+        """The newest revision that is seen from here; an empty store is at 1."""
+        return self._engine().revision
+
+    def settings(self) -> Settings:
+        """Return the settings the cluster lives by."""
+        return self._engine().settings
+
+    def _submit(self, plan: Plan[R]) -> Future[R]:
+        engine = self._engine()
+        assert self._notifier is not None  # noqa: S101  # an open facade has one
+        call = FutureCall(plan.command(engine), self._notifier, engine, plan, engine.clock() + self._config.timeout)
+        if call.command is not None:
+            self._make_room(engine, plan, call.command)
+        self._notifier.expect(call)
+        if call.command is None:
+            engine.ask(plan, call)
+        else:
+            engine.submit(call)
+        return call.future
+
+
+class BlockingFacade(Facade[W, L], BlockingSurface):
+    """A facade on which a call blocks until it has its result."""
+
+    def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
+        engine = self._engine()
+        limit = self._timeout(timeout)
+        raw = engine.at_once(plan)
+        if raw is not NOT_YET:
+            return plan.meaning(raw)
+        engine.refuse_to_block()
+        call = BlockedCall(plan.command(engine), engine.waits)
+        try:
+            limit = self._hand_over(engine, plan, call, limit)
+            return self._wait(engine, plan, call, limit)
+        except ReplkvError:
+            raise
+        except BaseException:  # Ctrl-C, at whatever moment: nothing is left behind, as far as that can be
+            engine.give_up(call)
+            raise
+
+    def _hand_over(self, engine: Engine, plan: Plan[Any], call: BlockedCall, limit: float | None) -> float | None:
+        """Queue a call, a command when it has been let in; return what is left of the timeout."""
+        if call.command is None:
+            engine.ask(plan, call)
+            return limit
+        if not engine.admission.enter(len(call.command)):
+            limit = self._line_up(engine, plan, call.command, limit)
+        engine.submit(call)
+        return limit
+
+    def _make_room(self, engine: Engine, plan: Plan[Any], command: bytes) -> None:
+        if not engine.admission.enter(len(command)):
+            engine.refuse_to_block()
+            self._line_up(engine, plan, command, self._config.timeout)
+
+    def _line_up(self, engine: Engine, plan: Plan[Any], command: bytes, timeout: float | None) -> float | None:
+        """Wait until a command is let in; return what is left of the timeout.
+
+        Raises:
+            Overloaded: the caller does not want to wait, or waited in vain.
+            NoLeader: waited in vain, and that is why.
+        """
+        if self._config.overload == "raise":
+            raise overloaded(engine, plan, None)
+        size, begun, admission = len(command), engine.clock(), engine.admission
+        waiting = BlockedCall(command, engine.waits)
+        engine.line_up(waiting, size)
+        try:
+            admitted = waiting.wait(timeout) or not admission.give_up(waiting, size)
+        except BaseException:
+            if not admission.give_up(waiting, size):
+                admission.leave(1, size)  # Ctrl-C came when it had just been let in
+            raise
+        return time_left(engine, plan, waiting, begun, timeout, admitted=admitted)
+
+    def _wait_on(self, engine: Engine, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
+        """Go on waiting for a call whose outcome was unknown."""
+        limit = to_timeout(timeout)
+        engine.refuse_to_block()
+        return self._wait(engine, plan, call, limit)
+
+    def _wait(self, engine: Engine, plan: Plan[R], call: BlockedCall, timeout: float | None) -> R:
+        if not call.wait(timeout):
+            untouched = engine.give_up(call)
+            if not call.wait(0):
+                raise resumable(plan.expired(engine, untouched=untouched), partial(self._wait_on, engine, plan, call))
+        return finished(call, plan, engine)
+
+
+class AwaitingFacade(Facade[W, L], AwaitingSurface):
+    """A facade on which a call is awaited."""
+
+    async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
+        engine = self._engine()
+        limit = self._timeout(timeout)
+        raw = engine.at_once(plan)
+        if raw is not NOT_YET:
+            return plan.meaning(raw)
+        call = LoopCall(plan.command(engine), asyncio.get_running_loop())
+        if call.command is None:
+            engine.ask(plan, call)
+        else:
+            if not engine.admission.enter(len(call.command)):
+                limit = await self._line_up(engine, plan, call.command, limit)
+            engine.submit(call)
+        return await self._wait(engine, plan, call, limit)
+
+    def _make_room(self, engine: Engine, plan: Plan[Any], command: bytes) -> None:
+        if not engine.admission.enter(len(command)):
+            raise overloaded(engine, plan, None)  # a loop must not be blocked
+
+    async def _line_up(self, engine: Engine, plan: Plan[Any], command: bytes, timeout: float | None) -> float | None:
+        """Wait until a command is let in; return what is left of the timeout.
+
+        Raises:
+            Overloaded: the caller does not want to wait, or waited in vain.
+            NoLeader: waited in vain, and that is why.
+        """
+        if self._config.overload == "raise":
+            raise overloaded(engine, plan, None)
+        size, begun, admission = len(command), engine.clock(), engine.admission
+        waiting = LoopCall(command, asyncio.get_running_loop())
+        engine.line_up(waiting, size)
+        try:
+            await asyncio.wait((waiting.future,), timeout=timeout)
+        except asyncio.CancelledError:
+            if not admission.give_up(waiting, size):
+                admission.leave(1, size)
+            raise
+        admitted = waiting.future.done() or not admission.give_up(waiting, size)
+        return time_left(engine, plan, waiting, begun, timeout, admitted=admitted)
+
+    def _wait_on(self, engine: Engine, plan: Plan[R], call: LoopCall, timeout: float | None) -> Coroutine[Any, Any, R]:
+        """Go on waiting for a call whose outcome was unknown."""
+        return self._wait(engine, plan, call, to_timeout(timeout))
+
+    async def _wait(self, engine: Engine, plan: Plan[R], call: LoopCall, timeout: float | None) -> R:
+        try:
+            await asyncio.wait((call.future,), timeout=timeout)  # wait_for() of Python 3.11 loses a cancellation that comes with the answer
+        except asyncio.CancelledError:
+            engine.give_up(call)
+            raise
+        if not call.future.done():
+            untouched = engine.give_up(call)
+            if not call.future.done():
+                raise resumable(plan.expired(engine, untouched=untouched), partial(self._wait_on, engine, plan, call))
+        return finished(call, plan, engine)

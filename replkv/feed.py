@@ -1,0 +1,327 @@
+"""What comes next in a watch.  A ``Feed`` is asked in bounded steps that never wait; how its consumer waits is none of its business.
+
+``LocalFeed`` reads on in the history of a member in this process; ``RemoteFeed`` (``pulling.py``) has a member elsewhere do it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias, get_args
+
+from attrs import frozen
+
+from replkv.errors import Closed, Compacted, ReplkvError
+from replkv.values import Event, EventKind, Progress, Synced, to_count, to_seconds
+from replkv.watch import Cursor, Place, check_kept, to_event
+
+if TYPE_CHECKING:
+    from replkv.kv import Record, Store
+    from replkv.node import Node
+    from replkv.values import Span
+
+Watched: TypeAlias = Event | Synced | Progress
+"""What a watch yields; ``Synced`` and ``Progress`` only to those who asked for them."""
+
+KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
+
+
+class _Found(Enum):
+    MORE = "there is more to read before something can be yielded"
+
+
+MORE: Final = _Found.MORE
+Look: TypeAlias = tuple[Watched, ...] | Literal[_Found.MORE] | None
+
+
+class Bell(Protocol):
+    """Is called to ring."""
+
+    def __call__(self) -> None:
+        """Have the consumer look once more; any thread, without waiting, also when nobody listens."""
+
+
+@frozen
+class Wanted:
+    """What somebody wants to watch; the arguments are those of ``watch``.
+
+    Attributes:
+        span: the keys.
+        start: the first revision whose events are wanted, old or yet to come; None: the next one.
+        initial: yield the present state first.
+        prev_kv: tell what each event replaced.
+        puts: whether they are wanted.
+        deletes: whether they are wanted.
+        interval: seconds without anything else after which a mark is wanted; None: none is.
+        cut: so many bytes are left out at the front of keys: the prefix of a namespace.
+    """
+
+    span: Span
+    start: int | None
+    initial: bool
+    prev_kv: bool
+    puts: bool
+    deletes: bool
+    interval: float | None
+    cut: int
+
+    @classmethod
+    def of(
+        cls,
+        span: Span,
+        *,
+        start_revision: int | None = None,
+        initial: bool = False,
+        prev_kv: bool = False,
+        kinds: Iterable[EventKind] = KINDS,
+        progress: bool = False,
+        progress_interval: float = 60.0,
+        prefix: bytes = b"",
+    ) -> Self:
+        """Check what was asked for.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong.
+        """
+        wanted = _checked_kinds(kinds)
+        interval = to_seconds(progress_interval, "progress_interval") if _flag(progress, "progress") else None
+        if _flag(initial, "initial") and "put" not in wanted:
+            raise ValueError('initial=True yields the present state as puts: kinds= must have "put"')
+        if initial and start_revision is not None:
+            raise ValueError("give initial=True or start_revision=, not both: the present state is followed by what comes behind it")
+        start = None if start_revision is None else _checked_start(start_revision)
+        return cls(span, start, initial, _flag(prev_kv, "prev_kv"), "put" in wanted, "delete" in wanted, interval, len(prefix))
+
+
+class Feed(ABC):
+    """What comes next, for one consumer.
+
+    Args:
+        wanted: what it wants.
+        clock: monotonic seconds.
+        start: the first revision whose events come; 0 if the present state comes first.
+        marks_from: no mark is given for an older revision.
+    """
+
+    def __init__(self, wanted: Wanted, clock: Callable[[], float], start: int, marks_from: int) -> None:
+        self.wanted = wanted
+        self.listeners: list[Bell] = []
+        """Who is to hear as well when something arrives from a member elsewhere."""
+        self._clock = clock
+        self._initial = wanted.initial
+        self._next = start  # ``revision``, unless it is known that nothing comes for a while
+        self._marks_from = marks_from
+        self._read: deque[Event] = deque()  # and not yet yielded: what one step brought
+        self._asked: object = None  # who asked last for a mark
+        self._answered: object = None
+        self._quiet_since = clock()
+        self._over: ReplkvError | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is known where it begins, or that it does not."""
+        return True
+
+    @property
+    @abstractmethod
+    def revision(self) -> int:
+        """The ``start_revision`` of a watch, on any member, that goes on exactly behind what this one has yielded."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Want nothing more; takes no lock, for the collector may call it at any time."""
+
+    @property
+    @abstractmethod
+    def _place(self) -> Place:
+        """Behind all that was read."""
+
+    @abstractmethod
+    def _read_state(self) -> Look:
+        """Read on in the present state."""
+
+    @abstractmethod
+    def _read_on(self) -> Look:
+        """Read on in the history."""
+
+    # -- what comes next -----------------------------------------------------------------------------------------------------------
+
+    def look(self, *, whole: bool) -> Look:
+        """Take one bounded step; one caller at a time.
+
+        Args:
+            whole: all events of a revision are wanted, not the next one of them.
+
+        Returns:
+            What to yield; ``MORE``: look again; None: nothing is there, and the bell rings when that may have changed.
+
+        Raises:
+            ReplkvError: the watch is over.
+        """
+        if self._over is not None:
+            raise self._over.again()
+        if self._read and not (whole and self._split):
+            return self._take(whole=whole)
+        try:
+            return self._read_state() if self._initial else self._read_on()
+        except Compacted as error:
+            self._over = error
+            raise
+
+    @property
+    def pending(self) -> bool:
+        """Whether the next look yields something."""
+        return bool(self._read)
+
+    @property
+    def _split(self) -> bool:
+        """Whether what was read ends amid a revision of which nothing has been yielded as a whole."""
+        return not self._initial and self._place.passed > 0 and self._read[0].revision == self._place.revision
+
+    def _take(self, *, whole: bool) -> tuple[Event, ...]:
+        read = self._read
+        events = [read.popleft()]
+        while whole and read and (self._initial or read[0].revision == events[0].revision):
+            events.append(read.popleft())
+        if not self._initial:
+            self._next = read[0].revision if read else self._place.revision
+        self._yielded()
+        return tuple(events)
+
+    def _yielded(self) -> None:
+        if self.wanted.interval is not None:
+            self._quiet_since = self._clock()
+
+    def _state_is_read(self, at: int) -> Look:
+        """Go on from the present state, which was that of a revision, to what comes behind it."""
+        self._initial, self._next, self._marks_from = False, at + 1, at
+        self._yielded()
+        return (Synced(at),)
+
+    def _mark_is_due(self, asked: object) -> bool:
+        """Tell whether to say that everything so far has been yielded: it was asked for, or nothing has been said for long."""
+        interval = self.wanted.interval
+        silent = interval is not None and self._clock() >= self._quiet_since + interval
+        if silent:
+            self._yielded()
+        if self._place.revision - 1 < self._marks_from or not (silent or asked is not self._answered):
+            return False  # or the watch has not begun
+        self._answered = asked
+        return True
+
+    def patience(self, until: float | None) -> float | None:
+        """Return for how many seconds to wait, or None without limit, if the caller gives up at a time."""
+        times = [] if until is None else [until]
+        if self.wanted.interval is not None:
+            times.append(self._quiet_since + self.wanted.interval)
+        return max(0.0, min(times) - self._clock()) if times else None
+
+    def ask(self) -> None:
+        """Have a mark come behind all that is published now; any thread."""
+        self._asked = object()
+
+    def close(self, error: ReplkvError) -> None:
+        """Have nothing more come but an error; any thread."""
+        if self._over is None:
+            self._over = error
+        self.leave()
+
+    def __str__(self) -> str:
+        return f"{self.wanted.span}: {self._over or f'next revision {self._next}'}"
+
+
+class LocalFeed(Feed):
+    """The history of a member in this process, read by a cursor.
+
+    Args:
+        node: the member.
+        wanted: what its consumer wants.
+        bell: rings when there may be more.
+    """
+
+    def __init__(self, node: Node, wanted: Wanted, bell: Bell) -> None:
+        published = node.published.revision
+        start = published + 1 if wanted.start is None else wanted.start
+        super().__init__(wanted, node.clock, 0 if wanted.initial else start, published if wanted.start is None else start)
+        self._node = node
+        self._cursor = Cursor(wanted.span, Place(start), bell, wanted.puts, wanted.deletes, wanted.prev_kv, wanted.cut)
+        self._cursor.synced = start > published
+        self._state: Generator[list[Record], None, None] | None = None
+        self._store: Store | None = None  # that of the present state, while it is read
+
+    @property
+    def revision(self) -> int:
+        """As ``Feed.revision``."""
+        return max(self._next, self._node.hub.reached(self._cursor))
+
+    def leave(self) -> None:
+        """Have the hub forget the cursor."""
+        self._node.hub.leave(self._cursor)
+
+    @property
+    def _place(self) -> Place:
+        return self._cursor.place
+
+    def _read_state(self) -> Look:
+        """Read on in the present state, which is that of the revision published when this began."""
+        if self._state is None or self._store is None:
+            published = self._node.published
+            self._store = published.machine.store
+            self._cursor.place = Place(published.revision + 1)
+            self._state = self._store.slices(self._cursor.span, published.revision)
+        at = self._cursor.place.revision - 1
+        records = next(self._state, None)
+        check_kept(self._store, at, prev_kv=False)  # afterwards: only now is it sure that nothing was missing
+        if records is not None:
+            self._read.extend(to_event(record, None, self._cursor.cut) for record in records)
+            return MORE
+        self._state, self._store = None, None
+        return self._state_is_read(at)
+
+    def _read_on(self) -> Look:
+        """Read on in the history, up to what is published."""
+        hub, cursor = self._node.hub, self._cursor
+        hub.disarm(cursor)
+        # Before looking at what is published: who asked by now, and the end, come behind all of that.
+        ended, asked = hub.ended, self._asked
+        published = self._node.published
+        events, caught_up = cursor.read(published.machine.store, published.revision)
+        self._read.extend(events)
+        if not caught_up or self._read:
+            return MORE
+        self._next = cursor.place.revision
+        if self._mark_is_due(asked):
+            self._yielded()
+            return (Progress(cursor.place.revision - 1),)
+        if ended:
+            self._over = self._over or self._node.failure or Closed(f"member {self._node.name} is closed")
+            return MORE
+        return None if hub.arm(cursor) else MORE
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------------------
+
+
+def _checked_kinds(kinds: Iterable[EventKind]) -> frozenset[EventKind]:
+    if isinstance(kinds, str):
+        raise TypeError(f'kinds must be several, ("{kinds}",), not a str')
+    if not isinstance(kinds, Iterable):
+        raise TypeError(f'kinds must be several, such as ("put",), not {type(kinds).__name__}')
+    listed = list(kinds)
+    if not listed or any(kind not in KINDS for kind in listed):
+        raise ValueError(f'kinds must be "put", "delete" or both, not {sorted(map(repr, listed))}')
+    return frozenset(listed)
+
+
+def _checked_start(revision: int) -> int:
+    if to_count(revision, "start_revision") < 1:
+        raise ValueError("start_revision must be at least 1, the revision of an empty store; None begins with what comes next")
+    return revision
+
+
+def _flag(value: bool, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{what} must be a bool, not {type(value).__name__}")
+    return value

@@ -1,0 +1,176 @@
+"""A client's connection to one member: letters, each with its number, and who waits for the reply; frames, and how many were taken in.
+
+Nothing is done about a connection that breaks: whoever asked over it asks again over another one.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from attrs import define, field
+
+from replkv import letters
+from replkv.codec import FRAME_MAX
+from replkv.letters import LETTERS_MAX, SEEN_EVERY, Assembly, Cancel, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from replkv.letters import Request
+    from replkv.targets import Target
+
+_FRAME_BYTES: Final = 512 << 10
+"""Bytes of letters in a frame, unless a single one has more."""
+_WAITING_MAX: Final = FRAME_MAX
+"""Bytes that may wait for a member that does not take them in; more is kept back."""
+
+
+class Link(Protocol):
+    """What carries frames to a member and back; the first frame may be sent at once."""
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes have not left yet."""
+
+    def send(self, body: bytes, /) -> None:
+        """Send a frame, or queue it.
+
+        Raises:
+            ConnectionError: the connection is lost.
+        """
+
+    def close(self) -> None:
+        """Close the connection, with what has not left yet."""
+
+
+class Network(Protocol):
+    """Makes connections, and waits for what comes over them; belongs to one thread but for ``wake``."""
+
+    def open(self, target: str, attempt: int) -> Link:
+        """Begin to connect to an address, or to the member whose data directory this is.
+
+        Args:
+            target: a url, or a path.
+            attempt: counts the attempts to reach it: it may have several addresses, which are tried in turn.
+
+        Raises:
+            ConnectionError, ValueError: that is not possible; the text says why.
+        """
+
+    def poll(self, timeout: float) -> list[tuple[Link, list[bytes], Exception | None]]:
+        """Wait for at most ``timeout`` seconds; return the frames that arrived on each connection, and the error that ended it."""
+
+    def wake(self) -> None:
+        """End the wait of ``poll``, or the next one; any thread, without waiting."""
+
+    def close(self) -> None:
+        """Close everything."""
+
+
+@define(eq=False, repr=False)
+class Line:
+    """A connection in use.
+
+    Args:
+        link: what carries it.
+        target: where it leads.
+        begun_at: when it was begun, in seconds.
+    """
+
+    link: Link
+    target: Target
+    begun_at: float
+    heard_at: float = field(init=False)
+    """When the last frame came."""
+    revision: int = field(default=0, init=False)
+    """The newest one that the member is known to have."""
+    closed: bool = field(default=False, init=False)
+    _numbers: count[int] = field(factory=lambda: count(1), init=False)
+    _asked: dict[int, Callable[[Any], object]] = field(factory=dict, init=False)
+    _out: list[bytes] = field(factory=list, init=False)
+    _assembly: Assembly = field(factory=Assembly, init=False)
+    _received: int = field(default=0, init=False)  # frames
+    _told: int = field(default=0, init=False)  # of them, those whose receipt was acknowledged
+
+    def __attrs_post_init__(self) -> None:
+        self.heard_at = self.begun_at
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the member takes nothing in, so that it is better to wait."""
+        return self.link.waiting > _WAITING_MAX
+
+    def ask(self, make: Callable[[int], Request], then: Callable[[Any], object]) -> int:
+        """Send a request with the next ``flush``.
+
+        Args:
+            make: builds it, given its number.
+            then: what to do with the reply.
+
+        Returns:
+            Its number.
+        """
+        number = next(self._numbers)
+        self._out.append(letters.encode_letter(make(number)))
+        self._asked[number] = then
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Have a request forgotten, unless it was answered."""
+        if self._asked.pop(number, None) is not None:
+            self._assembly.forget(number)
+            self._out.append(letters.encode_letter(Cancel(number)))
+
+    def receive(self, frames: Iterable[bytes], now: float) -> None:
+        """Take frames in, and hand each reply to who waits for it.
+
+        Raises:
+            DecodeError: what came is not what a member sends.
+        """
+        for data in frames:
+            frame = letters.decode_replies(data)
+            self._received += 1
+            self.heard_at = now
+            self.revision = max(self.revision, frame.seen)
+            for letter in frame.letters:
+                if self.closed:
+                    return  # one of the replies made its receiver go elsewhere
+                self._deliver(letter)
+
+    def _deliver(self, letter: Any) -> None:
+        if letter.number not in self._asked:
+            return  # cancelled, when the reply was on its way
+        reply = self._assembly.add(letter) if isinstance(letter, Part) else letter
+        if reply is not None:
+            self._asked.pop(reply.number)(reply)
+
+    def flush(self) -> None:
+        """Send what there is to say, and acknowledge what was taken in.
+
+        Raises:
+            ConnectionError: the connection is lost.
+        """
+        if not self._out and self._received - self._told < SEEN_EVERY:
+            return
+        out, self._out = self._out, []
+        for part in _in_frames(out):
+            self.link.send(letters.encode_frame(self._received, part))
+        self._told = self._received
+
+    def close(self) -> None:
+        """Close it; nobody gets a reply any more."""
+        self.closed = True
+        self._asked.clear()
+        self.link.close()
+
+
+def _in_frames(out: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield packed letters by the frame, at least one, which may be empty."""
+    first, size = 0, 0
+    for place, letter in enumerate(out):
+        if place > first and (size + len(letter) > _FRAME_BYTES or place - first == LETTERS_MAX):
+            yield out[first:place]
+            first, size = place, 0
+        size += len(letter)
+    yield out[first:]

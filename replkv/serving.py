@@ -1,0 +1,93 @@
+"""The door of a real member: the sockets it listens on, and the thread that runs its turns."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+from typing import TYPE_CHECKING, Final
+
+from replkv import whereabouts
+from replkv.address import parse_address
+from replkv.door import Door, advertised
+from replkv.engine import Embedded
+from replkv.transport import NngTransport
+
+if TYPE_CHECKING:
+    from replkv.node import Node
+
+logger = logging.getLogger(__name__)
+
+CLIENTS_MAX: Final = 10_000
+"""Connections of clients that a member takes, where the system lets a process have as many."""
+
+
+class Serving:
+    """Serves a member's clients; they are answered from ``start`` on.
+
+    That clients of this machine can't find it is worth a warning, but no reason for a member not to take part: its disk may be full.
+
+    Args:
+        node: the member, which has been started.
+        data_dir: where clients of this machine and user find it; None: they don't.
+        clients: ``Config.clients``.
+
+    Raises:
+        OSError: it can't listen on ``clients``; nothing is left behind.
+    """
+
+    def __init__(self, node: Node, data_dir: str | None, clients: str | None) -> None:
+        self._name = node.name
+        self._data_dir = data_dir
+        self._transport = NngTransport(_most_connections())
+        try:
+            bound = [self._transport.listen(parse_address(clients))] if clients is not None else []
+        except BaseException:
+            self._transport.close()
+            raise
+        if data_dir is not None:
+            self._listen_near(data_dir, bound)
+        self._door = Door(Embedded(node), self._transport, node.clock, advertised(bound, node.addresses[node.name]))
+        self._thread = threading.Thread(target=self._run, name=f"replkv-{node.name}-clients", daemon=True)
+
+    def _listen_near(self, data_dir: str, bound: list[str]) -> None:
+        try:
+            near = whereabouts.listen_near(data_dir, self._transport.listen)
+            whereabouts.publish(data_dir, [near, *bound])
+        except OSError as error:
+            logger.warning("%s: clients of this machine may not find it by its data directory: %s", self._name, error)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have it look whether the member has stopped, after which it ends; any thread."""
+        self._door.wake()
+
+    def close(self, timeout: float) -> None:
+        """Send all clients away, who go to other members; call it while the data directory is still the member's.
+
+        Args:
+            timeout: seconds to wait for that.
+        """
+        self._door.close()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("%s did not send its clients away within %.1f s; they are cut off", self._name, timeout)
+
+    def _run(self) -> None:
+        try:
+            while not self._door.closed:
+                self._door.turn()
+        except Exception:  # whatever it is: the member goes on, and clients find others
+            logger.exception("%s met an error it should not have, and serves clients no longer", self._name)
+            self._transport.close()
+        if self._data_dir is not None and self._door.closing:  # else the member stopped by itself: it may be another process's by now
+            whereabouts.withdraw(self._data_dir)
+
+
+def _most_connections() -> int:
+    """Return how many connections to take: the log needs descriptors too, and a member that can open no file stops."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CLIENTS_MAX if limit == resource.RLIM_INFINITY else min(CLIENTS_MAX, max(16, limit // 2))
