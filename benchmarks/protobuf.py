@@ -1,7 +1,7 @@
 """The few messages of etcd's API that are needed, by hand: protobuf is tags, varints and lengths.
 
-Field numbers are those of etcd's ``rpc.proto`` and ``kv.proto`` (API version 3).  Answers are left as bytes but for the status: an
-advantage for etcd, whose real clients decode them.
+Field numbers are those of etcd's ``rpc.proto``, ``kv.proto`` and ``v3lock.proto`` (API version 3).  Of the answers only what is needed
+is decoded: an advantage for etcd, whose real clients decode them all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from attrs import frozen
 PUT = "/etcdserverpb.KV/Put"
 RANGE = "/etcdserverpb.KV/Range"
 STATUS = "/etcdserverpb.Maintenance/Status"
+GRANT = "/etcdserverpb.Lease/LeaseGrant"
+LOCK = "/v3lockpb.Lock/Lock"
+UNLOCK = "/v3lockpb.Lock/Unlock"
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -38,6 +41,28 @@ def put_request(key: bytes, value: bytes) -> bytes:
 def range_request(key: bytes, *, serializable: bool) -> bytes:
     """Encode a RangeRequest of one key."""
     return bytes_field(1, key) + (b"\x38\x01" if serializable else b"")
+
+
+def _number_field(number: int, value: int) -> bytes:
+    return bytes([number << 3 | VARINT]) + varint(value)
+
+
+def grant_request(ttl: int, lease: int) -> bytes:
+    """Encode a LeaseGrantRequest: seconds, and the number that the lease is to have."""
+    return _number_field(1, ttl) + _number_field(2, lease)
+
+
+def lock_request(name: bytes, lease: int) -> bytes:
+    """Encode a LockRequest: the lock, and the lease that it hangs on."""
+    return bytes_field(1, name) + _number_field(2, lease)
+
+
+def unlock_request(locked: bytes) -> bytes:
+    """Encode the UnlockRequest that gives back what a LockResponse gave."""
+    key = fields(locked).get(2)
+    if not isinstance(key, bytes):
+        raise TypeError("this is no LockResponse")
+    return bytes_field(1, key)
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -15,21 +15,27 @@ from attrs import asdict
 
 from benchmarks.meters import Meter, Sample
 from benchmarks.peer import new_directory, wait_until
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, share
 from replkv import __version__
 from replkv.demo.processes import free_ports
 
 NAMES = ("a", "b", "c")
 
 
-class MemberProcess:
-    """One member; requests and answers over its pipes."""
+class ChildProcess:
+    """A process of this package; requests and answers over its pipes.
 
-    def __init__(self, name: str, root: Path, cluster: dict[str, str], timer: str) -> None:
+    Args:
+        name: for messages, and of its log.
+        root: where the log goes.
+        module: what it runs.
+        arguments: of that.
+    """
+
+    def __init__(self, name: str, root: Path, module: str, *arguments: str) -> None:
         self.name = name
         self._log = root / f"{name}.log"
-        command = [sys.executable, "-m", "benchmarks.member", name, str(root / name), json.dumps(cluster)]
-        self._command = [*command, timer] if timer else command
+        self._command = [sys.executable, "-m", module, *arguments]
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -64,7 +70,7 @@ class MemberProcess:
         process = self.process
         line = process.stdout.readline() if process.stdout is not None else ""
         if not line:
-            raise RuntimeError(f"member {self.name} ended: {self._log.read_text(encoding='utf-8')[-2000:]}")
+            raise RuntimeError(f"{self.name} ended: {self._log.read_text(encoding='utf-8')[-2000:]}")
         return json.loads(line)
 
     def ask(self, do: str, *arguments: object) -> Any:
@@ -100,25 +106,30 @@ class ReplkvPeer:
 
     Args:
         base: where the data directories go.
-        timer: "cpu" or "wall": profile the leader's node thread; empty: don't.
+        how: the last argument of the module: by default a timer, "cpu" or "wall", that profiles the leader's node thread; empty: none.
+        module: what a member runs.
     """
 
     name = f"replkv {__version__}"
+    kinds = frozenset({"put", "get", "lock", "fail-over"})
 
-    def __init__(self, base: Path, timer: str = "") -> None:
+    def __init__(self, base: Path, how: str = "", module: str = "benchmarks.member") -> None:
         self.profile = ""
+        self._module = module
         self.threads: dict[str, float] = {}
         self._base = base
-        self._timer = timer
+        self._how = how
         self._root: Path | None = None
-        self._members: dict[str, MemberProcess] = {}
+        self._members: dict[str, ChildProcess] = {}
 
     def start(self) -> None:
         """Found a cluster and put every key once."""
-        self._root = new_directory(self._base, "replkv")
+        self._root = root = new_directory(self._base, "replkv")
         ports = free_ports(len(NAMES), random.Random())
         cluster = {name: f"127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
-        self._members = {name: MemberProcess(name, self._root, cluster, self._timer) for name in NAMES}
+        more = [self._how] if self._how else []
+        for name in NAMES:
+            self._members[name] = ChildProcess(name, root, self._module, name, str(root / name), json.dumps(cluster), *more)
         for member in self._members.values():
             member.start()
         self._settle()
@@ -138,18 +149,28 @@ class ReplkvPeer:
             member.receive()
         self._leader()
 
-    def _leader(self) -> MemberProcess:
-        def agreed() -> MemberProcess | None:
+    def _leader(self) -> ChildProcess:
+        def agreed() -> ChildProcess | None:
             named = {member.ask("status")["leader"] for member in self._members.values()}
             return self._members.get(named.pop() or "") if len(named) == 1 else None
 
         return wait_until(agreed, "leader that all members know")
 
     @property
-    def followers(self) -> list[MemberProcess]:
+    def followers(self) -> list[ChildProcess]:
         """The members that don't lead."""
         leader = self._leader()
         return [member for member in self._members.values() if member is not leader]
+
+    @property
+    def members(self) -> list[ChildProcess]:
+        """All members, the leader first."""
+        return [self._leader(), *self.followers]
+
+    @property
+    def directories(self) -> list[str]:
+        """The members' data directories."""
+        return [str(self._root / name) for name in NAMES] if self._root is not None else []
 
     @property
     def leader_pid(self) -> int:
@@ -161,15 +182,27 @@ class ReplkvPeer:
         return self._leader().ask(do, *arguments)
 
     def measure(self, workload: Workload, operations: int) -> Sample:
-        """Run a workload once, driven by a thread in the leader's process or in a follower's."""
+        """Run a workload once, driven by threads in the leader's process, in a follower's, or in all three."""
         leader = self._leader()
         followers = self.followers
         driven = leader if workload.leader else followers[0]
         meter = Meter(leader.process.pid, [member.process.pid for member in followers])
+        if workload.spread:
+            return self._spread(workload, operations, meter)
         done = driven.ask("run", operations, asdict(workload))
         self.threads = {name: spent / len(done["latencies"]) for name, spent in done["threads"].items()}
         self.profile = done.get("profile", "")
         return meter.sample(done["latencies"], done["seconds"], done["cpu"], inside=driven.process.pid)
+
+    def _spread(self, workload: Workload, operations: int, meter: Meter) -> Sample:
+        """Have each member do its share; the drivers' CPU counts with their members'."""
+        for number, member in enumerate(self._members.values()):
+            part = asdict(workload) | {"in_flight": share(workload.in_flight, number, len(NAMES))}
+            member.send("run", operations * part["in_flight"] // workload.in_flight, part)
+        done = [member.receive() for member in self._members.values()]
+        latencies = [latency for some in done for latency in some["latencies"]]
+        self.threads = {name: spent / len(latencies) for some in done for name, spent in some["threads"].items()}  # a name for each member
+        return meter.sample(latencies, max(some["seconds"] for some in done), 0.0)
 
     def fail_over(self) -> float:
         """Kill the leader under 200 puts a second from all three members, and bring it back afterwards."""

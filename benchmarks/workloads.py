@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
 from attrs import frozen
@@ -28,11 +28,12 @@ class Workload:
     Args:
         name: its number among the workloads; those of a kind share it up to the dash.
         title: what it does, in the table.
-        kind: "put" or "get".
+        kind: "put", "get", or "lock": take a lock and give it back.
         operations: how many at scale 1.
         in_flight: how many at a time.
         consistency: of a get.
         leader: driven at the leader; otherwise at a follower.
+        spread: driven at all three members alike.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Workload:
     in_flight: int = 1
     consistency: Consistency = "linearizable"
     leader: bool = True
+    spread: bool = False
 
 
 WORKLOADS = (
@@ -51,7 +53,13 @@ WORKLOADS = (
     Workload("W4", "linearizable get (read index)", "get", 5_000),
     Workload("W4-lease", "get at the leader under its lease (etcd: read index)", "get", 5_000, consistency="lease"),
     Workload("W6", "local get at a follower", "get", 20_000, consistency="local", leader=False),
+    Workload("W9", "lock and unlock, alone", "lock", 1_000),
+    Workload("W9-8", "lock and unlock, 8 contenders at the leader", "lock", 2_000, in_flight=8),
+    Workload("W9-8-spread", "lock and unlock, 8 contenders over three members", "lock", 2_000, in_flight=8, spread=True),
 )
+
+LOCK = "bench"
+"""The lock's name."""
 
 FAIL_OVER = "W10"
 FAIL_OVER_TITLE = "leader killed: to the first put that began after it"
@@ -110,6 +118,30 @@ def drive_sequential(count: int, operation: Callable[[int], Any]) -> tuple[list[
         operation(number)
         latencies.append(clock() - start)
     return latencies, clock() - begun
+
+
+def drive_together(count: int, operations: Sequence[Callable[[int], Any]]) -> tuple[list[float], float, float]:
+    """Do ``count`` operations, each of ``operations`` an equal share of them in a thread of its own.
+
+    Returns:
+        The seconds each took, those of all together, and the CPU seconds of these threads.
+    """
+
+    def drive(operation: Callable[[int], Any]) -> tuple[list[float], float]:
+        before = time.thread_time()
+        latencies, _ = drive_sequential(max(1, count // len(operations)), operation)
+        return latencies, time.thread_time() - before
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(len(operations)) as threads:
+        done = list(threads.map(drive, operations))
+    seconds = time.perf_counter() - begun
+    return [latency for latencies, _ in done for latency in latencies], seconds, sum(cpu for _, cpu in done)
+
+
+def share(whole: int, part: int, parts: int) -> int:
+    """Return how much of ``whole`` falls to one of ``parts``, as equal as whole numbers can be."""
+    return whole * (part + 1) // parts - whole * part // parts
 
 
 def drive_window(count: int, in_flight: int, submit: Callable[[int], Future[Any]], cap: float = CAP) -> tuple[list[float], float]:

@@ -23,8 +23,8 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
     The constructor only checks its arguments, which are those of ``Replica``; ``async with`` or ``await open()`` starts the member.
     Its calls are functions that return awaitables: a wrong argument is refused by the call itself, a wrong timeout and what the cluster's
     settings forbid when it is awaited, and nothing is sent before that.
-    The member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A call that is cancelled
-    before it was handed over has no effect; later, its outcome is unknown.
+    The member has its own thread: a loop that is blocked for a while delays its own calls, not the cluster.  A long scan gives the loop
+    back now and then.  A call that is cancelled before it was handed over has no effect; later, its outcome is unknown.
     """
 
     async def open(self) -> Self:

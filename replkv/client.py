@@ -245,6 +245,7 @@ class AsyncClient(ConnectedClient[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
         return self
 
     def _close_soon(self) -> None:
+        self._closed = True  # at once, for who tries again at once
         asyncio.get_running_loop().run_in_executor(None, self._close, 0.0)
 
     async def close(self, timeout: float = 5.0) -> None:

@@ -21,7 +21,7 @@ from replkv import address, codec, letters
 from replkv.errands import Errand, PullErrand, errand_for, overloaded, see
 from replkv.errors import Incompatible, ReplkvError, TooLarge
 from replkv.kv import VALUE
-from replkv.letters import UNSEEN_MAX, Cancel, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
+from replkv.letters import UNSEEN_MAX, Answer, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
 from replkv.ops import Delete, Put
 from replkv.proposals import OwnCall
 from replkv.transport import Arrived, PipeDown, PipeUp
@@ -41,14 +41,18 @@ ADDRESSES: Final = b"\x00replkv/clients/"
 ERRANDS_MAX: Final = 4096
 """Requests of one connection that may be under way."""
 WAITING_MAX: Final = 64 << 20
-"""Bytes of replies that may wait at this door; beyond it nothing is begun that would add to them."""
-QUEUE_MAX: Final = 16 << 20
-"""Bytes of replies that may wait for one connection, likewise; a single reply may have more."""
+"""Bytes of replies that clients of this door have yet to take in; beyond it nothing is begun that would add to a connection's ``SHARE``."""
+QUEUE_MAX: Final = 24 << 20
+"""Bytes of replies that one connection may have yet to take in; a single reply may have more."""
+SHARE: Final = 256 << 10
+"""Of them, those that no connection is refused, however much waits for others."""
 LETTERS_QUEUED_MAX: Final = 4 * ERRANDS_MAX
 """Replies that may wait for one connection: who goes on asking without taking any in is sent away."""
 FRAME_BYTES: Final = 2 * letters.PART_MAX + 1024
 """Bytes of letters in a frame, two parts of a large reply for instance, unless a single one has more."""
 
+READ_FOR: Final = 0.02
+"""Seconds of a turn in which reads are begun; what is left waits for the next one, so that nobody takes this member for dead."""
 TICK: Final = 1.0
 """Seconds between looks at what no event announces."""
 SOON: Final = 0.02
@@ -76,8 +80,10 @@ class _Client:
     taken: int = 0  # the frames it says it has taken in
     sent: int = 0  # frames
     errands: dict[int, Errand] = field(factory=dict)
+    reads: deque[tuple[Errand, Callable[[], Reply | None]]] = field(factory=deque)  # and their next steps, which may take long
     queue: deque[bytes] = field(factory=deque)  # packed replies
-    size: int = 0  # of them
+    on_the_way: deque[int] = field(factory=deque)  # the bytes of replies in each frame that it has not taken in
+    size: int = 0  # of both
     stalled_at: float | None = None  # since when it has taken nothing in although replies wait
 
 
@@ -105,10 +111,12 @@ class Door:
     closed: bool = field(default=False, init=False)
     _clients: dict[int, _Client] = field(factory=dict, init=False)
     _rung: deque[tuple[_Client, Errand]] = field(factory=deque, init=False)  # any thread adds to it
+    _reading: dict[_Client, None] = field(factory=dict, init=False)  # those who have reads to do; whose turn it is next, first
     _pulls: dict[PullErrand, tuple[float, _Client]] = field(factory=dict, init=False)  # and since when, oldest first
     _ready: dict[_Client, None] = field(factory=dict, init=False)  # those for whom a frame may be sent
+    _pings: dict[_Client, list[int]] = field(factory=dict, init=False)  # those of this turn: all of a client are answered together
     _hellos: dict[_Client, None] = field(factory=dict, init=False)  # those whose member is not founded yet
-    _waiting: int = field(default=0, init=False)  # bytes of all queues
+    _waiting: int = field(default=0, init=False)  # bytes for all of them
     _next_tick: float = field(default=0.0, init=False)
     _complain_at: float = field(default=float("-inf"), init=False)
     _complaints: int = field(default=0, init=False)
@@ -117,7 +125,7 @@ class Door:
     @property
     def deadline(self) -> float:
         """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
-        if self._rung:
+        if self._rung or self._reading:
             return float("-inf")
         return min(self._next_tick, self._clock() + SOON) if self._hellos or self._ready else self._next_tick
 
@@ -127,10 +135,13 @@ class Door:
         now = self._clock()
         for event in events:
             self._handle(event, now)
+        for client in list(self._pings):
+            self._guard(client, now, partial(self._pong, client, self._pings.pop(client)))
         for _ in range(len(self._rung)):
             client, errand = self._rung.popleft()
             if client.errands.get(errand.number) is errand:
-                self._guard(client, now, partial(self._run, client, errand, errand.go_on))
+                self._guard(client, now, partial(self._step, client, errand, errand.go_on))
+        self._read(now)
         if now >= self._next_tick:
             self._next_tick = now + TICK
             self._look_around(now)
@@ -184,7 +195,10 @@ class Door:
         if not client.taken <= taken <= client.sent:
             raise _Bad(f"it has taken in {taken} frames, of {client.sent} that were sent")
         if taken > client.taken:
+            size = sum(client.on_the_way.popleft() for _ in range(taken - client.taken))
             client.taken = taken
+            client.size -= size
+            self._waiting -= size
             client.stalled_at = now if client.queue else None
             if client.queue:
                 self._ready[client] = None
@@ -203,7 +217,7 @@ class Door:
                     self._forget(client, errand)
                     errand.cancel()
             case Ping(number):
-                self._pong(client, number)
+                self._pings.setdefault(client, []).append(number)
             case _:
                 self._begin(client, letter)
 
@@ -220,14 +234,37 @@ class Door:
             client.errands[number] = errand
             if isinstance(errand, PullErrand):
                 self._pulls[errand] = (self._clock(), client)
-            self._run(client, errand, errand.begin)
+            self._step(client, errand, errand.begin)
 
     def _ring(self, client: _Client, errand: Errand) -> None:
         self._rung.append((client, errand))
         self._transport.wake()
 
-    def _is_full(self, client: _Client) -> bool:
-        return self._waiting > WAITING_MAX or client.size > QUEUE_MAX
+    def _is_full(self, client: _Client, more: int = 0) -> bool:
+        """Tell whether nothing may be done now that gives a client a reply, or one of so many bytes."""
+        return client.size > QUEUE_MAX or (self._waiting > WAITING_MAX and client.size + more > SHARE)
+
+    def _step(self, client: _Client, errand: Errand, step: Callable[[], Reply | None]) -> None:
+        """Let an errand take its next step: at once, or, if that may take long, when it is its client's turn."""
+        if errand.may_take_long:
+            client.reads.append((errand, step))
+            self._reading.setdefault(client)
+        else:
+            self._run(client, errand, step)
+
+    def _read(self, now: float) -> None:
+        """Let reads go on for a while, one of each client in turn: who asks for much is the one who waits."""
+        until = self._clock() + READ_FOR
+        while self._reading:
+            client = next(iter(self._reading))
+            del self._reading[client]
+            errand, step = client.reads.popleft()
+            if client.errands.get(errand.number) is errand:
+                self._guard(client, now, partial(self._run, client, errand, step))
+            if client.reads:
+                self._reading[client] = None
+            if self._clock() >= until:
+                return
 
     def _run(self, client: _Client, errand: Errand, step: Callable[[], Reply | None]) -> None:
         """Let an errand do what it can; send its reply, if that is what came of it."""
@@ -310,19 +347,23 @@ class Door:
 
     # -- replies -------------------------------------------------------------------------------------------------------------------
 
-    def _pong(self, client: _Client, number: int) -> None:
-        """Answer a ping; what a client's watches want of the revisions up to that which it tells has been sent before."""
+    def _pong(self, client: _Client, pings: list[int]) -> None:
+        """Answer pings; what a client's watches want of the revisions up to that which they are told has been sent before."""
         revision = self._engine.revision
         for errand in [errand for errand in client.errands.values() if isinstance(errand, PullErrand)]:
             self._run(client, errand, partial(errand.hurry, revision))
         engine, age = self._engine, self._engine.age
         micros = None if age == float("inf") else round(age * 1e6)
-        self._reply(client, Pong(number, revision, micros, engine.leader, engine.unreachable, engine.trouble[:4096]))
+        leader, unreachable, trouble = engine.leader, engine.unreachable, engine.trouble[:4096]
+        for number in pings:
+            self._reply(client, Pong(number, revision, micros, leader, unreachable, trouble))
 
     def _reply(self, client: _Client, reply: Reply) -> None:
         data = letters.encode_letter(reply)
         if len(data) > letters.REPLY_MAX:
             data = letters.encode_letter(_without_content(reply, len(data)))
+        elif isinstance(reply, (Answer, Events)) and self._is_full(client, len(data)):  # it can be asked for again
+            data = letters.encode_letter(Failed(reply.number, overloaded(self._engine)))
         for part in letters.in_parts(reply.number, data):
             self._queue(client, part)
         if len(client.queue) > LETTERS_QUEUED_MAX:
@@ -346,8 +387,7 @@ class Door:
                 client.queue.extendleft(reversed(taken))
                 return  # it is still among those who are ready: there will be room soon, or news that it is gone
             client.sent += 1
-            client.size -= size
-            self._waiting -= size
+            client.on_the_way.append(size)
         del self._ready[client]
         if client.queue and client.stalled_at is None:
             client.stalled_at = now
@@ -380,6 +420,9 @@ class Door:
             return
         self._ready.pop(client, None)
         self._hellos.pop(client, None)
+        self._pings.pop(client, None)
+        self._reading.pop(client, None)
+        client.reads.clear()
         self._waiting -= client.size
         for errand in list(client.errands.values()):
             self._forget(client, errand)

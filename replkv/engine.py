@@ -15,6 +15,8 @@ from replkv.feed import LocalFeed
 from replkv.plans import Asker
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from replkv.admission import Admission
     from replkv.config import Config, Settings
     from replkv.errors import ReplkvError
@@ -105,6 +107,11 @@ class Engine(Asker):
     @abstractmethod
     def answer(self, plan: Plan[Any], call: Call) -> Raw:
         """Return the raw answer to a plan whose call is finished without an error; on the caller's thread."""
+
+    def answer_in_steps(self, plan: Plan[Any], call: Call | None) -> Generator[None, None, Any]:
+        """Answer as ``answer`` does, or as ``at_once`` where there is no call, in steps between which others have their turn."""
+        yield from ()
+        return self.at_once(plan) if call is None else self.answer(plan, call)
 
     # -- watches -------------------------------------------------------------------------------------------------------------------
 
@@ -213,6 +220,10 @@ class Embedded(Engine):
     def answer(self, plan: Plan[Any], call: Call) -> Raw:
         """Return what the machine answered, or read now that the barrier has been passed."""
         return plan.answer(self.node, call)
+
+    def answer_in_steps(self, plan: Plan[Any], call: Call | None) -> Generator[None, None, Any]:
+        """Read in steps, where that may be long."""
+        return plan.answer_in_steps(self.node, call)
 
     @property
     def revision(self) -> int:

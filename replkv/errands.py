@@ -50,6 +50,8 @@ class Errand(ABC):
 
     repeatable = True
     """Whether it may be refused for want of room at any time: nothing was done for it that can't be done again."""
+    may_take_long = False
+    """Whether a step may look at all there is in the store."""
 
     def __init__(self, engine: Embedded, number: int, ring: Ring) -> None:
         self.engine = engine
@@ -183,6 +185,7 @@ class PlanErrand(Errand):
 
     def __init__(self, engine: Embedded, letter: Read | Look, ring: Ring) -> None:
         super().__init__(engine, letter.number, ring)
+        self.may_take_long = isinstance(letter, Read) or letter.what in (letters.LEASES, letters.LEASE_KEYS)
         self._plan = _plan_of(letter)
         self._call = _Barrier(self)
 
@@ -338,4 +341,4 @@ def errand_for(engine: Embedded, letter: Batch | Read | Look | Pull, ring: Ring)
 
 def overloaded(engine: Embedded) -> Overloaded:
     """Return the error for a request that finds no room."""
-    return Overloaded(f"member {engine.name} holds as many requests and replies for this client as it may: take in replies, then try again")
+    return Overloaded(f"member {engine.name} holds as many requests and replies for clients as it may: take in replies, then try again")

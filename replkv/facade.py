@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from replkv.awaiting import AwaitingSurface
 from replkv.blocking import BlockingSurface
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
     from replkv.config import Config, Settings
     from replkv.engine import Engine
+    from replkv.wire import Raw
 
 R = TypeVar("R")
 W = TypeVar("W")
 L = TypeVar("L")
+
+_STEPS_PER_TURN: Final = 8
+"""After so many steps of a long read, of 256 keys each, a loop is given back: some 2 ms."""
 
 
 class Facade(Surface[W, L]):
@@ -145,9 +149,9 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
         engine = self._engine()
         limit = self._timeout(timeout)
-        raw = engine.at_once(plan)
+        raw = await _in_turns(engine.answer_in_steps(plan, None)) if plan.is_long else engine.at_once(plan)
         if raw is not NOT_YET:
-            return plan.meaning(raw)
+            return await _meaning(plan, raw)
         call = LoopCall(plan.command(engine), asyncio.get_running_loop())
         if call.command is None:
             engine.ask(plan, call)
@@ -196,4 +200,22 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
             untouched = engine.give_up(call)
             if not call.future.done():
                 raise resumable(plan.expired(engine, untouched=untouched), partial(self._wait_on, engine, plan, call))
+        if plan.is_long and call.error is None:
+            return await _meaning(plan, await _in_turns(engine.answer_in_steps(plan, call)))
         return finished(call, plan, engine)
+
+
+async def _meaning(plan: Plan[R], raw: Raw) -> R:
+    return await _in_turns(plan.meaning_in_steps(raw)) if plan.is_long else plan.meaning(raw)
+
+
+async def _in_turns(steps: Generator[None, None, R]) -> R:
+    """Carry out what is done in steps, and give the loop back after every few of them; to be cancelled meanwhile does no harm."""
+    while True:
+        try:
+            for _ in range(_STEPS_PER_TURN):
+                next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        await asyncio.sleep(0)

@@ -101,7 +101,7 @@ class Keeper:
     _under_way: bool = field(default=False, init=False)
     _machine: Machine | None = field(default=None, init=False)  # as it was last seen, on the node's thread
     _stopped: bool = field(default=False, init=False)
-    _unwanted: list[int] = field(factory=list, init=False)
+    _cleaning: list[bytes] = field(factory=list, init=False)  # commands that remove what nobody wants any more
     resting: dict[float, list[Held]] = field(factory=dict, init=False)
     """Leases that nobody uses now and somebody may soon, by their time to live."""
     places: Iterator[int] = field(factory=count, init=False)
@@ -152,14 +152,18 @@ class Keeper:
     def drop(self, held: Held) -> None:
         """Give up a lease that nobody wants any more, and have it revoked; does not wait."""
         self.lose(held)
+        self.clean(self._revocation(held.id))
+
+    def clean(self, command: bytes) -> None:
+        """Have a packed command carried out that removes what nobody wants any more, as soon as the cluster can be reached."""
         with self._gate:
-            self._unwanted.append(held.id)
+            self._cleaning.append(command)
             self.deadline = float("-inf")
 
     # -- the node's side -----------------------------------------------------------------------------------------------------------
 
     def _due(self) -> float:
-        if self._unwanted:  # it was dropped while the others were looked after
+        if self._cleaning:  # it came while the others were looked after
             return float("-inf")
         due = min((held.until for holders in self._held.values() for held in holders), default=float("inf"))
         every = self._interval()
@@ -174,11 +178,11 @@ class Keeper:
         if now < self.deadline:
             return
         with self._gate:
-            unwanted, self._unwanted = self._unwanted, []
+            cleaning, self._cleaning = self._cleaning, []
             over = [held for holders in self._held.values() for held in holders if held.until <= now]
             every = self._interval()
-        for number in unwanted:
-            self._revoke(number)
+        for command in cleaning:
+            self._submit(command, lambda _: None)
         for held in over:
             self.lose(held)
         due = any(held.kept for held in over) or (every is not None and now >= self._asked_at + every)
@@ -253,10 +257,10 @@ class Keeper:
                 return
             orphans = [lease for lease in leases if lease not in self._held]
         for orphan in orphans:
-            self._revoke(orphan)
+            self._submit(self._revocation(orphan), lambda _: None)
 
-    def _revoke(self, number: int) -> None:
-        self._submit(codec.pack(Revoke(number, self.number).to_wire()), lambda _: None)
+    def _revocation(self, number: int) -> bytes:
+        return codec.pack(Revoke(number, self.number).to_wire())
 
     def ended(self, number: int) -> None:
         """Take note that a lease has ended; any thread."""

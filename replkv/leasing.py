@@ -180,16 +180,6 @@ class _Signal:
 class Lost(_Signal):
     """Tells threads that a lease is lost; it comes before the cluster deletes the lease's keys because their time is over."""
 
-    def __init__(self, engine: Engine, held: Held) -> None:
-        super().__init__(engine, held)
-        self._untold = threading.Lock()
-        self._untold.acquire()
-        held.on_lost.append(self._tell)
-
-    def _tell(self) -> None:
-        with suppress(RuntimeError):  # it has been told already
-            self._untold.release()
-
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the lease is lost.
 
@@ -203,12 +193,22 @@ class Lost(_Signal):
             TypeError, ValueError: no timeout.
         """
         until = self._until(timeout)
-        while not self.is_set():
-            if self._over(until):
-                return False
-            if self._engine.waits.acquire(self._untold, self._left(until)):
-                self._tell()  # the others, who wait for the same
-        return True
+        untold = threading.Lock()
+        untold.acquire()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # it has been told already
+                untold.release()
+
+        self._held.on_lost.append(tell)
+        try:
+            while not self.is_set():
+                if self._over(until):
+                    return False
+                self._engine.waits.acquire(untold, self._left(until))
+            return True
+        finally:
+            self._held.on_lost.remove(tell)
 
 
 class AsyncLost(_Signal):

@@ -34,6 +34,8 @@ UNSEEN_MAX: Final = 16
 """Frames of replies that may be on their way: nng drops those beyond 64 without a word."""
 SEEN_EVERY: Final = 8
 """A client that has nothing to say acknowledges after so many frames, with one that is empty."""
+SEEN_BYTES: Final = 64 << 10
+"""Or after so many bytes: what was not acknowledged is memory that its member may lack for others."""
 LETTERS_MAX: Final = 4096
 """Letters in one frame: a frame that is full of the smallest would keep its reader busy for too long."""
 PART_MAX: Final = 256 << 10

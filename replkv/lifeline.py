@@ -58,6 +58,11 @@ class Lifeline:
         self.engine.keeper.drop(self.held)
         self.engine.look_again()
 
+    def clean(self, command: bytes) -> None:
+        """Have a packed command carried out that removes what hangs on it and is not wanted; does not wait."""
+        self.engine.keeper.clean(command)
+        self.engine.look_again()
+
 
 class CancelScope:
     """The block of an ``async with`` that is cancelled when a lease is lost, as ``asyncio.timeout`` does when time is over.

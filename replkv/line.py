@@ -11,8 +11,28 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from attrs import define, field
 
 from replkv import letters
-from replkv.codec import FRAME_MAX
-from replkv.letters import LETTERS_MAX, SEEN_EVERY, Assembly, Cancel, Part
+from replkv.codec import COMMAND_MAX, FRAME_MAX, DecodeError
+from replkv.errors import TooLarge
+from replkv.letters import (
+    LETTERS_MAX,
+    SEEN_BYTES,
+    SEEN_EVERY,
+    Answer,
+    Assembly,
+    Batch,
+    Cancel,
+    Events,
+    Failed,
+    Hello,
+    Look,
+    Outcome,
+    Part,
+    Ping,
+    Pong,
+    Pull,
+    Read,
+    Welcome,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +44,9 @@ _FRAME_BYTES: Final = 512 << 10
 """Bytes of letters in a frame, unless a single one has more."""
 _WAITING_MAX: Final = FRAME_MAX
 """Bytes that may wait for a member that does not take them in; more is kept back."""
+
+_REPLIES: Final[dict[type, type]] = {Hello: Welcome, Batch: Outcome, Read: Answer, Look: Answer, Pull: Events, Ping: Pong}
+"""What answers what; ``Failed`` may answer anything."""
 
 
 class Link(Protocol):
@@ -82,16 +105,17 @@ class Line:
     target: Target
     begun_at: float
     heard_at: float = field(init=False)
-    """When the last frame came."""
+    """When the connection moved on last: a large frame takes its time, in either direction."""
     revision: int = field(default=0, init=False)
     """The newest one that the member is known to have."""
     closed: bool = field(default=False, init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
-    _asked: dict[int, Callable[[Any], object]] = field(factory=dict, init=False)
+    _asked: dict[int, tuple[type, Callable[[Any], object]]] = field(factory=dict, init=False)  # what answers it, and for whom
     _out: list[bytes] = field(factory=list, init=False)
     _assembly: Assembly = field(factory=Assembly, init=False)
     _received: int = field(default=0, init=False)  # frames
     _told: int = field(default=0, init=False)  # of them, those whose receipt was acknowledged
+    _untold: int = field(default=0, init=False)  # bytes of the others
 
     def __attrs_post_init__(self) -> None:
         self.heard_at = self.begun_at
@@ -110,10 +134,17 @@ class Line:
 
         Returns:
             Its number.
+
+        Raises:
+            TooLarge: no member would read it; nothing is sent.
         """
         number = next(self._numbers)
-        self._out.append(letters.encode_letter(make(number)))
-        self._asked[number] = then
+        letter = make(number)
+        packed = letters.encode_letter(letter)
+        if len(packed) > COMMAND_MAX and not isinstance(letter, Batch):  # commands were looked at when they were packed
+            raise TooLarge(f"a question of {len(packed)} bytes; at most {COMMAND_MAX} fit")
+        self._out.append(packed)
+        self._asked[number] = _REPLIES[type(letter)], then
         return number
 
     def cancel(self, number: int) -> None:
@@ -123,15 +154,16 @@ class Line:
             self._out.append(letters.encode_letter(Cancel(number)))
 
     def receive(self, frames: Iterable[bytes], now: float) -> None:
-        """Take frames in, and hand each reply to who waits for it.
+        """Take frames in, perhaps none since the next one is still on its way, and hand each reply to who waits for it.
 
         Raises:
             DecodeError: what came is not what a member sends.
         """
+        self.heard_at = now
         for data in frames:
             frame = letters.decode_replies(data)
             self._received += 1
-            self.heard_at = now
+            self._untold += len(data)
             self.revision = max(self.revision, frame.seen)
             for letter in frame.letters:
                 if self.closed:
@@ -142,8 +174,12 @@ class Line:
         if letter.number not in self._asked:
             return  # cancelled, when the reply was on its way
         reply = self._assembly.add(letter) if isinstance(letter, Part) else letter
-        if reply is not None:
-            self._asked.pop(reply.number)(reply)
+        if reply is None:
+            return
+        kind, then = self._asked.pop(reply.number)
+        if not isinstance(reply, (kind, Failed)):
+            raise DecodeError(f"a reply of the wrong kind, {type(reply).__name__}")
+        then(reply)
 
     def flush(self) -> None:
         """Send what there is to say, and acknowledge what was taken in.
@@ -151,12 +187,12 @@ class Line:
         Raises:
             ConnectionError: the connection is lost.
         """
-        if not self._out and self._received - self._told < SEEN_EVERY:
+        if not self._out and self._received - self._told < SEEN_EVERY and self._untold < SEEN_BYTES:
             return
         out, self._out = self._out, []
         for part in _in_frames(out):
             self.link.send(letters.encode_frame(self._received, part))
-        self._told = self._received
+        self._told, self._untold = self._received, 0
 
     def close(self) -> None:
         """Close it; nobody gets a reply any more."""

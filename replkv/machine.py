@@ -238,15 +238,19 @@ class Machine:
         if packed[0] == wire.GET and not packed[2]:  # the shortest way for what is asked most
             record = store.get(packed[1], revision)
             return (wire.OK, record) if revision >= store.removed_below else None
-        reader = Reader(store, revision)
+        return kv.run(self.read_in_steps(packed, revision))
+
+    def read_in_steps(self, packed: Raw, revision: int) -> Generator[None, None, Raw | None]:
+        """Answer as ``read``, in steps between which the caller may do something else."""
+        reader = Reader(self.store, revision)
         try:
             self._check_size(packed)
-            answer = kv.run(reader.execute(packed))
+            answer = yield from reader.execute(packed)
         except Rejected as refused:
             return wire.refused(refused)
         except KeyError:
             raise ValueError("an operation that writes goes through the log") from None
-        return answer if reader.oldest >= store.removed_below else None
+        return answer if reader.oldest >= self.store.removed_below else None
 
     def describe(self, lease: Lease, time: int) -> LeaseInfo:
         """Tell what is known of a lease at a cluster time; between two entries."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 
+from attrs import evolve
+
 from replkv import codec, errors, letters, wire
 from replkv.ops import Add, Delete, Get, Put, Scan, Txn
 from replkv.refusals import refuse
-from replkv.values import LeaseInfo, to_count, to_seconds
+from replkv.values import KeyValue, LeaseInfo, to_count, to_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from replkv.config import Settings
     from replkv.keeper import Keeper
     from replkv.machine import Machine
-    from replkv.node import Node
+    from replkv.node import Node, Published
     from replkv.ops import Packable
     from replkv.proposals import Call
     from replkv.wire import Raw
@@ -34,6 +36,11 @@ NOT_YET: Final = object()
 """A plan can't be answered at once."""
 
 _NOTHING: Final = (wire.OK,)
+
+_LONGEST: Final = 1e9
+"""Seconds, decades, beyond which a bound is none: a letter has only so many digits for it."""
+_STEP: Final = 256
+"""How many pairs of a scan become what the caller sees in one step."""
 
 
 class Asker(ABC):
@@ -91,6 +98,11 @@ class Plan(Generic[R]):
     looks: ClassVar[bool] = False
     """Whether, behind the read barrier, it has to see the machine on the node's thread."""
 
+    @property
+    def is_long(self) -> bool:
+        """Whether its answer may be long, so that who must not be held up finds it out in steps."""
+        return False
+
     def command(self, asker: Asker) -> bytes | None:
         """Return the packed command to replicate; None asks a question instead, behind a read barrier.
 
@@ -126,6 +138,16 @@ class Plan(Generic[R]):
             ReplkvError: it is a refusal.
         """
         raise errors.InvariantBroken(f"{type(self).__name__} has no meaning for {raw}")
+
+    def answer_in_steps(self, node: Node, call: Call | None) -> Generator[None, None, Any]:
+        """Answer as ``answer`` does, or as ``at_once`` where there is no call, in steps between which others have their turn."""
+        yield from ()
+        return self.at_once(node) if call is None else self.answer(node, call)
+
+    def meaning_in_steps(self, raw: Raw) -> Generator[None, None, R]:
+        """Find out the meaning, in steps between which others have their turn."""
+        yield from ()
+        return self.meaning(raw)
 
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Return the error for a call whose time ran out; ``untouched``: it surely had no effect."""
@@ -239,7 +261,7 @@ class Read(OnKeys[R]):
     def letter(self, number: int, asker: Asker) -> letters.Read:
         """Have a member read; local reads of one client don't go back in time, whichever member answers."""
         least = max(self.min_revision, asker.revision) if self.consistency == "local" else 0
-        staleness = None if self.max_staleness is None else round(self.max_staleness * 1e6)
+        staleness = None if self.max_staleness is None else round(min(self.max_staleness, _LONGEST) * 1e6)
         return letters.Read(number, self.packed(), self.consistency, staleness, least)
 
     def at_once(self, node: Node) -> Any:
@@ -257,13 +279,10 @@ class Read(OnKeys[R]):
 
     def _read_under_lease(self, node: Node) -> Any:
         before = node.published
-        if before.applied < before.commit or node.clock() >= before.lease_until:
+        if not _leads(node, before):
             return NOT_YET
         raw = self._read(node)
-        after = node.published
-        if after.term != before.term or node.clock() >= after.lease_until:
-            return NOT_YET
-        return raw
+        return raw if _leads_still(node, before) else NOT_YET
 
     def answer(self, node: Node, call: Call) -> Raw:
         """Read, now that the barrier has been passed.
@@ -272,11 +291,14 @@ class Read(OnKeys[R]):
             TooStale: the whole cluster has not reached the revision asked for.
         """
         del call
+        self._refuse_the_future(node)
+        return self._read(node)
+
+    def _refuse_the_future(self, node: Node) -> None:
         if node.published.revision < self.min_revision:
             raise errors.TooStale(
                 f"{node.name} is at revision {node.published.revision}, as is its cluster; {self.min_revision} does not exist"
             )
-        return self._read(node)
 
     def _read(self, node: Node) -> Raw:
         packed = self.packed()
@@ -285,6 +307,36 @@ class Read(OnKeys[R]):
             raw = published.machine.read(packed, published.revision)
             if raw is not None:  # else a compaction outran it, and something newer has been published
                 return raw
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it reads more than one key."""
+        return not isinstance(self.operation, Get)
+
+    def answer_in_steps(self, node: Node, call: Call | None) -> Generator[None, None, Any]:
+        """Read in steps: at one revision, however much is written in between."""
+        before, leased = node.published, call is None and self.consistency == "lease"
+        if call is not None:
+            self._refuse_the_future(node)
+        elif not (_leads(node, before) if leased else self.consistency == "local" and self._is_fresh(node)):
+            return NOT_YET
+        raw = None
+        while raw is None:
+            published = node.published
+            raw = yield from published.machine.read_in_steps(self.packed(), published.revision)
+        return NOT_YET if leased and not _leads_still(node, before) else raw
+
+    def meaning_in_steps(self, raw: Raw) -> Generator[None, None, R]:
+        """Make the pairs of a scan in steps."""
+        if not isinstance(self.operation, Scan) or raw[0] != wire.OK or len(raw[2]) <= _STEP:
+            return self.meaning(raw)
+        before, records, behind = raw[:2], raw[2], raw[3:]
+        kvs: list[KeyValue] = []
+        for at in range(0, len(records), _STEP):
+            part: Any = self.meaning((*before, records[at : at + _STEP], *behind))
+            kvs += part.kvs
+            yield
+        return evolve(part, kvs=tuple(kvs))
 
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Say how stale a local read would have been."""
@@ -298,6 +350,17 @@ class Read(OnKeys[R]):
         return errors.TooStale(
             f"{asker.name}: its state is that of revision {at}, {fresh}; the call wants {' and '.join(wanted)}{asker.trouble}"
         )
+
+
+def _leads(node: Node, published: Published) -> bool:
+    """Tell whether what the node has published is the newest there is, by its lease."""
+    return published.applied >= published.commit and node.clock() < published.lease_until
+
+
+def _leads_still(node: Node, before: Published) -> bool:
+    """Tell whether that lease has held until now."""
+    after = node.published
+    return after.term == before.term and node.clock() < after.lease_until
 
 
 class _HasReady(Protocol):

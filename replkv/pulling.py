@@ -277,7 +277,7 @@ class RemoteFeed(Feed):
             asked: who had asked for a mark by then.
         """
         if not self._known:
-            self._begin(revision)
+            self._begin(max(revision, self._floor - 1))  # this member may be behind what another one has told
             return
         if number is not None and number == self.number and not self._scanning and self.place.revision <= revision:
             self.place, self._synced = Place(revision + 1), True
@@ -365,7 +365,10 @@ class Pulls:
         for feed in [feed for feed in self._hungry if now >= feed.again_at]:
             del self._hungry[feed]
             if feed.wants_more():
-                line.ask(feed.letter, partial(pulled, line, feed))
+                try:
+                    line.ask(feed.letter, partial(pulled, line, feed))
+                except TooLarge as error:
+                    feed.fail(error)
 
     def lost(self) -> None:
         """Have everything asked for again, over another connection."""

@@ -38,7 +38,7 @@ from replkv.plans import NOT_YET, Plan, Ready
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.pulling import WATCHES_MAX, Pulls, RemoteFeed
 from replkv.pulse import SILENCE, Pulse
-from replkv.questions import Questions
+from replkv.questions import AGAIN_AFTER, Questions
 from replkv.targets import Targets
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ logger = logging.getLogger(__name__)
 
 WELCOME_WITHIN: Final = 2.0
 """Seconds within which a member must answer a greeting, from the first attempt to connect to it on."""
-AGAIN_AFTER: Final = 0.1
-"""Seconds until commands are handed over again for which the member had no room."""
 CLOSE_WITHIN: Final = 1.0
 """Seconds for which a client that is closed waits for what is under way."""
 
@@ -188,7 +186,7 @@ class Remote(Engine):
         pong, line = self._pulse.pong, self._line
         if line is None:
             return self._targets.explain() or "; no member has answered yet"
-        return pong.trouble if pong is not None else ""
+        return (pong.trouble if pong is not None else "") + self._questions.trouble(self.clock())
 
     @property
     def connected(self) -> bool:
@@ -332,8 +330,8 @@ class Remote(Engine):
         if self._coming_line is not None:
             times.append(self._coming_line.begun_at + WELCOME_WITHIN)
         if (line := self._line) is not None:
-            times += [self._pulse.due(busy=self._is_busy), self._pulse.silent_at(line.heard_at), self._pulls.due]
-            if self._proposals.can_send and self._may_send(line):
+            times += [self._pulse.due(busy=self._is_busy), self._pulse.silent_at(line.heard_at), self._pulls.due, self._questions.due]
+            if self._may_send(line) and (self._proposals.can_send or self._held_until > self.clock()):
                 times.append(self._held_until)
         return min(times)
 
@@ -494,7 +492,7 @@ class Remote(Engine):
             self._ping(line, now)
         for data in batches:
             line.ask(lambda number, data=data: Batch(number, data), partial(self._told, line, data))  # type: ignore[misc]  # mypy can't see the default
-        self._questions.put(line, self, self._answered)
+        self._questions.put(line, self, now, self._answered)
         self._flush(line, now)
 
     def _may_send(self, line: Line) -> bool:
@@ -539,6 +537,9 @@ class Remote(Engine):
     def _answered(self, line: Line, call: Call, reply: Any) -> None:
         if isinstance(reply, Failed):
             if self._leaves(line, reply.error):
+                return
+            if isinstance(reply.error, Overloaded) and self._config.overload == "block":
+                self._questions.put_off(call, reply.error, self.clock())
                 return
             call.error = reply.error
         else:

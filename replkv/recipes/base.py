@@ -63,6 +63,10 @@ class Recipe:
     def _clock(self) -> float:
         return self._calls._engine().clock()  # noqa: SLF001  # the surface's time, virtual in a simulation
 
+    def _deadline(self, timeout: float | None) -> Deadline:
+        """Return the deadline of a wait for others."""
+        return Deadline(self._clock, timeout, self._calls._engine().config.timeout)  # noqa: SLF001  # this process's choice
+
 
 if TYPE_CHECKING:
 
@@ -119,26 +123,28 @@ class Deadline:
 
     Args:
         clock: seconds.
-        timeout: seconds from now; None is never.
+        timeout: seconds from now; None is never, 0 is now: nobody is waited for but the cluster.
+        attempt: seconds for which the cluster may be waited for if the timeout is 0.
 
     Raises:
         TypeError, ValueError: no timeout.
     """
 
-    def __init__(self, clock: Callable[[], float], timeout: float | None) -> None:
+    def __init__(self, clock: Callable[[], float], timeout: float | None, attempt: float = 0.0) -> None:
         limit = to_timeout(timeout)
         self._clock = clock
         self._at = None if limit is None else clock() + limit
+        self._attempt = 0.0 if limit else attempt
 
     @property
     def left(self) -> float | None:
-        """Seconds that are left; None is without limit."""
-        return None if self._at is None else max(0.0, self._at - self._clock())
+        """Seconds that a call may take; None is without limit."""
+        return None if self._at is None else max(0.0, self._at + self._attempt - self._clock())
 
     @property
     def over(self) -> bool:
-        """Whether none are left."""
-        return self.left == 0.0
+        """Whether others are not waited for any more."""
+        return self._at is not None and self._clock() >= self._at
 
     def at_most(self, seconds: float) -> float:
         """Return how long to wait when something else ends the wait in ``seconds``."""

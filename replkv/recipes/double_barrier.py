@@ -57,7 +57,9 @@ class _Round(Line):
     async def _reach_front(self, holding: Holding, until: Deadline) -> bool:
         """Wait until the round is started; False: the lease was lost meanwhile."""
         while not holding.is_lost:
-            self.number = await self._start(holding, until) or await self._wait_for_start(holding, until)
+            self.number = await self._start(holding, until)
+            if not self.number and not until.over:
+                self.number = await self._wait_for_start(holding, until)
             if not self.number and until.over:
                 self.number = await self._give_up_waiting(holding)
             if self.number:
@@ -170,7 +172,7 @@ class _DoubleBarrier(Holder):
         """Wait until ``count`` have come.
 
         Args:
-            timeout: seconds; None waits without limit, 0 does not wait.
+            timeout: seconds; None waits without limit, 0 waits for nobody but the cluster.
 
         Returns:
             The round's number: alike for all that are in it, and larger than that of any round before.
@@ -182,7 +184,7 @@ class _DoubleBarrier(Holder):
             TypeError, ValueError: no timeout.
             Closed, StorageError: the member has ended.
         """
-        return await self._come(Deadline(self._clock, timeout))
+        return await self._come(self._deadline(timeout))
 
     async def _enter(self) -> None:
         await self._come(Deadline(self._clock, None))
@@ -212,7 +214,7 @@ class _DoubleBarrier(Holder):
             TypeError, ValueError: no timeout.
             Closed, StorageError: the member has ended.
         """
-        until = Deadline(self._clock, timeout)
+        until = self._deadline(timeout)
         holding = self._held
         lost = holding.is_lost
         await self._end(failed=False)

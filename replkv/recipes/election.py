@@ -62,13 +62,16 @@ class _UntilStopped(Deadline):
     """Over when somebody says so; until then attempts take as long as any call, and waits end now and then to look."""
 
     def __init__(self, clock: Callable[[], float], stop: Stop, attempt: float) -> None:
-        super().__init__(clock, None)
+        super().__init__(clock, None, attempt)
         self._stop = stop
-        self._attempt = attempt
 
     @property
     def left(self) -> float:
-        return 0.0 if self._stop.is_set() else self._attempt
+        return 0.0 if self.over else self._attempt
+
+    @property
+    def over(self) -> bool:
+        return self._stop.is_set()
 
     def at_most(self, seconds: float) -> float:
         return min(seconds, self.left, LOOK_UP)
@@ -103,8 +106,8 @@ class _Term(Once):
         del failed
         holding, self._holding = self._holding, None
         if holding is not None:  # else it was resigned within the block
-            self._was_lost = holding.is_lost
-            await self._line.leave(holding)
+            self._was_lost = holding.is_lost  # in case that this is cancelled
+            self._was_lost = not await self._line.leave(holding)
 
     @recipe
     async def proclaim(self, value: Data) -> int:
@@ -138,9 +141,8 @@ class _Term(Once):
             RuntimeError: it does not lead.
         """
         holding = self._held
-        lost = holding.is_lost
         await self._end(failed=False)
-        if lost:
+        if self._was_lost:
             raise holding.loss()
 
 
@@ -196,7 +198,7 @@ class _Election(Recipe):
 
     def _arguments(self, value: Data, timeout: float | None) -> tuple[Surface[Any, Any], str, Line, bytes, Callable[[], Deadline]]:
         limit = to_timeout(timeout)
-        return self._surface, self._what, self._line, to_value(value), lambda: Deadline(self._clock, limit)
+        return self._surface, self._what, self._line, to_value(value), lambda: self._deadline(limit)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._what.removeprefix('election ')}>"
@@ -210,7 +212,7 @@ class Election(_Election, Blocking):
 
         Args:
             value: to proclaim, for others to see: a name, an address.
-            timeout: seconds; None waits without limit, 0 does not wait.
+            timeout: seconds; None waits without limit, 0 waits for nobody but the cluster.
 
         Returns:
             The term; the block of ``with`` resigns at its end, and raises ``LockLost`` if it was lost.

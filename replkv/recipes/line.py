@@ -11,10 +11,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from replkv import codec
 from replkv.errors import Compacted, Conflict, LeaseNotFound, LockLost, NoLeader, OutcomeUnknown, ReplkvError, TooStale, WaitTimeout
-from replkv.ops import Delete, Key, Put
+from replkv.ops import Delete, Key, Put, Txn
 from replkv.recipes import lifelines
 from replkv.recipes.holding import Holding
+from replkv.wire import below
 
 if TYPE_CHECKING:
     from replkv.lifeline import Lifeline
@@ -66,8 +68,7 @@ class Line:
         """
         while True:
             holding = await self._join(value, until, alone=False)
-            if holding is None:
-                continue
+            assert holding is not None  # noqa: S101  # nobody is minded
             try:
                 if await self._reach_front(holding, until):
                     return holding
@@ -85,26 +86,34 @@ class Line:
         """Take a place if nobody would be before; None: somebody would, and nothing was changed."""
         return await self._join(value, until, alone=True)
 
-    async def leave(self, holding: Holding, timeout: float | None = None) -> None:
+    async def leave(self, holding: Holding, timeout: float | None = None) -> bool:
         """Leave the line; never raises for a cluster that can't be reached: then the lease is revoked as soon as possible, or ends.
 
         Args:
             holding: one's place.
             timeout: seconds; None: ``Config.timeout``.
+
+        Returns:
+            Whether it was one's own until then, as far as is known: the cluster may know better than this process's own clock.
         """
         if holding.is_lost:
             self.abandon(holding)
-            return
+            return False
         limit = self._calls._engine().config.timeout if timeout is None else timeout  # noqa: SLF001  # the same process's
         try:
-            await self._calls.txn(then=self.leaving(holding), timeout=limit)
+            result = await self._calls.txn(then=self.leaving(holding), timeout=limit)
         except ReplkvError:
+            lost = holding.is_lost
             self.abandon(holding)
+            return not lost
         except BaseException:
             self.abandon(holding)
             raise
-        else:
-            self.left(holding)
+        if not all(answer.deleted for answer in result.responses):
+            self.abandon(holding)
+            return False
+        self.left(holding)
+        return True
 
     def leaving(self, holding: Holding) -> list[Delete]:
         """Return what leaves the line, for a transaction of who holds a place in it; ``left`` is to be told."""
@@ -122,10 +131,9 @@ class Line:
     def _give_up(self, lifeline: Lifeline, keys: list[bytes]) -> None:
         if self._lifeline is None:
             lifeline.drop()
-            return
-        for key in keys:  # the lease is the caller's
-            with suppress(ReplkvError):
-                self._calls.submit(Delete(key))
+        else:  # the lease is the caller's
+            deletes = Txn(then=[Delete(key) for key in keys]).to_wire()
+            lifeline.clean(codec.pack(below(deletes, self._calls._prefix)))  # noqa: SLF001  # of the namespace
 
     # -- steps ---------------------------------------------------------------------------------------------------------------------
 
@@ -136,17 +144,18 @@ class Line:
         return [queue + suffix for queue in self._queues]
 
     async def _join(self, value: bytes, until: Deadline, *, alone: bool) -> Holding | None:
-        """Take a place in line; None: the line is not empty where it must be, or nobody knows what became of the place."""
-        try:
-            lifeline = self._lifeline or await lifelines.borrow(self._calls, self._ttl, until)
-            return await self._put(lifeline, value, until, alone=alone)
-        except (NoLeader, OutcomeUnknown) as error:
-            if until.over:
-                raise WaitTimeout(f"{self._what} could not be asked for in time: {error}") from error
-        except LeaseNotFound:
-            if self._lifeline is not None:
-                raise LockLost(f"{self._what} was to hang on lease {self._lifeline.id}, which is over: give another one") from None
-        return None
+        """Take a place in line; None: the line is not empty where it must be."""
+        while True:
+            try:
+                lifeline = self._lifeline or await lifelines.borrow(self._calls, self._ttl, until)
+                with suppress(Conflict):  # another process uses the same lease, and counted as far
+                    return await self._put(lifeline, value, until, alone=alone)
+            except (NoLeader, OutcomeUnknown) as error:
+                if until.over:
+                    raise WaitTimeout(f"{self._what} could not be asked for in time: {error}") from error
+            except LeaseNotFound:  # one of its own had rested for too long
+                if self._lifeline is not None:
+                    raise LockLost(f"{self._what} was to hang on lease {self._lifeline.id}, which is over: give another one") from None
 
     async def _put(self, lifeline: Lifeline, value: bytes, until: Deadline, *, alone: bool) -> Holding | None:
         suffix = b"%x" % lifeline.id  # the same each time: scans go through what is deleted, until the history is compacted
@@ -159,11 +168,10 @@ class Line:
             if revision is not None:
                 prefix = self._calls._prefix  # noqa: SLF001  # of the namespace: what a guard names is the whole key
                 holding = Holding(self._what, prefix + self._queues[0] + suffix, revision, lifeline)
-        except Conflict:  # another process uses the same lease, and counted as far
-            if self._lifeline is not None:
-                return await self._put(lifeline, value, until, alone=alone)
-            lifeline.drop()  # which is not as free as it should be
-            return None
+        except Conflict:
+            if self._lifeline is None:
+                lifeline.drop()  # which is not as free as it should be
+            raise
         except BaseException:
             self._give_up(lifeline, self._keys_of(suffix))
             raise

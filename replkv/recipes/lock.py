@@ -39,7 +39,7 @@ class LineHolder(Holder):
         """Wait until it is one's turn, and take it.
 
         Args:
-            timeout: seconds; None waits without limit, 0 does not wait.
+            timeout: seconds; None waits without limit, 0 waits for nobody but the cluster.
 
         Returns:
             The fence: larger than that of any holder before.
@@ -51,7 +51,7 @@ class LineHolder(Holder):
             TypeError, ValueError: no timeout.
             Closed, StorageError: the member has ended.
         """
-        return await self._acquire(Deadline(self._clock, timeout))
+        return await self._acquire(self._deadline(timeout))
 
     async def _enter(self) -> None:
         await self._acquire(Deadline(self._clock, None))
@@ -108,20 +108,17 @@ class LineHolder(Holder):
             RuntimeError: it is not held.
         """
         holding = self._held
-        lost = holding.is_lost
-        await self._give_back()
-        if lost:
+        if not await self._give_back():
             raise holding.loss()
 
     async def _end(self, *, failed: bool) -> None:
         del failed
         await self._give_back()
 
-    async def _give_back(self) -> None:
+    async def _give_back(self) -> bool:
         holding, self._holding = self._holding, None
         self._in_use = False
-        if holding is not None:  # else it was released within the block
-            await self._line.leave(holding)
+        return holding is None or await self._line.leave(holding)  # None: it was released within the block
 
 
 class _Lock(LineHolder):

@@ -82,7 +82,7 @@ class _RateLimiter(Recipe):
 
         Args:
             n: how many; at most ``burst``.
-            timeout: seconds; None waits without limit, 0 does not wait.
+            timeout: seconds; None waits without limit, 0 waits for nobody but the cluster.
 
         Raises:
             WaitTimeout: not in time; nothing is left behind.
@@ -91,16 +91,18 @@ class _RateLimiter(Recipe):
             Closed, StorageError: the member has ended.
         """
         self._check(n)
-        until = Deadline(self._clock, timeout)
+        until = self._deadline(timeout)
         if self._stock.take(n, self._clock()):
             return
-        if not await self._begin_turn(until):
+        if not await self._begin_turn(Deadline(self._clock, timeout)):
             raise self._late(n)
         try:
             while not self._stock.take(n, self._clock()):
-                if until.over:
+                if until.left == 0.0:
                     raise self._late(n)
                 if await self._fill(n, until, alone=True):
+                    if until.over:
+                        raise self._late(n)
                     await self._wait_and_fill(n, until)
         finally:
             self._end_turn()

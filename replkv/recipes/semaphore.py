@@ -47,8 +47,7 @@ class _PermitLine(Line):
         await self.terms.agree(until)
         while await self._has_room(until):
             holding = await self._join(value, until, alone=False)
-            if holding is None:
-                continue
+            assert holding is not None  # noqa: S101  # nobody is minded
             try:
                 if await self._is_let_in(holding, until):
                     return holding

@@ -145,12 +145,13 @@ class _Transaction(Recipe):
             value: bytes or text.
             lease: the lease the key hangs on from then on; None: none.
             ttl: seconds after which the key is deleted; not together with ``lease``.
-            guard: commit only while this is held; else nothing is written, and ``LockLost`` is raised.
+            guard: commit only while this is held; else nothing is written, and ``LockLost`` is raised.  It stays the guard of later
+                writes to the key that name none.
 
         Raises:
             TypeError, ValueError: a bad argument.
         """
-        self._write(Put(key, to_value(value), lease=lease, ttl=ttl, guard=guard))
+        self._write(Put(key, to_value(value), lease=lease, ttl=ttl, guard=self._guard(key, guard)))
 
     def delete(self, key: Data, *, guard: Fenced | None = None) -> None:
         """Delete a key when the transaction is committed; for a span, delete what ``scan`` returns.
@@ -162,7 +163,7 @@ class _Transaction(Recipe):
         Raises:
             TypeError, ValueError: a bad argument.
         """
-        self._write(Delete(key, guard=guard))
+        self._write(Delete(key, guard=self._guard(key, guard)))
 
     def add(self, key: Data, delta: int = 1) -> None:
         """Add to an integer counter when the transaction is committed; where it is not read, others that add do not conflict.
@@ -186,6 +187,10 @@ class _Transaction(Recipe):
             self._write(Put(key, b"%d" % delta, guard=before.guard))
         else:
             self._write(addition)
+
+    def _guard(self, key: Data, guard: Fenced | None) -> Fenced | None:
+        before = self._writes.get(to_key(key))
+        return before.guard if guard is None and isinstance(before, (Put, Delete)) else guard
 
     def _write(self, operation: Put | Delete | Add) -> None:
         self._ensure_open()

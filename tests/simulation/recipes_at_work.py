@@ -1,6 +1,6 @@
-"""Recipes under faults: tasks at all members of a virtual cluster take locks while members are cut off, killed, stopped and started.
+"""Recipes under faults: tasks at all members of a virtual cluster hold what they share while members are cut off, killed and started.
 
-``python tests/simulation/recipes_at_work.py FIRST COUNT`` runs so many seeds; what is judged stands at ``Judge``.
+``python tests/simulation/recipes_at_work.py FIRST COUNT`` runs so many seeds of each game; what is judged stands at ``Judge``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from replkv import Conflict, LockLost, OutcomeUnknown, ReplkvError, Settings, Unavailable
 from replkv.errors import Closed
@@ -22,6 +22,10 @@ from replkv.testing import AsyncCluster
 TTL: Final = 3.0
 TURNS: Final = 6
 STRIKES: Final = 10
+TASKS: Final = "aabbcc"
+"""The member of each task."""
+WHOLE: Final = 12
+PERMITS: Final = 2
 SETTLED: Final = 240.0
 """Virtual seconds within which everybody is served once the faults are over."""
 
@@ -30,36 +34,79 @@ class Unsound(AssertionError):
     """A recipe broke its promise."""
 
 
+@frozen(eq=False)
+class Stake:
+    """What a task asks for.
+
+    Args:
+        rule: that is broken if more is held than there is.
+        place: what is shared.
+        holder: an object that is used as a lock is.
+        share: how much of the place its holder has, of ``WHOLE``.
+    """
+
+    rule: str
+    place: str
+    holder: Any
+    share: int
+
+
+def locks(replica: Any, rng: random.Random) -> Stake:
+    """Return one of two locks."""
+    name = rng.choice(("x", "y"))
+    return Stake("K1", name, replica.lock(name, ttl=TTL), WHOLE)
+
+
+def semaphores(replica: Any, rng: random.Random) -> Stake:
+    """Return a permit of a semaphore."""
+    del rng
+    return Stake("K4", "s", replica.semaphore("s", PERMITS, ttl=TTL), WHOLE // PERMITS)
+
+
+def rwlocks(replica: Any, rng: random.Random) -> Stake:
+    """Return one side of a reader-writer lock; all tasks may read at once."""
+    lock = replica.rwlock("r", ttl=TTL)
+    return Stake("K4", "r", lock.write(), WHOLE) if rng.random() < 0.4 else Stake("K4", "r", lock.read(), WHOLE // len(TASKS))
+
+
+Game = Callable[[Any, random.Random], Stake]
+GAMES: Final[dict[str, Game]] = {"locks": locks, "semaphores": semaphores, "rwlocks": rwlocks}
+
+
 @define(eq=False)
 class Judge:
     """What must hold at every moment.
 
-    K1: of the holders of one lock, at most one believes in it.  K2: fences grow from holder to holder.  K3: writes guarded by a lock are
-    carried out in the order of fences.  K4: no more than ``permits`` holders of a semaphore believe in it, and no writer of a
-    reader-writer lock beside anybody else.  K5: once faults are over, everybody who waits is served.
+    K1: of the holders of one lock, at most one believes in it.  K2: fences grow from holder to holder, where one holds alone.  K3: writes
+    guarded by who holds alone are carried out in the order of fences.  K4: no more holders of a semaphore believe in it than it has
+    permits, and no writer of a reader-writer lock beside anybody else.  K5: once faults are over, everybody who waits is served.
     """
 
     cluster: AsyncCluster
-    held: dict[str, list[Any]] = field(factory=dict)
+    held: dict[str, list[Stake]] = field(factory=dict)
     fences: dict[str, int] = field(factory=dict)
     sights: Counter[str] = field(factory=Counter)
 
-    def enter(self, name: str, lock: Any, most: int = 1) -> None:
-        """Take note that somebody has a lock now."""
-        believers = [other for other in self.held.setdefault(name, []) if other.held]
-        if len(believers) >= most:
-            raise Unsound(f"K1: {lock} at {self.cluster.now:.6f} while {believers}")
-        if most == 1:
-            if lock.fence <= self.fences.get(name, 0):
-                raise Unsound(f"K2: {lock} behind fence {self.fences[name]}")
-            self.fences[name] = lock.fence
-        self.held[name] = [*believers, lock]
+    def enter(self, stake: Stake) -> None:
+        """Take note that somebody holds something now."""
+        self.held[stake.place] = [*self.held.get(stake.place, []), stake]
+        self.look(stake)
+        if stake.share == WHOLE:
+            if stake.holder.fence <= self.fences.get(stake.place, 0):
+                raise Unsound(f"K2: {stake.holder} behind fence {self.fences[stake.place]}")
+            self.fences[stake.place] = stake.holder.fence
         self.sights["taken"] += 1
 
-    def leave(self, name: str, lock: Any) -> None:
-        """Take note that somebody gives a lock back."""
-        if lock in self.held[name]:
-            self.held[name].remove(lock)
+    def look(self, stake: Stake) -> None:
+        """See that those who believe that they hold something have no more than there is."""
+        believers = [each for each in self.held[stake.place] if each.holder.held]
+        if sum(each.share for each in believers) > WHOLE:
+            raise Unsound(f"{stake.rule}: {[each.holder for each in believers]} at {self.cluster.now:.6f}")
+        self.sights["together"] += len(believers) > 1
+
+    def leave(self, stake: Stake) -> None:
+        """Take note that somebody gives something back."""
+        self.held[stake.place].remove(stake)
 
 
 async def restless(judge: Judge, rng: random.Random, strikes: int) -> None:
@@ -88,15 +135,14 @@ async def restless(judge: Judge, rng: random.Random, strikes: int) -> None:
             cluster.heal()
 
 
-async def locker(judge: Judge, name: str, rng: random.Random, served: Callable[[], object]) -> None:
-    """Take a lock again and again, and write what it guards."""
+async def holding(judge: Judge, ask: Game, name: str, rng: random.Random, served: Callable[[], object]) -> None:
+    """Hold something again and again, and write what it guards."""
     done = 0
     while done < TURNS:
-        replica = judge.cluster[name]
-        lock = replica.lock(rng.choice(("x", "y")), ttl=TTL)
+        stake = ask(judge.cluster[name], rng)
         try:
-            async with asyncio.timeout(rng.choice((None, None, 2.0))), lock:
-                await _work(judge, lock, rng)
+            async with asyncio.timeout(rng.choice((None, None, 2.0))), stake.holder:
+                await _work(judge, stake, rng)
                 done += 1
         except (LockLost, Unavailable, OutcomeUnknown, Conflict, Closed, TimeoutError) as error:
             judge.sights[type(error).__name__] += 1
@@ -104,32 +150,31 @@ async def locker(judge: Judge, name: str, rng: random.Random, served: Callable[[
     served()
 
 
-async def _work(judge: Judge, lock: Any, rng: random.Random) -> None:
-    name = repr(lock).split("'")[1]
-    judge.enter(name, lock)
+async def _work(judge: Judge, stake: Stake, rng: random.Random) -> None:
+    lock = stake.holder
+    judge.enter(stake)
     try:
         for _ in range(rng.randrange(4)):
             await asyncio.sleep(rng.choice((0.0, 0.01, 0.3, TTL)))
-            if lock.held and [other for other in judge.held[name] if other.held and other is not lock]:
-                raise Unsound(f"K1: {judge.held[name]} at {judge.cluster.now:.6f}")
-        await lock._surface.put(f"guarded/{name}", str(lock.fence), guard=lock)
+            judge.look(stake)
+        await lock._surface.put(f"guarded/{stake.place}/{'alone' if stake.share == WHOLE else 'shared'}", str(lock.fence), guard=lock)
     finally:
-        judge.leave(name, lock)
+        judge.leave(stake)
 
 
 async def _judge_writes(judge: Judge) -> None:
     """K3, from the history of the store."""
-    for name in ("x", "y"):
+    for place in judge.fences:
         fences: list[int] = []
-        async with judge.cluster["a"].watch(f"guarded/{name}", start_revision=1) as watch:
+        async with judge.cluster["a"].watch(f"guarded/{place}/alone", start_revision=1) as watch:
             while (event := await watch.next(0)) is not None:
                 fences.append(int(event.kv.value))  # type: ignore[union-attr]  # no marks were asked for
         if fences != sorted(fences):
-            raise Unsound(f"K3: {name} was written under the fences {fences}")
+            raise Unsound(f"K3: {place} was written under the fences {fences}")
 
 
-def play(seed: int) -> Judge:
-    """Run one seed; return what was seen.
+def play(seed: int, ask: Game) -> Judge:
+    """Run one seed of a game; return what was seen.
 
     Raises:
         Unsound: a promise was broken.
@@ -138,13 +183,13 @@ def play(seed: int) -> Judge:
     settings = Settings(compact_age=0, compact_revisions=0, compact_bytes=0)
     cluster = AsyncCluster(members=3, seed=seed, settings=settings, patience=10_000)
     judge = Judge(cluster)
-    waiting = dict(enumerate("aabbcc"))
+    waiting = dict(enumerate(TASKS))
 
     async def main() -> None:
         async with asyncio.TaskGroup() as group:
             strikes = group.create_task(restless(judge, rng, STRIKES))
             for number, name in waiting.copy().items():
-                group.create_task(locker(judge, name, random.Random(f"{seed} {number}"), partial(waiting.pop, number)))
+                group.create_task(holding(judge, ask, name, random.Random(f"{seed} {number}"), partial(waiting.pop, number)))
             await strikes
             over = cluster.now
             while waiting:  # in virtual time
@@ -164,16 +209,17 @@ def play(seed: int) -> Judge:
 
 
 def main() -> None:
-    """Run seeds until one fails."""
+    """Run seeds of each game until one fails."""
     first, count = int(sys.argv[1]), int(sys.argv[2])
-    sights: Counter[str] = Counter()
-    for seed in range(first, first + count):
-        try:
-            sights += play(seed).sights
-        except (Unsound, ReplkvError):
-            print(f"seed {seed} failed")
-            raise
-    print(f"{count} seeds, nothing found:", dict(sights))
+    for game, ask in GAMES.items():
+        sights: Counter[str] = Counter()
+        for seed in range(first, first + count):
+            try:
+                sights += play(seed, ask).sights
+            except (Unsound, ReplkvError):
+                print(f"seed {seed} of {game} failed")
+                raise
+        print(f"{count} seeds of {game}, nothing found:", dict(sights))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from test_machine import Log
 
 from replkv import codec, letters, wire
 from replkv.config import Config
-from replkv.errors import Closed, Incompatible, ReplkvError
+from replkv.errors import Closed, Incompatible, Overloaded, ReplkvError
 from replkv.letters import Answer, Batch, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Pull, Read, Welcome
 from replkv.remote import Remote
 from replkv.values import Span
@@ -66,6 +66,7 @@ class Front:
         self.version = letters.VERSION
         self.behind = 0  # revisions
         self.refusal: ReplkvError | None = None  # of batches
+        self.has_room = True  # for reads
         self.answers_batches = True  # or the answers get lost
         self.cables: list[Cable] = []
 
@@ -98,6 +99,9 @@ class Front:
             cable.reply(Welcome(hello.number, letters.VERSION, self.name, self.id, 1, settings, addresses, self.revision))
 
     def read(self, cable: Cable, read: Read) -> None:
+        if not self.has_room:
+            cable.reply(Failed(read.number, Overloaded("no room")))
+            return
         if read.min_revision > self.revision:
             cable.held.append(read)
             return

@@ -12,8 +12,25 @@ from typing import Any
 
 import pytest
 
-from replkv import AsyncReplica, Closed, Config, DirectoryInUse, Get, Key, NoLeader, OutcomeUnknown, Put, Replica, TooLarge, WaitTimeout
-from replkv.surface import Surface
+from replkv import (
+    AsyncReplica,
+    Closed,
+    Config,
+    DirectoryInUse,
+    Get,
+    Key,
+    NoLeader,
+    OutcomeUnknown,
+    Put,
+    Replica,
+    Scan,
+    ScanResult,
+    TooLarge,
+    WaitTimeout,
+    kv,
+)
+from replkv.plans import NOT_YET, Read
+from replkv.surface import Consistency, Surface
 from replkv.waiting import LoopCall
 
 PATIENCE = 20.0
@@ -307,5 +324,115 @@ def test_a_blocked_loop_holds_up_only_itself() -> None:
         future = replica.submit(Put("a", "1"))
         assert future.result(PATIENCE).revision == 2  # blocks the loop
         assert (await replica.put("b", "2")).revision == 3
+
+    run(test)
+
+
+# -- long reads --------------------------------------------------------------------------------------------------------------------
+
+
+async def turns_during(read: Awaitable[ScanResult]) -> tuple[ScanResult, int]:
+    """Return what a read returns, and how many turns of the loop another task had meanwhile."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await asyncio.sleep(0)
+    before = turns
+    found = await read
+    counting.cancel()
+    return found, turns - before
+
+
+async def fill(replica: AsyncReplica, number: int) -> None:
+    for at in range(0, number, 100):
+        await replica.txn(then=[Put(f"app/{key:05}", f"{key % 7}") for key in range(at, min(at + 100, number))])
+
+
+@pytest.mark.parametrize("consistency", ["linearizable", "lease", "local"])
+@pytest.mark.parametrize("asked", [{}, {"sort_by": "value", "limit": 4_000}, {"keys_only": True}, {"count_only": True}])
+def test_a_long_scan_lets_other_tasks_have_their_turn_and_finds_the_same(consistency: Consistency, asked: dict[str, Any]) -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await fill(replica, 5_000)
+        for surface in (replica, replica.namespace("app/")):
+            expected = await asyncio.wrap_future(surface.submit(Scan(**asked)))
+            found, turns = await turns_during(surface.scan(**asked, consistency=consistency))
+            assert found == expected
+            assert turns >= 2
+
+    run(test)
+
+
+def test_a_long_scan_shows_one_revision_whatever_is_written_meanwhile() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await fill(replica, 5_000)
+        before = await replica.scan()
+
+        async def write() -> None:
+            for number in range(0, 5_000, 250):
+                await replica.put(f"app/{number:05}", "late")
+                await replica.delete(f"app/{number + 1:05}")
+
+        reading = asyncio.create_task(replica.scan(consistency="local"))
+        await asyncio.sleep(0)  # it has begun
+        await write()
+        assert await reading == before
+        assert len(await replica.scan(revision=before.revision)) == len(await replica.scan()) + 20 == 5_000
+
+    run(test)
+
+
+def test_a_long_scan_under_a_lease_that_ends_meanwhile_is_confirmed_by_the_others() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await fill(replica, 5_000)
+        node = replica._node
+        assert node is not None
+        steps = Read(Scan(), b"", "lease").answer_in_steps(node, None)
+        next(steps)
+        published = node.published
+        node.published = published._replace(lease_until=0.0)
+        try:
+            assert kv.run(steps) is NOT_YET
+        finally:
+            node.published = published
+
+    run(test)
+
+
+def test_a_long_scan_that_a_compaction_outran_is_read_again() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await fill(replica, 5_000)
+        node = replica._node
+        assert node is not None
+        steps = Read(Scan(), b"", "local").answer_in_steps(node, None)
+        next(steps)
+        await replica.delete("app/04999")
+        revision = (await replica.put("app/04998", "new")).revision
+        await replica.compact(revision)
+        give_up = time.monotonic() + PATIENCE
+        while node.machine.store.removed_below < revision:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.001)
+        _, seen, records, count, _ = kv.run(steps)
+        assert (seen, len(records), count, records[-1][:2]) == (revision, 4_999, 4_999, (b"app/04998", b"new"))
+
+    run(test)
+
+
+def test_a_long_scan_that_is_cancelled_between_two_of_its_turns_disturbs_nobody() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await fill(replica, 5_000)
+        reading = asyncio.create_task(replica.scan(consistency="local"))
+        await asyncio.sleep(0)
+        assert not reading.done()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert len(await replica.scan()) == 5_000
 
     run(test)

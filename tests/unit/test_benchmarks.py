@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
-from benchmarks import protobuf, report, workloads
-from benchmarks.meters import Meter, Sample, median, process_cpu
+from benchmarks import crowd, protobuf, report, workloads, zookeeper_peer
+from benchmarks.meters import Meter, Sample, Usage, median, process_cpu
 
 SAMPLE = Sample(100, 0.5, 1.5, 2.5, 10.0, 20.0, 30.0, 0.01, 40.0)
 
@@ -29,7 +31,7 @@ def test_values_are_half_random_and_always_the_same() -> None:
 
 
 def test_all_workloads_are_chosen_by_default_and_kinds_share_a_number() -> None:
-    assert workloads.chosen("") == ["W1", "W2", "W3", "W4", "W4-lease", "W6", "W10"]
+    assert workloads.chosen("") == ["W1", "W2", "W3", "W4", "W4-lease", "W6", "W9", "W9-8", "W9-8-spread", "W10"]
     assert workloads.chosen("W4, W1") == ["W1", "W4", "W4-lease"]
     with pytest.raises(ValueError, match="no workload W7"):
         workloads.chosen("W7")
@@ -61,6 +63,30 @@ def test_a_sequence_is_done_in_order() -> None:
     assert len(latencies) == 50
 
 
+def test_contenders_share_the_turns_and_their_cpu_is_theirs() -> None:
+    done: dict[str, list[int]] = {"a": [], "b": []}
+    latencies, seconds, cpu = workloads.drive_together(100, [done["a"].append, done["b"].append])
+    assert done == {"a": list(range(50)), "b": list(range(50))}
+    assert len(latencies) == 100
+    assert cpu >= 0
+    assert max(latencies) <= seconds
+
+
+def test_a_contender_that_fails_is_no_measurement() -> None:
+    def fail(number: int) -> None:
+        raise OSError(f"turn {number}")
+
+    with pytest.raises(OSError, match="turn 0"):
+        workloads.drive_together(10, [lambda _: None, fail])
+
+
+@pytest.mark.parametrize(("whole", "parts"), [(8, 3), (1_000, 3), (2, 3), (1_000, 4)])
+def test_shares_differ_by_one_and_make_the_whole(whole: int, parts: int) -> None:
+    shares = [workloads.share(whole, part, parts) for part in range(parts)]
+    assert sum(shares) == whole
+    assert max(shares) - min(shares) <= 1
+
+
 def test_varints_are_those_of_protobuf() -> None:
     assert [protobuf.varint(number) for number in (0, 1, 127, 128, 300)] == [b"\0", b"\x01", b"\x7f", b"\x80\x01", b"\xac\x02"]
 
@@ -80,6 +106,38 @@ def test_answers_of_etcd_are_understood() -> None:
     assert protobuf.found_value(protobuf.bytes_field(1, header)) is None
 
 
+def test_locks_of_etcd_are_asked_for_by_name_and_lease_and_given_back_by_their_key() -> None:
+    assert protobuf.fields(protobuf.grant_request(60, 1 << 40)) == {1: 60, 2: 1 << 40}
+    assert protobuf.fields(protobuf.lock_request(b"name", 300)) == {1: b"name", 2: 300}
+    locked = protobuf.bytes_field(1, b"header") + protobuf.bytes_field(2, b"name/12c")
+    assert protobuf.fields(protobuf.unlock_request(locked)) == {1: b"name/12c"}
+    with pytest.raises(TypeError, match="no LockResponse"):
+        protobuf.unlock_request(protobuf.bytes_field(1, b"header"))
+
+
+def test_servers_of_zookeeper_know_each_other(tmp_path: Path) -> None:
+    text = zookeeper_peer.configuration(1, tmp_path, 2181, [(1, 2), (3, 4), (5, 6)])
+    settings = dict(line.split("=", 1) for line in text.splitlines())
+    assert settings["clientPort"] == "2181"
+    assert settings["dataDir"] == f"{tmp_path}/m1"
+    assert settings["server.3"] == "127.0.0.1:5:6"
+
+
+def test_a_server_of_zookeeper_says_what_it_is_and_how_old() -> None:
+    answer = "Zookeeper version: 3.8.0-abc, built on 2022-02-25\nLatency min/avg/max: 0/0.0/0\nMode: follower\nNode count: 5\n"
+    told = zookeeper_peer.described(answer)
+    assert told["Mode"] == "follower"
+    assert told["Zookeeper version"].startswith("3.8.0-")
+    assert zookeeper_peer.described("") == {}
+
+
+def test_what_zookeeper_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(zookeeper_peer, "JAR", tmp_path / "zookeeper.jar")
+    lacking = zookeeper_peer.missing()
+    assert lacking is not None
+    assert "apt-get install zookeeper" in lacking
+
+
 def test_the_cpu_of_a_process_is_its_own() -> None:
     assert process_cpu(os.getpid()) == pytest.approx(time.process_time(), abs=0.05)
 
@@ -92,6 +150,13 @@ def test_the_driver_inside_a_member_is_counted_once() -> None:
     shifted = Meter(own, []).sample([0.001], 0.001, 1.0, inside=own)
     assert shifted.driver_cpu == 1e6
     assert shifted.cpu < 1e6
+
+
+def test_what_else_a_machine_does_is_what_nobody_accounts_for() -> None:
+    usage = Usage([os.getpid()])
+    assert usage.spent()[0] >= 0
+    assert usage.other_share(1e9) == 0
+    assert 0 <= usage.other_share(0) <= 1
 
 
 def test_medians_are_taken_figure_by_figure() -> None:
@@ -114,3 +179,41 @@ def test_the_table_compares_with_the_first_peer() -> None:
     assert page.count("\n| ") == 4
     assert "NOISE: up to 50%" in page
     assert '"etcd 3"' in report.as_json(results, 1)
+
+
+def test_the_table_of_crowds_says_where_and_how_it_was_measured(tmp_path: Path) -> None:
+    figures = crowd.Figures()
+    figures.add("a hand-over", "p50 1.00 ms")
+    figures.noise.append(0.5)
+    page = crowd.as_markdown(figures, "python -m benchmarks.crowd lock")
+    assert "| a hand-over | p50 1.00 ms |" in page
+    assert "`python -m benchmarks.crowd lock`" in page
+    assert "NOISE: up to 50%" in page
+    crowd.write(figures, "python", tmp_path / "new" / "crowd.json")
+    assert "a hand-over" in (tmp_path / "new" / "crowd.json").read_text(encoding="utf-8")
+    assert (tmp_path / "new" / "crowd.md").read_text(encoding="utf-8") == crowd.as_markdown(figures, "python")
+
+
+def test_too_few_files_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    with pytest.raises(OSError, match="may open 1000 files here, and 2000 are needed"):
+        crowd.raise_file_limit(2_000)
+    crowd.raise_file_limit(500)
+    assert limits == [(1_000, 1_000)]
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_a_lock_goes_round_once_and_each_release_wakes_one(how: str, tmp_path: Path) -> None:
+    figures = crowd.Figures()
+    crowd.lock_round(tmp_path, how, 6, figures)
+    told = dict(figures.rows)
+    assert told["– wake-ups per release"] == "1"
+    assert any(title.startswith(f"6 {how} of three members") for title in told)
+
+
+def test_leases_of_many_clients_are_kept_alive(tmp_path: Path) -> None:
+    figures = crowd.Figures()
+    crowd.clients(tmp_path, 0.004, 1.0, figures)
+    assert ("kept alive for 1 s: leases that were lost", "none of 40") in figures.rows

@@ -358,8 +358,11 @@ def test_an_async_client_connects_when_it_is_awaited(replica: Replica, tmp_path:
             await client.get("a")
         with pytest.raises(Closed):
             await client.open()
+        nobody = aio.connect(tmp_path / "nothing", timeout=0.1)
         with pytest.raises(NoLeader, match="no member answered"):
-            await aio.connect(tmp_path / "nothing", timeout=0.1)
+            await nobody
+        with pytest.raises(Closed):
+            await nobody
 
     asyncio.run(main())
 

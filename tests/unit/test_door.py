@@ -11,6 +11,7 @@ from visitors import Hall, Visitor, batch, pull, read
 
 from replkv import codec, door, errands, letters, ops, wire
 from replkv.door import ADDRESSES, Door, advertised
+from replkv.errands import PullErrand
 from replkv.errors import Closed, Compacted, FutureRevision, Incompatible, LeaseNotFound, Overloaded, TooLarge, TooStale
 from replkv.letters import (
     UNSEEN_MAX,
@@ -278,6 +279,24 @@ def test_a_pong_tells_that_there_was_nothing_up_to_its_revision_but_what_came_be
     assert pong.age == 0
 
 
+def test_however_many_pings_come_at_once_the_watches_of_their_client_are_looked_at_once(
+    hall: Hall, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    real = PullErrand.hurry
+
+    def hurry(errand: PullErrand, revision: int) -> Any:
+        looks.append(errand.number)
+        return real(errand, revision)
+
+    monkeypatch.setattr(PullErrand, "hurry", hurry)
+    visitor.post(*(pull(number, 1000) for number in range(2, 12)), *(Ping(number) for number in range(20, 30)))
+    visitor.post(*(Ping(number) for number in range(30, 40)))
+    hall.turn()
+    assert [reply.number for reply in visitor.listen()] == list(range(20, 40))
+    assert looks == list(range(2, 12))
+
+
 def test_a_pull_that_is_still_reading_when_a_pong_is_due_is_answered_before_it(hall: Hall, visitor: Visitor) -> None:
     put(visitor, *((f"k{number}", "v") for number in range(3 * errands.HELPING)))
     visitor.says(pull(1, 1, start=b"z"), Ping(2))
@@ -430,6 +449,7 @@ def test_replies_that_wait_are_bounded_but_a_write_is_always_answered(
     put(visitor, ("k", "v" * 10_000))
     session = visitor.opens(50)
     monkeypatch.setattr(door, limit, 5000)
+    monkeypatch.setattr(door, "SHARE", 5000)
     hall.transport.full = True
     get = ops.Get("k")
     visitor.says(batch(1, session, 1, ops.Add("n", 1)), read(2, get, "local"), read(3, get), read(4, get, "local"))
@@ -439,6 +459,56 @@ def test_replies_that_wait_are_bounded_but_a_write_is_always_answered(
     assert [type(visitor.hears(number).error) for number in (3, 4)] == [Overloaded] * 2
     assert visitor.hears(1).answers is not None
     assert visitor.asks(read(5, ops.Get("n"))).raw[1][1] == b"1"
+
+
+def test_replies_that_one_client_does_not_take_in_keep_others_from_large_ones_only(
+    hall: Hall, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(visitor, ("small", "v"), ("large", "v" * 10_000))
+    slow = hall.visitor()
+    monkeypatch.setattr(door, "WAITING_MAX", 5000)
+    monkeypatch.setattr(door, "SHARE", 5000)
+    slow.says(read(2, ops.Get("large"), "local"))
+    hall.wait(1.0)
+    assert hall.door._waiting > 5000, "also on its way it takes memory"
+    assert visitor.asks(read(2, ops.Get("small"), "local")).raw[1][1] == b"v"
+    assert isinstance(visitor.asks(read(3, ops.Get("large"), "local")).error, Overloaded)
+    slow.says()
+    visitor.says()
+    assert hall.door._waiting == 0
+    assert visitor.asks(read(4, ops.Get("large"), "local")).raw[1][1] == b"v" * 10_000
+
+
+@pytest.mark.parametrize("consistency", ["local", "linearizable"])
+def test_who_asks_for_much_to_be_read_is_the_one_who_waits(
+    hall: Hall, visitor: Visitor, monkeypatch: pytest.MonkeyPatch, consistency: str
+) -> None:
+    monkeypatch.setattr(door, "READ_FOR", 0.0)  # one read, and the turn is over
+    other = hall.visitor()
+    visitor.post(*(read(number, ops.Get("k"), consistency) for number in range(2, 42)))
+    other.post(read(2, ops.Get("k"), consistency), Ping(3))
+    hall.run(lambda: len(other.listen()) == 2)
+    assert len(visitor.listen()) < 10
+
+    def all_there() -> bool:
+        visitor.says()
+        return len(visitor.listen()) == 40
+
+    hall.run(all_there)
+    assert [reply.number for reply in visitor.replies] == list(range(2, 42))
+    assert not hall.door._reading
+
+
+def test_reads_that_were_cancelled_before_it_was_their_turn_are_not_done(
+    hall: Hall, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "READ_FOR", 0.0)
+    visitor.says(*(read(number, ops.Get("k"), "local") for number in range(2, 12)), Cancel(11), Cancel(2))
+    hall.wait(1.0)
+    assert [reply.number for reply in visitor.listen()] == list(range(3, 11))
+    visitor.post(*(read(number, ops.Get("k"), "local") for number in range(2, 12)))
+    visitor.goes()
+    assert hall.empty
 
 
 def test_who_asks_on_and_on_without_taking_anything_in_is_sent_away(hall: Hall, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -179,6 +180,12 @@ def test_a_module_imports_from_lower_floors_and_from_its_helpers_only(path: Path
         allowed.add("__init__")  # they use what everybody can use
     too_high = sorted(imported_modules(TREES[path]) - allowed)
     assert not too_high, f"{module} must not know {too_high}"
+
+
+def test_the_page_on_the_architecture_names_every_module_on_its_floor() -> None:
+    page = (ROOT.parent / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = [set(re.findall(r"`(\w+)/?`", row)) for row in re.findall(r"^\| \d \S+ \| .+? \| (.+) \|$", page, re.MULTILINE)]
+    assert rows == [set(floor) for floor in HOUSE]
 
 
 def test_helpers_do_not_import_in_circles() -> None:

@@ -13,6 +13,7 @@ from eventual import PATIENCE, eventually
 from recipes import FAST, awaited, in_line, line_of, lose, revoke
 
 from replkv import AsyncReplica, AsyncTerm, Closed, Leader, LockLost, Replica, Term, WaitTimeout
+from replkv.recipes.base import RESERVED
 from replkv.recipes.line import Line
 
 
@@ -187,6 +188,39 @@ def test_run_leads_calls_resigns_and_returns(replica: Replica) -> None:
     with pytest.raises(ZeroDivisionError):
         election.run(failing)
     assert in_line(replica) == 0
+
+
+def _take_away(replica: Replica) -> None:
+    """Delete the leader's key, which its process does not learn."""
+    replica.delete(replica.scan(prefix=RESERVED, sort_by="create", limit=1)[0].key)
+
+
+def test_run_leads_again_when_the_cluster_knew_of_the_loss_before_the_leader_did(replica: Replica) -> None:
+    fences: list[int] = []
+
+    def work(term: Term) -> str:
+        fences.append(term.fence)
+        if len(fences) == 1:
+            _take_away(replica)
+        assert term.held
+        replica.put("result", "done", guard=term)
+        return "done"
+
+    assert replica.election("e").run(work) == "done"
+    assert len(fences) == 2
+
+
+def test_who_gives_back_what_the_cluster_has_taken_away_is_told(replica: Replica) -> None:
+    lock = replica.lock("jobs")
+    lock.acquire()
+    _take_away(replica)
+    with pytest.raises(LockLost):
+        lock.release()
+    term = replica.election("e").lead()
+    _take_away(replica)
+    with pytest.raises(LockLost):
+        term.resign()
+    assert replica.lock("jobs").try_acquire()
 
 
 def test_run_calls_the_function_again_when_the_term_was_lost(replica: Replica) -> None:

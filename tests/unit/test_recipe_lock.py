@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from eventual import PATIENCE, eventually
 
-from replkv import AsyncLock, AsyncReplica, Closed, Key, LockLost, Put, Replica, Settings, WaitTimeout
+from replkv import AsyncLock, AsyncReplica, Closed, Key, LockLost, NoLeader, Put, Replica, Settings, WaitTimeout
 from replkv.ops import Revoke
 from replkv.plans import Write
 from replkv.recipes.line import Line
@@ -104,6 +104,65 @@ def test_who_waits_in_vain_leaves_nothing_behind_and_learns_who_was_before(repli
         with pytest.raises(WaitTimeout):
             replica.lock("jobs").acquire(0)
         assert in_line(replica) == 1
+
+
+@pytest.fixture
+def slow(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> Replica:
+    """A member whose cluster answers no call that takes no time."""
+    real = Replica._run
+
+    def run(self: Replica, plan: Any, timeout: Any) -> Any:
+        if timeout == 0.0:
+            raise NoLeader("no answer in no time")
+        return real(self, plan, timeout)
+
+    monkeypatch.setattr(Replica, "_run", run)
+    return replica
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda replica: replica.lock("free").acquire(0),
+        lambda replica: replica.lock(["free", "too"]).acquire(0),
+        lambda replica: replica.rwlock("free").read().acquire(0),
+        lambda replica: replica.rwlock("free").write().acquire(0),
+        lambda replica: replica.semaphore("free", 1).acquire(0),
+        lambda replica: replica.election("free").lead(timeout=0),
+        lambda replica: replica.double_barrier("free", 1).enter(0),
+        lambda replica: replica.rate_limiter("free", 10).acquire(timeout=0) or True,
+    ],
+    ids=["lock", "locks", "reader", "writer", "semaphore", "election", "double barrier", "rate limiter"],
+)
+def test_what_is_free_is_had_without_waiting_for_others_however_long_the_cluster_takes(
+    slow: Replica, take: Callable[[Replica], object]
+) -> None:
+    assert take(slow)
+
+
+def test_a_free_lock_is_not_said_to_be_taken_because_a_lease_that_rested_is_over(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    real = Line._put
+
+    async def put(self: Line, lifeline: Any, *arguments: Any, **named: Any) -> Any:
+        if not ended:
+            ended.append(lifeline.id)
+            revoke(replica, lifeline.id)  # in the moment between
+        return await real(self, lifeline, *arguments, **named)
+
+    monkeypatch.setattr(Line, "_put", put)
+    lock = replica.lock("jobs")
+    assert lock.try_acquire()
+    assert lock.held
+    assert ended
+
+
+def test_looking_whether_a_lock_is_lost_takes_no_memory_however_often(replica: Replica) -> None:
+    with replica.lock("jobs") as lock:
+        for _ in range(10):
+            assert not lock.lost.is_set()
+            assert not lock.lost.wait(0)
+        assert lock._held.lifeline.held.on_lost == []
 
 
 def test_one_that_gives_up_in_the_middle_of_the_line_lets_the_next_go_on(replica: Replica) -> None:

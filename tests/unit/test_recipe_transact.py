@@ -338,6 +338,21 @@ def test_a_transaction_that_only_reads_writes_nothing(replica: Replica, monkeypa
     assert replica.transact(lambda t: "nothing at all") == "nothing at all"
 
 
+def test_a_guard_is_not_forgotten_when_the_same_key_is_written_again(replica: Replica) -> None:
+    with replica.lock("jobs") as lock:
+        guard = lock.guard()
+
+    for again in (lambda t: t.put("a", "2"), lambda t: t.delete("a"), lambda t: t.add("a", 1)):
+
+        def twice(t: Transaction, again: Callable[[Transaction], object] = again) -> None:
+            t.put("a", "1", guard=guard)
+            again(t)
+
+        with pytest.raises(LockLost):
+            replica.transact(twice)
+    assert replica.get("a") is None
+
+
 def test_a_guard_that_is_lost_ends_it(replica: Replica) -> None:
     with replica.lock("x") as lock:
         replica.transact(lambda t: t.put("a", "1", guard=lock))

@@ -205,3 +205,26 @@ def test_without_a_quorum_nothing_hangs_and_nothing_is_left_behind() -> None:
         cluster.heal()
         cluster.advance(30)
         assert [kv.key for kv in cluster["b"].scan(prefix=b"\x00") if b"/item/" not in kv.key] == []
+
+
+def test_who_is_cancelled_while_it_is_cut_off_leaves_nothing_on_a_lease_that_lives_on() -> None:
+    with closing(AsyncCluster(members=3, seed=1)) as cluster:
+
+        async def main() -> None:
+            await cluster.wait_for_leader()
+            lease = await cluster["a"].lease(600)
+            holder = cluster["b"].lock("jobs")
+            await holder.acquire()
+            waiting = asyncio.create_task(cluster["a"].lock("jobs", lease=lease).acquire())
+            await asyncio.sleep(1)
+            cluster.isolate("a")
+            await asyncio.sleep(10)  # it knows no leader any more
+            waiting.cancel()
+            await asyncio.sleep(30)  # longer than any call may take
+            cluster.heal()
+            await asyncio.sleep(10)
+            await holder.release()
+            assert await cluster["c"].lock("jobs").try_acquire()
+            assert not lease.lost.is_set()
+
+        cluster.run(main())

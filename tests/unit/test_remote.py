@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from itertools import pairwise
 from typing import Any
 
@@ -23,17 +24,19 @@ from replkv.errors import (
     NoLeader,
     OutcomeUnknown,
     Overloaded,
+    TooLarge,
     TooStale,
     WaitTimeout,
     WrongCluster,
 )
 from replkv.feed import Wanted
 from replkv.keeper import Keeper
-from replkv.letters import Batch, Cancel, Look, Ping, Pull, Read
+from replkv.letters import Batch, Cancel, Look, Ping, Pong, Pull, Read
 from replkv.plans import NOT_YET, Ready, Write
 from replkv.plans import Read as ReadPlan
 from replkv.pulling import HELPINGS
-from replkv.remote import AGAIN_AFTER, WELCOME_WITHIN
+from replkv.questions import AGAIN_AFTER
+from replkv.remote import WELCOME_WITHIN
 from replkv.valuecodec import TEXT
 from replkv.values import Event, Progress, Span, Synced
 from replkv.view import Source, View
@@ -249,6 +252,21 @@ def test_a_silent_member_is_left_after_three_seconds(members: Members) -> None:
     assert 2.9 <= members.now - begun <= 4.5
 
 
+def test_a_member_whose_large_answer_takes_its_time_is_not_silent(members: Members) -> None:
+    client = connected(members, "ab")
+    call = ask(client, "k")
+    members["a"].mute = True
+    line = client._line
+    assert line is not None
+    for _ in range(20):
+        members.now += 0.5
+        client._work([(line.link, [], None)])  # a part of a frame came, or left
+    assert client.at == "a"
+    assert not call.finished
+    client.run(lambda: call.finished)
+    assert client.at == "b"
+
+
 def test_pings_come_every_second_while_something_is_under_way_else_every_five(members: Members) -> None:
     client = connected(members, "a")
     client.settle(20.5)
@@ -323,6 +341,18 @@ def test_a_member_that_sends_nonsense_is_left(members: Members, caplog: pytest.L
     assert "what no member sends" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["greeting", "question"])
+def test_a_member_that_answers_what_was_not_asked_is_left(members: Members, kind: str) -> None:
+    answers = members["a"].hello if kind == "greeting" else members["a"].read
+    setattr(members["a"], answers.__name__, lambda cable, asked: cable.reply(Pong(asked.number, 1, 0, "a", (), "")))
+    client = members.client("ab")
+    call = ask(client, "k")
+    client.run(lambda: call.finished)
+    assert ok(call)
+    assert client.at == "b"
+    assert client.failure is None
+
+
 def test_a_frame_is_acknowledged_after_eight_even_if_there_is_nothing_to_say(members: Members) -> None:
     client = connected(members, "a")
     client.settle(0.1)
@@ -335,6 +365,16 @@ def test_a_frame_is_acknowledged_after_eight_even_if_there_is_nothing_to_say(mem
         unseen.append(cable.sent - cable.seen)
     assert set(unseen) == set(range(8))
     assert len(cable.requests) == said
+
+
+def test_a_large_frame_is_acknowledged_at_once_for_its_member_may_lack_the_memory_for_others(members: Members) -> None:
+    client = connected(members, "a")
+    members.write(ops.Put("k", "v" * letters.SEEN_BYTES))
+    call = ask(client, "k")
+    client.run(lambda: call.finished)
+    client.turn(0.0)
+    cable = members["a"].cables[0]
+    assert cable.seen == cable.sent
 
 
 # -- commands -------------------------------------------------------------------------------------------------------------------------
@@ -373,6 +413,83 @@ def test_a_member_without_room_is_asked_again_or_the_caller_is_told(members: Mem
     else:
         assert ok(call)
         assert members.now - begun <= AGAIN_AFTER
+
+
+@pytest.mark.parametrize("overload", ["block", "raise"])
+def test_a_question_a_member_has_no_room_for_is_asked_again_or_the_caller_is_told(members: Members, overload: Any) -> None:
+    client = connected(members, "ab", config=Config(overload=overload))
+    members.write(ops.Put("k", "v"))
+    members["a"].has_room = False
+    calls = [ask(client, "k") for _ in range(3)]
+    client.settle(1.0)
+    if overload == "raise":
+        assert all(isinstance(call.error, Overloaded) for call in calls)
+        return
+    assert "; no room" in str(ReadPlan(ops.Get("k"), b"", "linearizable").expired(client, untouched=True))
+    assert len(members["a"].seen(Read)) == pytest.approx(3 * 1.0 / AGAIN_AFTER, abs=6), "in moderation"
+    assert client.give_up(calls[2])
+    client.settle()
+    members["a"].has_room = True
+    begun = members.now
+    client.run(lambda: calls[0].finished)
+    assert members.now - begun <= AGAIN_AFTER
+    assert [call.finished for call in calls] == [1, 1, 0]
+    assert not client._questions.unanswered
+
+
+def test_a_question_that_no_member_would_read_is_refused_and_costs_nobody_else_anything(members: Members) -> None:
+    client = watching(members, "a")
+    key = "k" * (codec.COMMAND_MAX - 10)
+    calls = [ask(client, key), ask(client, "k")]
+    client.run(lambda: calls[1].finished)
+    assert isinstance(calls[0].error, TooLarge)
+    assert ok(calls[1])
+    assert not client._questions.unanswered
+    for options in ({}, {"initial": True}):
+        watch = Watch(client, Span.of(key), **options)
+        client.settle()
+        with pytest.raises(TooLarge):
+            watch.next(1.0)
+    assert client.failure is None
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e300])
+def test_a_bound_of_any_size_on_staleness_can_be_asked_for(members: Members, seconds: float) -> None:
+    client = connected(members, "a")
+    call = Caller()
+    client.ask(ReadPlan(ops.Get("k"), b"", "local", max_staleness=seconds), call)
+    client.run(lambda: call.finished)
+    assert ok(call)
+
+
+def test_a_question_that_was_put_off_is_asked_at_the_next_member(members: Members) -> None:
+    client = connected(members, "ab")
+    members["a"].has_room = False
+    call = ask(client, "k")
+    client.settle()
+    assert not call.finished
+    members["a"].die()
+    client.run(lambda: call.finished)
+    assert ok(call)
+    assert client.at == "b"
+
+
+def test_a_batch_that_came_over_from_another_member_is_sent_again_soon_when_there_was_no_room(members: Members) -> None:
+    client = connected(members, "ab")
+    first = put(client, "k", "1")
+    client.run(lambda: first.finished)
+    members["a"].answers_batches = False
+    call = put(client, "k", "2")
+    client.settle()
+    members["a"].die()
+    members["b"].refusal = Overloaded("no room")
+    client.run(lambda: members["b"].seen(Batch))
+    client.settle(0.02)
+    members["b"].refusal = None
+    begun = members.now
+    client.run(lambda: call.finished)
+    assert ok(call)
+    assert members.now - begun <= AGAIN_AFTER
 
 
 def test_a_batch_that_may_have_been_applied_is_not_called_refused(members: Members) -> None:
@@ -537,6 +654,20 @@ def test_a_watch_begins_behind_what_its_member_has(members: Members) -> None:
     assert watch.revision == 4
     members.write(ops.Put("k", "new"))
     assert revisions(drain(watch)) == [4]
+
+
+def test_a_watch_does_not_begin_before_what_was_seen_although_its_member_is_behind(members: Members) -> None:
+    client = watching(members, "ab")
+    call = put(client, "k", "seen before")
+    client.run(lambda: call.finished)
+    members["b"].behind = 1
+    members["a"].die()
+    client.run(lambda: client.at == "b")
+    watch = Watch(client, Span.of("k"))
+    assert watch.revision == 3
+    members["b"].behind = 0
+    members.write(ops.Put("k", "new"))
+    assert revisions(drain(watch)) == [3]
 
 
 def test_what_is_written_after_a_watch_was_made_is_not_missed_although_its_member_was_lost(members: Members) -> None:
@@ -879,6 +1010,26 @@ def test_what_is_given_up_just_before_the_end_is_revoked(members: Members, monke
     monkeypatch.setattr(client, "_send", meanwhile)
     client.run(lambda: client.stopped)
     assert not list(members.log.machine.leases)
+
+
+def test_who_is_refused_by_itself_just_when_the_client_ends_does_not_keep_the_others_waiting(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quick(deque[Any]):
+        """Another thread takes the only one out when it has been counted."""
+
+        def __len__(self) -> int:
+            return super().__len__() + 1
+
+    client = connected(members, "a")
+    members["a"].mute = True
+    call = ask(client, "k")
+    client.settle()
+    monkeypatch.setattr(client._questions, "_coming", Quick())
+    client.request_close(0.0)
+    client.run(lambda: client.stopped)
+    assert isinstance(call.error, Closed)
+    assert client.network.closed
 
 
 def test_an_error_it_should_not_have_ends_it_and_answers_everybody(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:

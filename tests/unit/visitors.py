@@ -180,7 +180,7 @@ class Hall:
     @property
     def empty(self) -> bool:
         """Whether nothing is left of anybody who came in."""
-        held = (self.door._clients, self.door._pulls, self.door._ready, self.door._hellos, self.node.guests._held)
+        held = (self.door._clients, self.door._pulls, self.door._ready, self.door._hellos, self.door._reading, self.node.guests._held)
         return not any(held) and not self.door._waiting and not any(self.node.reads._lists())
 
 
