@@ -119,10 +119,10 @@ class _Counter(Recipe):
         if not self._initial:
             return (await self._calls.add(self._key, delta)).value
         first = self._initial + delta
-        if first not in INT64:
+        begin = [Put(self._key, b"%d" % first)] if first in INT64 else []
+        result = await self._calls.txn(compare=[Key(self._key).missing], then=begin, otherwise=[Add(self._key, delta)])
+        if result and not begin:
             raise NotACounter(f"{self._what} would leave the range of 64 bits: {self._initial} + {delta}")
-        begin = Put(self._key, b"%d" % first)
-        result = await self._calls.txn(compare=[Key(self._key).missing], then=[begin], otherwise=[Add(self._key, delta)])
         return first if result else int(result.responses[0].value)
 
     def _number(self, kv: KeyValue | None) -> int:

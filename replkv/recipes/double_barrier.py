@@ -42,7 +42,7 @@ class _Round(Line):
 
     # -- coming --------------------------------------------------------------------------------------------------------------------
 
-    async def _take(self, puts: list[Put], until: Deadline, *, alone: bool) -> int | None:
+    async def _take(self, puts: list[Put | Delete], until: Deadline, *, alone: bool) -> int | None:
         """Join, once no round is on."""
         del alone
         key = self._started_key

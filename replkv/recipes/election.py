@@ -103,11 +103,13 @@ class _Term(Once):
         return await self._line.hold(self._value, self._until())
 
     async def _end(self, *, failed: bool) -> None:
-        del failed
         holding, self._holding = self._holding, None
-        if holding is not None:  # else it was resigned within the block
-            self._was_lost = holding.is_lost  # in case that this is cancelled
-            self._was_lost = not await self._line.leave(holding)
+        if holding is None:
+            return  # it was resigned within the block
+        self._was_lost = holding.is_lost  # in case that this is cancelled
+        self._was_lost = not await self._line.leave(holding)
+        if self._was_lost and not failed:
+            raise holding.loss()
 
     @recipe
     async def proclaim(self, value: Data) -> int:
@@ -140,10 +142,8 @@ class _Term(Once):
             LockLost: the term was lost meanwhile.
             RuntimeError: it does not lead.
         """
-        holding = self._held
+        _ = self._held  # or it is refused
         await self._end(failed=False)
-        if self._was_lost:
-            raise holding.loss()
 
 
 class Term(_Term, BlockingOnce):

@@ -78,7 +78,11 @@ class Holder(Recipe):
         raise NotImplementedError
 
     async def _end(self, *, failed: bool) -> None:
-        """End a block, which perhaps raised something: don't have it when this returns."""
+        """End a block, which perhaps failed: don't have it when this returns.
+
+        Raises:
+            LockLost: the block did not fail, and it was lost before this.
+        """
         raise NotImplementedError
 
     @property
@@ -189,11 +193,13 @@ class AwaitingHolder(Holder, Awaiting):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         scope, self._scope = self._scope, None
+        failed = True
         try:
             if scope is not None:
                 scope.close(error)
+            failed = error is not None
         finally:
-            await asyncio.shield(self._end(failed=error is not None))
+            await asyncio.shield(self._end(failed=failed))
 
 
 class BlockingOnce(Once, BlockingHolder):

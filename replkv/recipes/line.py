@@ -15,6 +15,7 @@ from replkv import codec
 from replkv.errors import Compacted, Conflict, LeaseNotFound, LockLost, NoLeader, OutcomeUnknown, ReplkvError, TooStale, WaitTimeout
 from replkv.ops import Delete, Key, Put, Txn
 from replkv.recipes import lifelines
+from replkv.recipes.base import place_of
 from replkv.recipes.holding import Holding
 from replkv.wire import below
 
@@ -128,12 +129,12 @@ class Line:
         """Leave the line without waiting."""
         self._give_up(holding.lifeline, self._keys(holding))
 
-    def _give_up(self, lifeline: Lifeline, keys: list[bytes]) -> None:
+    def _give_up(self, lifeline: Lifeline, keys: list[bytes], *marks: Put) -> None:
         if self._lifeline is None:
-            lifeline.drop()
+            lifeline.drop()  # what comes to hang on it later is refused
         else:  # the lease is the caller's
-            deletes = Txn(then=[Delete(key) for key in keys]).to_wire()
-            lifeline.clean(codec.pack(below(deletes, self._calls._prefix)))  # noqa: SLF001  # of the namespace
+            cleaning = Txn(then=[*(Delete(key) for key in keys), *marks]).to_wire()
+            lifeline.clean(codec.pack(below(cleaning, self._calls._prefix)))  # noqa: SLF001  # of the namespace
 
     # -- steps ---------------------------------------------------------------------------------------------------------------------
 
@@ -161,7 +162,10 @@ class Line:
         suffix = b"%x" % lifeline.id  # the same each time: scans go through what is deleted, until the history is compacted
         if self._lifeline is not None:  # which may stand in this line several times, or have something under way that deletes it
             suffix += b"-%d" % next(lifeline.engine.keeper.places)
-        puts = [Put(key, value, lease=lifeline, if_mod_revision=0) for key in self._keys_of(suffix)]
+        puts: list[Put | Delete] = [Put(key, value, lease=lifeline, if_mod_revision=0) for key in self._keys_of(suffix)]
+        given_up = place_of("given-up", suffix)
+        if self._lifeline is not None:
+            puts.append(Delete(given_up, if_mod_revision=0))  # which deletes nothing: it refuses a put that comes after it was given up
         holding = None
         try:
             revision = await self._take(puts, until, alone=alone)
@@ -173,13 +177,13 @@ class Line:
                 lifeline.drop()  # which is not as free as it should be
             raise
         except BaseException:
-            self._give_up(lifeline, self._keys_of(suffix))
+            self._give_up(lifeline, self._keys_of(suffix), Put(given_up, b"", lease=lifeline))
             raise
         if holding is None and self._lifeline is None:
             lifelines.give_back(lifeline)
         return holding
 
-    async def _take(self, puts: list[Put], until: Deadline, *, alone: bool) -> int | None:
+    async def _take(self, puts: list[Put | Delete], until: Deadline, *, alone: bool) -> int | None:
         """Put one's keys, and return the revision at which they were."""
         empty = [Key(prefix=queue).missing for queue in self._behind]
         result = await self._calls.txn(compare=empty, then=puts, otherwise=[] if alone else puts, timeout=until.left)

@@ -107,18 +107,14 @@ class LineHolder(Holder):
             LockLost: it was lost meanwhile; what it was to protect may have been touched by others.
             RuntimeError: it is not held.
         """
-        holding = self._held
-        if not await self._give_back():
-            raise holding.loss()
+        _ = self._held  # or it is refused
+        await self._end(failed=False)
 
     async def _end(self, *, failed: bool) -> None:
-        del failed
-        await self._give_back()
-
-    async def _give_back(self) -> bool:
         holding, self._holding = self._holding, None
         self._in_use = False
-        return holding is None or await self._line.leave(holding)  # None: it was released within the block
+        if holding is not None and not await self._line.leave(holding) and not failed:  # None: it was released within the block
+            raise holding.loss()
 
 
 class _Lock(LineHolder):

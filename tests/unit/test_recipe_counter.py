@@ -99,3 +99,11 @@ def test_tasks_count_together() -> None:
                 int(counter)  # type: ignore[call-overload]
 
     asyncio.run(scenario())
+
+
+def test_a_counter_that_exists_may_be_moved_by_more_than_its_beginning_allows(replica: Replica) -> None:
+    counter = replica.counter("n", initial=2**63 - 1)
+    with pytest.raises(NotACounter, match="would leave the range"):
+        counter.add(1)
+    counter.add(-10)
+    assert counter.add(5) == 2**63 - 1 - 5

@@ -507,3 +507,13 @@ async def test_a_lock_waits_for_its_loss(replica: AsyncReplica) -> None:
     assert await lock.lost
     with pytest.raises(LockLost):
         await lock.release()
+
+
+def test_a_block_ends_with_lock_lost_although_only_the_cluster_knew_of_the_loss(replica: Replica) -> None:
+    for holder in (replica.lock("x"), replica.election("x").lead()):
+        with pytest.raises(LockLost), holder:
+            replica.delete(holder.guard().key)
+            assert holder.held
+    with pytest.raises(ZeroDivisionError), replica.lock("x") as lock:
+        replica.delete(lock.guard().key)
+        raise ZeroDivisionError

@@ -10,7 +10,19 @@ from random import Random
 
 import pytest
 
-from replkv import Add, AsyncReplica, AsyncTerm, AsyncTransaction, Closed, Leader, LockLost, OutcomeUnknown, ReplkvError, Unavailable
+from replkv import (
+    Add,
+    AsyncLease,
+    AsyncReplica,
+    AsyncTerm,
+    AsyncTransaction,
+    Closed,
+    Leader,
+    LockLost,
+    OutcomeUnknown,
+    ReplkvError,
+    Unavailable,
+)
 from replkv.testing import AsyncCluster, Cluster
 
 ENDS = (Closed, LockLost, Unavailable, OutcomeUnknown)  # what a fault may do to a call
@@ -226,5 +238,36 @@ def test_who_is_cancelled_while_it_is_cut_off_leaves_nothing_on_a_lease_that_liv
             await holder.release()
             assert await cluster["c"].lock("jobs").try_acquire()
             assert not lease.lost.is_set()
+
+        cluster.run(main())
+
+
+@pytest.mark.parametrize("seed", [10, 23])
+def test_a_put_that_arrives_after_it_was_given_up_takes_no_place_on_a_lease_that_lives_on(seed: int) -> None:
+    with closing(AsyncCluster(members=3, seed=seed)) as cluster:
+        rng = Random(seed)
+
+        async def take(name: str, lease: AsyncLease) -> None:
+            with suppress(Unavailable, OutcomeUnknown, LockLost):
+                async with cluster[name].lock("jobs", lease=lease):
+                    await asyncio.sleep(rng.random() * 0.2)
+
+        async def main() -> None:
+            await cluster.wait_for_leader()
+            leases = {name: await cluster[name].lease(600) for name in "abc"}
+            tasks = []
+            for _ in range(120):
+                name = rng.choice("abc")
+                tasks.append(asyncio.create_task(take(name, leases[name])))
+                asyncio.get_running_loop().call_later(rng.random() * 0.3, tasks[-1].cancel)
+                await asyncio.sleep(rng.random() * 0.03)
+                if rng.random() < 0.1:
+                    cluster.isolate(rng.choice("abc"))
+                    asyncio.get_running_loop().call_later(rng.random() * 2, cluster.heal)
+            cluster.heal()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(30)
+            assert await cluster["c"].lock("jobs").try_acquire()
+            assert not any(lease.lost.is_set() for lease in leases.values())
 
         cluster.run(main())
