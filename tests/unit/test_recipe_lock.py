@@ -10,29 +10,19 @@ from typing import Any
 
 import pytest
 from eventual import PATIENCE, eventually
+from recipes import FAST, RESERVED, awaited, in_line, line_of, lose, revoke
 
-from replkv import AsyncLock, AsyncReplica, Closed, Key, LockLost, NoLeader, Put, Replica, Settings, WaitTimeout
+from replkv import AsyncLock, AsyncReplica, Closed, Key, LockLost, NoLeader, Put, Replica, WaitTimeout
 from replkv.ops import Revoke
 from replkv.plans import Write
 from replkv.recipes.line import Line
 from replkv.recipes.lock import MOST_NAMES
-
-FAST = Settings(heartbeat=0.02, promise=0.03, election_timeout=0.3)
-RESERVED = b"\x00"
 
 
 @pytest.fixture
 def replica() -> Iterator[Replica]:
     with Replica(settings=FAST) as replica:
         yield replica
-
-
-def revoke(replica: Replica, lease: int) -> None:
-    replica._run(Write(Revoke(lease)), None)
-
-
-def in_line(replica: Replica) -> int:
-    return replica.scan(prefix=RESERVED, count_only=True).count
 
 
 def test_a_lock_is_held_by_one_and_goes_to_the_next(replica: Replica) -> None:
@@ -361,26 +351,6 @@ def test_a_lock_is_lost_by_the_holders_own_clock_when_its_member_stands_still(mo
 
 
 # -- asyncio -----------------------------------------------------------------------------------------------------------------------
-
-
-def awaited(test: Callable[[AsyncReplica], Any]) -> Callable[[], None]:
-    def run() -> None:
-        async def main() -> None:
-            async with asyncio.timeout(PATIENCE), AsyncReplica(settings=FAST) as replica:
-                await test(replica)
-
-        asyncio.run(main())
-
-    run.__name__ = test.__name__
-    return run
-
-
-def lose(replica: AsyncReplica, lease: int) -> asyncio.Task[Any]:
-    return asyncio.create_task(replica._run(Write(Revoke(lease)), None))
-
-
-async def line_of(replica: AsyncReplica) -> int:
-    return (await replica.scan(prefix=RESERVED, count_only=True)).count
 
 
 @awaited
