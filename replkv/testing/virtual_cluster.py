@@ -20,6 +20,8 @@ from attrs import evolve
 
 from replkv.config import Config, Settings
 from replkv.raft import Raft, Role
+from replkv.recipes.base import recipe
+from replkv.surface import Awaiting, Blocking
 from replkv.testing.replicas import AsyncSimReplica, SimReplica
 from replkv.testing.swarm import calm
 from replkv.testing.virtual_loop import VirtualLoop, until
@@ -234,6 +236,65 @@ class _Cluster(Generic[M]):
         """
         self._world.after(_to_delay(seconds), action)
 
+    # -- what takes virtual time ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _until(self, done: Callable[[], object], timeout: float | None) -> bool:
+        """Let virtual time pass until something is so; as ``run_until``."""
+
+    @recipe
+    async def wait_for_leader(self, timeout: float | None = None) -> M:
+        """Return the leader, once there is one; see ``leader``.
+
+        Args:
+            timeout: virtual seconds; None: twenty election timeouts.
+
+        Raises:
+            Stuck: not in time.
+        """
+        return await self._led(timeout)
+
+    async def _led(self, timeout: float | None = None) -> M:
+        if not await self._until(self._leader, self._until_elected if timeout is None else timeout):
+            raise self._vain("no leader was elected in time")
+        leader = self.leader
+        assert leader is not None
+        return leader
+
+    @recipe
+    async def drop_leader(self, *, isolate: bool = False) -> M:
+        """Kill the leader, or cut it off, without waiting for another.
+
+        Args:
+            isolate: cut it off, so that it does not know.
+
+        Returns:
+            The one that led.
+        """
+        leader = await self._led()
+        (self.isolate if isolate else self.kill)(leader.name)
+        return leader
+
+    @recipe
+    async def expire(self, handle: Losable) -> None:
+        """Have a holder lose its lease, or its lock or term, as if its member's keep-alives did not come through.
+
+        Time passes until the holder knows and the cluster has given it up.  As all leases of a member are kept alive together, those that
+        live no longer than this one go with it.
+
+        Args:
+            handle: of the lease, lock or term.
+
+        Raises:
+            Stuck: the cluster can't end it: it has no leader.
+        """
+        if handle.lost.is_set():
+            return
+        limit = _limit(handle) + self._until_elected
+        with self._silenced(handle) as is_lost:
+            if not await self._until(is_lost, limit):
+                raise self._vain(f"{handle!r} was not lost in {limit:g} s")
+
     def close(self) -> None:
         """End all members; what they gave out is over."""
         for name in self._members:
@@ -310,7 +371,7 @@ class _Cluster(Generic[M]):
         return Stuck(f"{what}; {self._world}")
 
 
-class Cluster(_Cluster[SimReplica]):
+class Cluster(_Cluster[SimReplica], Blocking):
     """A cluster in this process whose members are held as ``Replica``; virtual time passes while a call waits, and at no other time.
 
     Made of the same seed, and used by one thread in the same way, it does the same.  ``with`` and ``close()`` end it.
@@ -359,55 +420,11 @@ class Cluster(_Cluster[SimReplica]):
         """
         return self._world.drive(lambda: bool(done()), to_timeout(timeout))
 
-    def wait_for_leader(self, timeout: float | None = None) -> SimReplica:
-        """Return the leader, once there is one; see ``leader``.
-
-        Args:
-            timeout: virtual seconds; None: twenty election timeouts.
-
-        Raises:
-            Stuck: not in time.
-        """
-        if not self.run_until(self._leader, self._until_elected if timeout is None else timeout):
-            raise self._vain("no leader was elected in time")
-        leader = self.leader
-        assert leader is not None
-        return leader
-
-    def drop_leader(self, *, isolate: bool = False) -> SimReplica:
-        """Kill the leader, or cut it off, without waiting for another.
-
-        Args:
-            isolate: cut it off, so that it does not know.
-
-        Returns:
-            The one that led.
-        """
-        leader = self.wait_for_leader()
-        (self.isolate if isolate else self.kill)(leader.name)
-        return leader
-
-    def expire(self, handle: Losable) -> None:
-        """Have a holder lose its lease, or its lock or term, as if its member's keep-alives did not come through.
-
-        Time passes until the holder knows and the cluster has given it up.  As all leases of a member are kept alive together, those that
-        live no longer than this one go with it.
-
-        Args:
-            handle: of the lease, lock or term.
-
-        Raises:
-            Stuck: the cluster can't end it: it has no leader.
-        """
-        if handle.lost.is_set():
-            return
-        limit = _limit(handle) + self._until_elected
-        with self._silenced(handle) as is_lost:
-            if not self.run_until(is_lost, limit):
-                raise self._vain(f"{handle!r} was not lost in {limit:g} s")
+    async def _until(self, done: Callable[[], object], timeout: float | None) -> bool:
+        return self.run_until(done, timeout)
 
 
-class AsyncCluster(_Cluster[AsyncSimReplica]):
+class AsyncCluster(_Cluster[AsyncSimReplica], Awaiting):
     """A cluster in this process whose members are held as ``AsyncReplica``; ``run`` runs a test on an event loop of virtual time.
 
     As ``Cluster``; ``asyncio.sleep`` and ``asyncio.timeout`` are virtual as well.  ``async with`` and ``close()`` end it.
@@ -468,49 +485,8 @@ class AsyncCluster(_Cluster[AsyncSimReplica]):
         """
         return await until(self._world, lambda: bool(done()), to_timeout(timeout))
 
-    async def wait_for_leader(self, timeout: float | None = None) -> AsyncSimReplica:
-        """Return the leader, once there is one; as ``Cluster.wait_for_leader``.
-
-        Args:
-            timeout: virtual seconds; None: twenty election timeouts.
-
-        Raises:
-            Stuck: not in time.
-        """
-        if not await self.run_until(self._leader, self._until_elected if timeout is None else timeout):
-            raise self._vain("no leader was elected in time")
-        leader = self.leader
-        assert leader is not None
-        return leader
-
-    async def drop_leader(self, *, isolate: bool = False) -> AsyncSimReplica:
-        """Kill the leader, or cut it off, without waiting for another; as ``Cluster.drop_leader``.
-
-        Args:
-            isolate: cut it off, so that it does not know.
-
-        Returns:
-            The one that led.
-        """
-        leader = await self.wait_for_leader()
-        (self.isolate if isolate else self.kill)(leader.name)
-        return leader
-
-    async def expire(self, handle: Losable) -> None:
-        """Have a holder lose its lease, or its lock or term; as ``Cluster.expire``.
-
-        Args:
-            handle: of the lease, lock or term.
-
-        Raises:
-            Stuck: the cluster can't end it: it has no leader.
-        """
-        if handle.lost.is_set():
-            return
-        limit = _limit(handle) + self._until_elected
-        with self._silenced(handle) as is_lost:
-            if not await self.run_until(is_lost, limit):
-                raise self._vain(f"{handle!r} was not lost in {limit:g} s")
+    async def _until(self, done: Callable[[], object], timeout: float | None) -> bool:
+        return await self.run_until(done, timeout)
 
 
 def _limit(handle: Losable) -> float:
