@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOURS ?= 2
 
-.PHONY: help check test cover mutants demo fuzz torture evidence soak bench clean
+.PHONY: help check test cover mutants pin demo fuzz torture evidence soak bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ soak: .venv ## hours of that and of the simulator; HOURS=2 is for each
 
 mutants: .venv ## known bugs, put in one at a time: the simulator or the search has to find each
 	$(BIN)/python tests/mutants --table docs/SEEDED_BUGS.md
+
+pin: .venv ## this version's package, for the tests that upgrade from it
+	$(BIN)/python tests/upgrades/pinned.py
 
 demo: .venv ## three members, one killed, nothing lost
 	$(BIN)/replkv demo

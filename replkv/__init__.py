@@ -8,6 +8,7 @@ import logging
 
 from replkv.aio import AsyncReplica
 from replkv.awaiting import AsyncNamespace
+from replkv.backup import Backup
 from replkv.blocking import Namespace
 from replkv.client import AsyncClient, Client, connect
 from replkv.config import Config, Settings
@@ -26,13 +27,18 @@ from replkv.errors import (
     KeyNotFound,
     LeaseExists,
     LeaseNotFound,
+    LevelTooLow,
     LockLost,
+    MemberExists,
+    MemberNotFound,
+    MembershipRefused,
     NoLeader,
     NotACounter,
     OutcomeUnknown,
     Overloaded,
     QuotaExceeded,
     Rejected,
+    Removed,
     ReplkvError,
     StorageError,
     TooLarge,
@@ -45,6 +51,7 @@ from replkv.errors import (
 from replkv.feed import Watched
 from replkv.leasing import AsyncLease, AsyncLost, Lease, Lost
 from replkv.mapping import AsyncMapping, ReplicatedMapping
+from replkv.new_cluster import NewCluster, recover_lost_majority, restore
 from replkv.ops import KEEP, Add, Compare, Delete, Fenced, Get, Guard, Keep, Key, LeaseLike, Operation, Put, Scan, SortBy, Txn
 from replkv.recipes.barrier import AsyncBarrier, Barrier
 from replkv.recipes.counter import AsyncCounter, Counter
@@ -59,7 +66,7 @@ from replkv.recipes.semaphore import AsyncSemaphore, Semaphore
 from replkv.recipes.transact import AsyncTransaction, Transaction
 from replkv.replica import Replica
 from replkv.sigterm import exit_on_sigterm
-from replkv.status import Member, Status
+from replkv.status import Member, Status, Transfer
 from replkv.surface import Consistency, Timeout
 from replkv.typedcodec import typed
 from replkv.valuecodec import Codec, CodecName, Undecodable
@@ -111,6 +118,7 @@ __all__ = [
     "AsyncTransaction",
     "AsyncView",
     "AsyncWatch",
+    "Backup",
     "Barrier",
     "Change",
     "Changes",
@@ -154,11 +162,16 @@ __all__ = [
     "LeaseInfo",
     "LeaseLike",
     "LeaseNotFound",
+    "LevelTooLow",
     "Lock",
     "LockLost",
     "Lost",
     "Member",
+    "MemberExists",
+    "MemberNotFound",
+    "MembershipRefused",
     "Namespace",
+    "NewCluster",
     "NoLeader",
     "NotACounter",
     "Operation",
@@ -176,6 +189,7 @@ __all__ = [
     "Registration",
     "Registry",
     "Rejected",
+    "Removed",
     "Replica",
     "ReplicatedMapping",
     "ReplkvError",
@@ -193,6 +207,7 @@ __all__ = [
     "TooManyOps",
     "TooStale",
     "Transaction",
+    "Transfer",
     "Txn",
     "TxnResult",
     "Unavailable",
@@ -204,6 +219,8 @@ __all__ = [
     "WrongCluster",
     "connect",
     "exit_on_sigterm",
+    "recover_lost_majority",
+    "restore",
     "typed",
 ]
 

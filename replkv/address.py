@@ -9,6 +9,8 @@ import ipaddress
 import re
 
 DEFAULT_PORT = 7420
+ADDRESS_MAX = 255
+"""Characters of an address: it travels as a short text."""
 
 _IPC_PATH_MAX = 103  # bytes; the shortest limit among the systems that have such sockets
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
@@ -31,16 +33,14 @@ def parse_address(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "tcp", text
-    match scheme:
-        case "tcp":
-            return "tcp://" + _endpoint(text, rest)
-        case "ipc":
-            return "ipc://" + _path(text, rest)
-        case "inproc":
-            return "inproc://" + _name(text, rest)
-        case "tls+tcp":
+    if (check := {"tcp": _endpoint, "ipc": _path, "inproc": _name}.get(scheme)) is None:
+        if scheme == "tls+tcp":
             raise ValueError(f"{text!r}: write tcp:// and pass tls=; TLS is used if and only if tls= is given")
-    raise ValueError(f"{text!r}: addresses begin with tcp://, ipc:// or inproc://, or are host[:port]")
+        raise ValueError(f"{text!r}: addresses begin with tcp://, ipc:// or inproc://, or are host[:port]")
+    url = f"{scheme}://{check(text, rest)}"
+    if len(url) > ADDRESS_MAX:
+        raise ValueError(f"{url[:64]}… has {len(url)} characters: an address has {ADDRESS_MAX} at most")
+    return url
 
 
 def is_loopback(url: str) -> bool:

@@ -16,7 +16,11 @@ acknowledges anything until all other voters have answered.
   doubt could have done it among themselves, one of them knows where it stands: the newest end of any log bounds the floor.
 
 The second holds for a floor that is known as well.  Then it lowers one that nobody else ever reached: what this member wrote as a leader
-to its own disk alone need not keep others from being elected.  All of it takes for granted that the member still knows who votes.
+to its own disk alone need not keep others from being elected.
+
+All of it takes for granted that the member still knows who votes.  It may have lost the entries that changed that.  But whatever followed
+the configuration it knows was decided by a majority of that, in which there is another than itself; so when all of them have answered, one
+has told of a newer one.  Then the member is **outgrown**: the others can't settle its doubt, and it can only come back as a new member.
 """
 
 from __future__ import annotations
@@ -33,9 +37,16 @@ if TYPE_CHECKING:
 
 ASK_EVERY = 0.5
 """Seconds after which the question is repeated, for those whom it did not reach."""
+BEGIN_ANEW = "empty its data directory: it comes back as a new member by itself while the others have a leader"
 WAYS_OUT = (
     "put back a copy of the whole directory of one of them that was made after it had stopped for the last time, or begin a new cluster"
 )
+
+
+def electorate(configuration: Configuration) -> tuple[dict[str, int | None], ...]:
+    """Return who votes in each half of a configuration, by incarnation."""
+    halves = configuration.voters, configuration.outgoing
+    return tuple({name: configuration.members.get(name) for name in half} for half in halves)
 
 
 class Caution:
@@ -52,6 +63,8 @@ class Caution:
         self.ask_at = now
         self._number = number
         self._replies: dict[str, CensusReply] = {}
+        self.outgrown = False
+        """Somebody knows a newer configuration, with other voters."""
 
     @property
     def in_doubt(self) -> bool:
@@ -70,10 +83,19 @@ class Caution:
         self.ask_at = now + ASK_EVERY
         return [(name, Census(self._number)) for name in others if name not in self._replies or self._replies[name].in_doubt]
 
-    def heard(self, sender: str, reply: CensusReply, now: float) -> None:
-        """Take an answer; one to another question tells nothing."""
+    def heard(self, sender: str, reply: CensusReply, now: float, configured: int, known: Configuration) -> None:
+        """Take an answer; one to another question tells nothing.
+
+        Args:
+            sender: who answers.
+            reply: the answer.
+            now: seconds.
+            configured: the index of the newest configuration this member knows; 0: it has lost that.
+            known: that configuration.
+        """
         if reply.id != self._number:
             return
+        self.outgrown |= reply.configured > configured and electorate(reply.configuration) != electorate(known)
         if reply.in_doubt and sender not in self._in_doubt():
             # Until it stopped it may have led, and decided something together with those who had answered before: they are asked again.
             self._replies = self._in_doubt()
@@ -96,7 +118,7 @@ class Caution:
         if self.in_doubt and quorum.won(configuration, doubtful):
             return f"lost the end of its log, and so did {', '.join(sorted(doubtful - {name}))}, a majority of all voters: {WAYS_OUT}"
         if self.in_doubt:
-            return f"lost the end of its log, and takes no part until it has heard {silent}: start what is down"
+            return f"lost the end of its log, and takes no part until it has heard {silent}: start what is down, or {BEGIN_ANEW}"
         lost = f"lost a part of its log, and does not stand for election before a leader has sent it the entries up to {self.floor.index}"
         if silent:
             return f"{lost}, or it has heard {silent}: start what is down"
@@ -114,7 +136,7 @@ class Caution:
             Whether the floor is another one now.
         """
         voters, doubtful = configuration.all_voters, {name, *self._in_doubt()}
-        if not voters <= {name, *self._replies} or quorum.won(configuration, doubtful):
+        if self.outgrown or not voters <= {name, *self._replies} or quorum.won(configuration, doubtful):
             return False
         ends = [Position(reply.last_term, reply.last_index) for reply in self._replies.values() if not reply.in_doubt]
         before, self.floor = self.floor, min(self.floor, max(last, *ends))

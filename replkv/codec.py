@@ -6,15 +6,17 @@ docs/FORMATS.md has the grammar with worked bytes.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import msgpack
 import zstandard
 
 from replkv import messages as m
+from replkv.address import parse_address
 from replkv.errors import ReplkvError
 
 if TYPE_CHECKING:
@@ -22,9 +24,17 @@ if TYPE_CHECKING:
 
     from replkv.messages import Configuration, Entry, EntryKind, Founding, Message, SnapshotMeta
 
+T = TypeVar("T")
+
 
 class DecodeError(ReplkvError):
     """Bytes that no replkv of this version wrote."""
+
+
+class TooNew(DecodeError):
+    """Bytes that this version has no name for, and a newer one may; of a frame, ``envelope`` has cluster, sender and receiver."""
+
+    envelope: tuple[bytes, int, int] | None = None
 
 
 MAGIC = b"rK"
@@ -45,6 +55,8 @@ COMPRESS_FROM = 1 << 10
 """Blocks below this many bytes travel as they are: compressing them costs more than it saves."""
 
 NO_CLUSTER = bytes(16)
+MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+"""What a member may be called."""
 
 _PREFIX = struct.Struct("<2sI")  # magic, crc32 of all that follows
 _HEADER = struct.Struct("<BBI16sQQ")  # version, kind, length of the head, cluster, sender, receiver
@@ -170,6 +182,30 @@ def long_text(value: object) -> str:
     return value
 
 
+def url(value: object) -> str:
+    """Return the address of a member as ``parse_address`` writes it.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    text = short_text(value)
+    try:
+        if parse_address(text) == text:
+            return text
+    except ValueError:
+        pass
+    raise DecodeError(f"{text!r} is no address of a member")
+
+
+def url_or_none(value: object) -> str:
+    """Return the address of a member, or the empty text of one who knows none.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    return url(value) if value != "" else ""
+
+
 def cluster_id(value: object) -> bytes:
     """Return the id of a cluster.
 
@@ -228,7 +264,8 @@ def decode_entry(data: bytes) -> Entry:
     """Read an entry from the bytes it was packed to; the payload is checked when it is applied.
 
     Raises:
-        DecodeError: too short, or of an unknown kind.
+        DecodeError: too short.
+        TooNew: of an unknown kind.
     """
     if len(data) < m.ENTRY_HEAD.size:
         raise DecodeError(f"an entry of {len(data)} bytes")
@@ -236,25 +273,33 @@ def decode_entry(data: bytes) -> Entry:
     try:
         return m.Entry(natural(index), natural(term), m.EntryKind(kind), natural(time), data)
     except ValueError:
-        raise DecodeError(f"an entry of the unknown kind {kind}: upgrade this member") from None
+        raise TooNew(f"an entry of the unknown kind {kind}: upgrade this member") from None
 
 
 def configuration_to_wire(configuration: Configuration) -> tuple[Any, ...]:
     """Return plain values for a configuration, the same for equal ones."""
     c = configuration
-    return (c.voters, c.outgoing, c.learners, sorted(c.members.items()))
+    return (c.voters, c.outgoing, c.learners, sorted(c.members.items()), sorted(c.addresses.items()))
 
 
 def configuration_from_wire(wire: object) -> Configuration:
     """Read what ``configuration_to_wire`` wrote."""
-    voters, outgoing, learners, members = row(wire, 4)
-    if type(members) is not tuple:
-        expected("a list of members", members)
-    pairs = [row(pair, 2) for pair in members]
-    incarnations = {short_text(name): uint64(number) for name, number in pairs}
+    voters, outgoing, learners, members, addresses = row(wire, 5)
+    incarnations, urls = _by_name(members, uint64), _by_name(addresses, url)
+    if not urls.keys() <= incarnations.keys():
+        raise DecodeError("an address of nobody")
+    return m.Configuration(_voters(voters), _voters(outgoing), _voters(learners), incarnations, urls)
+
+
+def _by_name(wire: object, check: Callable[[Any], T]) -> dict[str, T]:
+    """Read pairs of a name and what ``check`` lets pass, in the order of the names."""
+    if type(wire) is not tuple:
+        expected("a list of members", wire)
+    pairs = [row(pair, 2) for pair in wire]
+    values = {short_text(name): check(value) for name, value in pairs}
     if any(one >= following for (one, _), (following, _) in pairwise(pairs)):
         raise DecodeError("members that are not in the order of their names")
-    return m.Configuration(_voters(voters), _voters(outgoing), _voters(learners), incarnations)
+    return values
 
 
 def encode_configuration(configuration: Configuration) -> bytes:
@@ -269,12 +314,12 @@ def decode_configuration(payload: bytes) -> Configuration:
 
 def encode_founding(founding: Founding) -> bytes:
     """Pack the payload of the first entry."""
-    return pack((founding.cluster, configuration_to_wire(founding.configuration), sorted(founding.settings.items())))
+    return pack((founding.cluster, configuration_to_wire(founding.configuration), sorted(founding.settings.items()), founding.level))
 
 
 def decode_founding(payload: bytes) -> Founding:
     """Read the payload of the first entry."""
-    cluster, configuration, settings = row(unpack_canonical(payload), 3)
+    cluster, configuration, settings, level = row(unpack_canonical(payload), 4)
     if type(settings) is not tuple:
         expected("a list of settings", settings)
     values = {}
@@ -285,7 +330,7 @@ def decode_founding(payload: bytes) -> Founding:
         values[short_text(name)] = value
     if [name for name, _ in settings] != sorted(values):
         raise DecodeError("settings that are not in the order of their names")
-    return m.Founding(cluster_id(cluster), configuration_from_wire(configuration), values)
+    return m.Founding(cluster_id(cluster), configuration_from_wire(configuration), values, natural(level))
 
 
 def meta_to_wire(meta: SnapshotMeta) -> tuple[Any, ...]:
@@ -354,9 +399,10 @@ def decode_block(payload: bytes) -> list[Batch]:
 
     Raises:
         DecodeError: damaged, or larger than ``BLOCK_MAX``.
+        TooNew: in an unknown form.
     """
     if payload[:1] not in (_RAW, _ZSTD):
-        raise DecodeError("a block in an unknown form")
+        raise TooNew("a block in an unknown form: upgrade this member")
     plain = decompress(payload[1:], BLOCK_MAX) if payload[:1] == _ZSTD else payload[1:]
     batches = unpack(plain, BLOCK_MAX)
     if type(batches) is not tuple:
@@ -399,7 +445,7 @@ class Frame(NamedTuple):
     message: Message
 
 
-def encode_frame(cluster: bytes, sender: int, receiver: int, message: Message) -> bytes:
+def encode_frame(cluster: bytes, sender: int, receiver: int, message: Message, version: int = VERSIONS[1]) -> bytes:
     """Pack a message for the wire.
 
     Args:
@@ -407,19 +453,27 @@ def encode_frame(cluster: bytes, sender: int, receiver: int, message: Message) -
         sender: this member's incarnation.
         receiver: the peer's incarnation; 0 while it is not known.
         message: what to say.
+        version: that both sides agreed on.
     """
     kind, to_wire = _WRITERS[type(message)]
     fields, bulk = to_wire(message)
     head = pack(fields)
-    rest = b"".join((_HEADER.pack(VERSIONS[1], kind, len(head), cluster, sender, receiver), head, *bulk))
+    rest = b"".join((_HEADER.pack(version, kind, len(head), cluster, sender, receiver), head, *bulk))
     return _PREFIX.pack(MAGIC, zlib.crc32(rest)) + rest
 
 
-def decode_frame(data: bytes) -> Frame:
+def decode_frame(data: bytes, versions: tuple[int, int] = VERSIONS) -> Frame:
     """Read a frame.  Takes time and memory in proportion to at most 64 KiB, whatever it claims to hold.
 
+    Greetings are read in every version, so that members which can't talk can say so: newer ones only add fields at their ends.
+
+    Args:
+        data: the frame.
+        versions: the oldest and the newest that may be spoken.
+
     Raises:
-        DecodeError: not a frame of this version, or damaged.
+        DecodeError: not a frame of these versions, or damaged.
+        TooNew: it holds an entry of a kind that this version does not know.
     """
     if not _HEAD_AT <= len(data) <= FRAME_MAX:
         raise DecodeError(f"a frame of {len(data)} bytes")
@@ -429,16 +483,22 @@ def decode_frame(data: bytes) -> Frame:
         raise DecodeError("not a frame of replkv")
     if zlib.crc32(memoryview(data)[_PREFIX.size :]) != crc:
         raise DecodeError("a damaged frame")
-    if not VERSIONS[0] <= version <= VERSIONS[1]:
-        raise DecodeError(f"a frame of version {version}, this member speaks {VERSIONS[0]} to {VERSIONS[1]}")
+    if not versions[0] <= version <= versions[1] and kind not in _GREETINGS:
+        raise DecodeError(f"a frame of version {version}, this member speaks {versions[0]} to {versions[1]}")
     if kind not in _READERS:
         raise DecodeError(f"a frame of the unknown kind {kind}")
     bulk_at = _HEAD_AT + head_size
     if bulk_at > len(data):
         raise DecodeError("a frame whose head is longer than itself")
     length, from_wire = _READERS[kind]
-    head = row(unpack(memoryview(data)[_HEAD_AT:bulk_at]), length)
-    return Frame(cluster, sender, receiver, from_wire(head, data, bulk_at))
+    head = unpack(memoryview(data)[_HEAD_AT:bulk_at])
+    if kind in _GREETINGS and type(head) is tuple:
+        head = head[:length]
+    try:
+        return Frame(cluster, sender, receiver, from_wire(row(head, length), data, bulk_at))
+    except TooNew as error:
+        error.envelope = (cluster, sender, receiver)
+        raise
 
 
 def _slices(sizes: object, data: bytes, at: int) -> Iterable[bytes]:
@@ -503,11 +563,32 @@ def _read_chunk(head: tuple[Any, ...], data: bytes, at: int) -> m.SnapshotChunk:
 
 
 def _write_found(message: m.Found) -> tuple[tuple[Any, ...], list[bytes]]:
-    return (), [message.entry.encoded]
+    return (sorted(message.addresses.items()), message.configured), [message.entry.encoded]
 
 
-def _read_found(_head: tuple[Any, ...], data: bytes, at: int) -> m.Found:
-    return m.Found(decode_entry(data[at:]))
+def _read_found(head: tuple[Any, ...], data: bytes, at: int) -> m.Found:
+    addresses, configured = head
+    return m.Found(decode_entry(data[at:]), _by_name(addresses, url), natural(configured))
+
+
+def _write_greeting(*names: str) -> Callable[[Any], tuple[tuple[Any, ...], tuple[bytes, ...]]]:
+    head = _fields(*names)
+
+    def write(message: m.Hello | m.Welcome) -> tuple[tuple[Any, ...], tuple[bytes, ...]]:
+        about = message.about
+        return (*head(message)[0], (about.address, about.configured, about.level, about.priority)), ()
+
+    return write
+
+
+def _read_about(value: object) -> m.About:
+    address, configured, level, priority = row(value[:4] if type(value) is tuple else value, 4)
+    return m.About(url_or_none(address), natural(configured), natural(level), natural(priority))
+
+
+def _write_census_reply(message: m.CensusReply) -> tuple[tuple[Any, ...], tuple[bytes, ...]]:
+    r = message
+    return (r.id, r.term, r.last_index, r.last_term, r.in_doubt, r.configured, configuration_to_wire(r.configuration)), ()
 
 
 def _read_versions(value: object) -> tuple[int, int]:
@@ -521,9 +602,9 @@ def _fields(*names: str) -> Callable[[Any], tuple[tuple[Any, ...], tuple[bytes, 
 
 # These numbers are on the wire: never reuse one.
 _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
-    m.Hello: (1, _fields("versions", "cluster", "name", "incarnation", "receiver", "founders")),
-    m.Welcome: (2, _fields("version", "cluster", "name", "incarnation", "founders")),
-    m.Refuse: (3, _fields("reason", "cluster")),
+    m.Hello: (1, _write_greeting("versions", "cluster", "name", "incarnation", "receiver", "founders")),
+    m.Welcome: (2, _write_greeting("version", "cluster", "name", "incarnation", "founders")),
+    m.Refuse: (3, _fields("reason", "cluster", "removed")),
     m.Ping: (4, _fields()),
     m.Pong: (5, _fields()),
     m.Found: (6, _write_found),
@@ -535,21 +616,26 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
     m.ReadIndexReply: (21, _fields("term", "id", "index")),
     m.TimeoutNow: (22, _fields("term")),
     m.Census: (23, _fields("id")),
-    m.CensusReply: (24, _fields("id", "term", "last_index", "last_term", "in_doubt")),
+    m.CensusReply: (24, _write_census_reply),
     m.Forward: (32, _write_forward),
     m.SnapshotChunk: (33, _write_chunk),
     m.SnapshotAck: (34, _fields("term", "index", "offset")),
     m.Digest: (35, _fields("index", "full", "hash")),
     m.Scarcity: (36, _fields("full")),
+    m.Application: (37, _fields("name", "incarnation", "address")),
+    m.HandOver: (38, _fields("to")),
+    m.Hindrance: (39, _fields("why")),
 }
 
+_GREETINGS = frozenset(_WRITERS[kind][0] for kind in (m.Hello, m.Welcome, m.Refuse))
+
 _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
-    1: _plain(m.Hello, _read_versions, cluster_id, short_text, uint64, short_text, names),
-    2: _plain(m.Welcome, natural, cluster_id, short_text, uint64, names),
-    3: _plain(m.Refuse, long_text, cluster_id),
+    1: _plain(m.Hello, _read_versions, cluster_id, short_text, uint64, short_text, names, _read_about),
+    2: _plain(m.Welcome, natural, cluster_id, short_text, uint64, names, _read_about),
+    3: _plain(m.Refuse, long_text, cluster_id, boolean),
     4: _plain(m.Ping),
     5: _plain(m.Pong),
-    6: (0, _read_found),
+    6: (2, _read_found),
     16: _plain(m.Vote, natural, natural, natural, boolean, boolean),
     17: _plain(m.VoteReply, natural, boolean, boolean),
     18: (7, _read_append),
@@ -558,10 +644,13 @@ _READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]
     21: _plain(m.ReadIndexReply, natural, natural, natural),
     22: _plain(m.TimeoutNow, natural),
     23: _plain(m.Census, natural),
-    24: _plain(m.CensusReply, natural, natural, natural, natural, boolean),
+    24: _plain(m.CensusReply, natural, natural, natural, natural, boolean, natural, configuration_from_wire),
     32: (1, _read_forward),
     33: (4, _read_chunk),
     34: _plain(m.SnapshotAck, natural, natural, natural),
     35: _plain(m.Digest, natural, boolean, _hash),
     36: _plain(m.Scarcity, boolean),
+    37: _plain(m.Application, short_text, uint64, url_or_none),
+    38: _plain(m.HandOver, short_text),
+    39: _plain(m.Hindrance, long_text),
 }

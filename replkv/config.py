@@ -25,9 +25,9 @@ def _check_positive(owner: Config | Settings) -> None:
         kind = type(field.default)
         if isinstance(value, bool) or not isinstance(value, (int, kind)):
             raise TypeError(f"{name} must be {'a number' if kind is float else 'an int'}, not {type(value).__name__}")
-        may_be_off = field.name in MAY_BE_OFF
-        if not 0 <= value < float("inf") or (value == 0 and not may_be_off):
-            raise ValueError(f"{name} must be {'at least 0' if may_be_off else 'above 0'} and finite, not {value!r}")
+        may_be_0 = field.name == "priority" or field.name in MAY_BE_OFF
+        if not 0 <= value < float("inf") or (value == 0 and not may_be_0):
+            raise ValueError(f"{name} must be {'at least 0' if may_be_0 else 'above 0'} and finite, not {value!r}")
         if value >= 1 << 63:
             raise ValueError(f"{name} must be below 2**63, not {value!r}: the log could not hold it, or not what is reckoned with it")
 
@@ -39,8 +39,9 @@ class Config:
     Args:
         timeout: seconds an operation may take when the call does not say.
         segment_bytes: size of a preallocated WAL segment; at most 1 GiB.
-        snapshot_bytes: bytes of log after which a snapshot is taken and the log before it trimmed.
-        trailing_entries: log entries kept behind a snapshot, for followers that need a little more.
+        snapshot_bytes: bytes of log after which a snapshot is taken and the log before it trimmed; up to as many are kept behind it for
+            followers that need a little more.
+        trailing_entries: log entries that are kept behind it anyhow, within these bytes.
         block_bytes: how many bytes of commands the leader joins into one log entry; at most 4 MiB.
         max_commands_in_flight: commands of this process that may be under way.
         max_bytes_in_flight: bytes of them.
@@ -48,6 +49,8 @@ class Config:
         progress_interval: seconds without an event after which a watch that was asked to do so tells how far it is.
         clients: address to serve clients of other machines at, such as ``"10.0.0.1:7421"``; a member with a data directory serves those
             of its own machine and user anyway.
+        priority: how much this member is wanted as leader: one of a higher priority that has been well for some seconds is handed the
+            leadership, and a leader that closes prefers it.  Elections don't ask for it: any voter may lead meanwhile.
     """
 
     timeout: float = 5.0
@@ -60,6 +63,7 @@ class Config:
     overload: Literal["block", "raise"] = "block"
     progress_interval: float = 60.0
     clients: str | None = None
+    priority: int = 0
 
     def __attrs_post_init__(self) -> None:
         _check_positive(self)

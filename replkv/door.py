@@ -21,7 +21,7 @@ from replkv import address, codec, letters
 from replkv.errands import Errand, PullErrand, errand_for, overloaded, see
 from replkv.errors import Incompatible, ReplkvError, TooLarge
 from replkv.kv import VALUE
-from replkv.letters import UNSEEN_MAX, Answer, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
+from replkv.letters import ADDRESSES, UNSEEN_MAX, Answer, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
 from replkv.ops import Delete, Put
 from replkv.proposals import OwnCall
 from replkv.transport import Arrived, PipeDown, PipeUp
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from replkv.transport import Event, Transport
 
 logger = logging.getLogger(__name__)
-
-ADDRESSES: Final = b"\x00replkv/clients/"
-"""Where members write down, each under its name, at which address they serve clients."""
 
 ERRANDS_MAX: Final = 4096
 """Requests of one connection that may be under way."""
@@ -221,7 +218,7 @@ class Door:
             case _:
                 self._begin(client, letter)
 
-    def _begin(self, client: _Client, letter: letters.Batch | letters.Read | Look | letters.Pull) -> None:
+    def _begin(self, client: _Client, letter: letters.Batch | letters.Read | Look | letters.Pull | letters.HandOver) -> None:
         number = letter.number
         if number in client.errands:
             raise _Bad(f"two requests of the number {number} at a time")
@@ -290,11 +287,10 @@ class Door:
 
     def _greeted(self, client: _Client, hello: Hello) -> None:
         client.hello = hello
-        if hello.version != letters.VERSION:
+        if hello.version < letters.OLDEST:
             client.refused = True
-            error = Incompatible(
-                f"member {self._engine.name} speaks version {letters.VERSION} with clients, not {hello.version}: let both run one version"
-            )
+            ours = f"member {self._engine.name} speaks versions {letters.OLDEST} to {letters.VERSION} with clients"
+            error = Incompatible(f"{ours}, this client none above {hello.version}: upgrade it")
             self._reply(client, Failed(hello.number, error))
         else:
             self._hellos[client] = None
@@ -311,7 +307,7 @@ class Door:
             client,
             Welcome(
                 hello.number,
-                letters.VERSION,
+                min(hello.version, letters.VERSION),
                 node.name,
                 node.links.cluster,
                 identity.incarnation,

@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from replkv import errors, fork
+from replkv import errors, features, fork
 from replkv.feed import LocalFeed
 from replkv.plans import Asker
 
@@ -192,6 +192,11 @@ class Embedded(Engine):
         return self.node.settings
 
     @property
+    def level(self) -> int:
+        """The cluster's feature level; the lowest there is, as long as this member has not heard of its cluster."""
+        return self.node.machine.level or features.FIRST
+
+    @property
     def admission(self) -> Admission:
         """The bound on what is under way."""
         return self.node.proposals.admission
@@ -206,8 +211,7 @@ class Embedded(Engine):
 
     def ask(self, plan: Plan[Any], call: Call) -> None:
         """Let a call without a command wait until its plan may read, or look."""
-        call.look = plan.look if plan.looks else None
-        self.node.read_barrier(call)
+        plan.wait(self.node, call)
 
     def give_up(self, call: Call) -> bool:
         """Stop waiting."""
@@ -252,7 +256,8 @@ class Embedded(Engine):
         gone = f"not reachable: {node.links.explain()}" if node.links.unreachable() else ""
         full = f"the disks of {', '.join(node.space.full)} are full: make room there" if node.space.full else ""
         healing = f"{node.name} {healing}" if node.raft is not None and (healing := node.raft.healing) else ""
-        return "".join(f"; {reason}" for reason in (gone, full, healing) if reason)
+        hindrance = node.succession.hindrance
+        return "".join(f"; {reason}" for reason in (gone, full, healing, hindrance) if reason)
 
     def feed(self, wanted: Wanted, bell: Bell) -> LocalFeed:
         """Read on in the member's own history."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from replkv import codec, letters, wire
-from replkv.errors import Overloaded
-from replkv.letters import Answer, Batch, Events, Look, Outcome, Pull, Read, Reply
-from replkv.plans import NOT_YET, LeaseKeys, LeaseList, Plan, Ready
+from replkv import codec, features, letters, wire
+from replkv.backup import Outlined
+from replkv.errors import LevelTooLow, Overloaded
+from replkv.letters import Answer, Batch, Events, HandOver, Look, Outcome, Pull, Read, Reply
+from replkv.plans import LeaseKeys, LeaseList, NewLeader, Plan, Ready, Settled
 from replkv.plans import Read as ReadPlan
 from replkv.proposals import Call
+from replkv.reads import NOT_YET
 from replkv.values import Span
 from replkv.watch import Cursor, Place
 
@@ -90,16 +92,31 @@ class BatchErrand(Errand):
     def __init__(self, engine: Embedded, letter: Batch, ring: Ring) -> None:
         super().__init__(engine, letter.number, ring)
         self._data = letter.data
-        self._batch = codec.unpack_batch(letter.data, wire.check_operation)
         self._outcome: machine.Outcome | None = None
         self._error: ReplkvError | None = None
+        self._batch = codec.unpack_batch(letter.data, self._check)
+
+    def _check(self, command: Any) -> None:
+        """Check a command that no member has seen yet; what its client may ask for later is refused when the errand begins."""
+        level = self.engine.level
+        try:
+            wire.check_operation(command)
+        except codec.TooNew as error:
+            text = f"{error} for member {self.engine.name}, and the cluster is at feature level {level}: upgrade all members"
+            self._error = LevelTooLow(text, level)
+            return
+        if command[0] == wire.LEVEL:
+            raise codec.DecodeError("a command that members alone give")
+        self._error = self._error or features.refusal(command, level)
 
     def begin(self) -> None:
         """Hand it to the member.
 
         Raises:
-            Overloaded, DiskFull: it was not taken.
+            Overloaded, DiskFull, LevelTooLow: it was not taken.
         """
+        if self._error is not None:
+            raise self._error
         if (refusal := self.engine.node.submit_guest(self._batch, self._data, self)) is not None:
             raise refusal
 
@@ -183,9 +200,9 @@ class _Barrier(Call):
 class PlanErrand(Errand):
     """A question, answered as the member answers those of its own callers."""
 
-    def __init__(self, engine: Embedded, letter: Read | Look, ring: Ring) -> None:
+    def __init__(self, engine: Embedded, letter: Read | Look | HandOver, ring: Ring) -> None:
         super().__init__(engine, letter.number, ring)
-        self.may_take_long = isinstance(letter, Read) or letter.what in (letters.LEASES, letters.LEASE_KEYS)
+        self.may_take_long = isinstance(letter, Read) or (isinstance(letter, Look) and letter.what in (letters.LEASES, letters.LEASE_KEYS))
         self._plan = _plan_of(letter)
         self._call = _Barrier(self)
 
@@ -216,7 +233,9 @@ class PlanErrand(Errand):
         self.engine.give_up(self._call)
 
 
-def _plan_of(letter: Read | Look) -> Plan[Any]:
+def _plan_of(letter: Read | Look | HandOver) -> Plan[Any]:
+    if isinstance(letter, HandOver):
+        return NewLeader(letter.to or None)
     if isinstance(letter, Read):
         staleness = None if letter.max_staleness is None else max(1, letter.max_staleness) / 1e6
         bounds = (staleness, letter.min_revision) if letter.consistency == "local" else ()
@@ -225,13 +244,17 @@ def _plan_of(letter: Read | Look) -> Plan[Any]:
         return LeaseList()
     if letter.what == letters.LEASE_KEYS:
         return LeaseKeys(letter.argument, b"")
+    if letter.what == letters.SETTLED:
+        return Settled()
+    if letter.what == letters.OUTLINE:
+        return Outlined()
     return _Kept(letter.argument) if letter.what == letters.KEPT else Ready(None)
 
 
 def see(engine: Embedded, letter: Look) -> Reply | None:
     """Return what the member says of itself or of the members without waiting; None: that is not asked for."""
     if letter.what == letters.STATUS:
-        return Answer(letter.number, (wire.OK, *attrs.astuple(engine.node.status(), recurse=False)))
+        return Answer(letter.number, (wire.OK, *engine.node.status().to_wire()))
     if letter.what == letters.MEMBERS:
         rows = tuple(attrs.astuple(member, recurse=False) for member in engine.node.members())
         return Answer(letter.number, (wire.OK, rows))
@@ -323,7 +346,7 @@ def _size(event: Event) -> int:
     return len(event.kv.key) + len(event.kv.value) + (len(before.value) if before is not None else 0)
 
 
-def errand_for(engine: Embedded, letter: Batch | Read | Look | Pull, ring: Ring) -> Errand:
+def errand_for(engine: Embedded, letter: Batch | Read | Look | Pull | HandOver, ring: Ring) -> Errand:
     """Return the errand for a request.
 
     Args:

@@ -97,6 +97,18 @@ class LeaseExists(Rejected):
     """A lease with the id asked for exists already."""
 
 
+class MembershipRefused(Rejected):
+    """The cluster can't have the members that were asked for: nobody would be left to vote, or they would be too many."""
+
+
+class MemberExists(MembershipRefused):
+    """A member of this name is there already, at another address."""
+
+
+class MemberNotFound(MembershipRefused):
+    """There is no member of this name."""
+
+
 class LockLost(Rejected):
     """A lock, lease or term is no longer this process's; a write that it guards was not done."""
 
@@ -122,6 +134,14 @@ class NoLeader(Unavailable, TimeoutError):
 
 class Overloaded(Unavailable):
     """More is under way at this member than its ``Config`` allows."""
+
+
+class LevelTooLow(Unavailable):
+    """The cluster's feature ``level`` is too low for the call: it rises when all members run a version that supports more."""
+
+    def __init__(self, message: str, level: int = 0) -> None:
+        super().__init__(message)
+        self.level = level
 
 
 class TooStale(Unavailable, TimeoutError):
@@ -201,6 +221,10 @@ class Incompatible(StorageError):
 
 
 # -- the handle is of no use any more ----------------------------------------------------------------------------------------------
+
+
+class Removed(ReplkvError):
+    """This member was removed from its cluster, or its directory was replaced; only an empty directory can join again."""
 
 
 class Closed(ReplkvError):

@@ -11,11 +11,13 @@ from collections.abc import Coroutine, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from replkv.administration import Administration
 from replkv.awaiting import AwaitingSurface
 from replkv.blocking import BlockingSurface
 from replkv.errors import ReplkvError
-from replkv.plans import NOT_YET, Plan
-from replkv.surface import DEFAULT, Surface, Timeout
+from replkv.plans import Plan
+from replkv.reads import NOT_YET
+from replkv.surface import DEFAULT, Timeout
 from replkv.values import to_timeout
 from replkv.waiting import BlockedCall, FutureCall, LoopCall, Resolver, finished, overloaded, resumable, time_left
 
@@ -34,7 +36,7 @@ _STEPS_PER_TURN: Final = 8
 """After so many steps of a long read, of 256 keys each, a loop is given back: some 2 ms."""
 
 
-class Facade(Surface[W, L]):
+class Facade(Administration[W, L]):
     """What facades share, whoever waits and however."""
 
     _config: Config
@@ -79,7 +81,13 @@ class BlockingFacade(Facade[W, L], BlockingSurface):
 
     def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
         engine = self._engine()
-        limit = self._timeout(timeout)
+        limit, begun = self._timeout(timeout), engine.clock()
+        result = self._carry_out(engine, plan, limit)
+        if plan.sequel is not None:
+            self._carry_out(engine, plan.sequel, left(limit, begun, engine))
+        return result
+
+    def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
         raw = engine.at_once(plan)
         if raw is not NOT_YET:
             return plan.meaning(raw)
@@ -148,7 +156,13 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
 
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
         engine = self._engine()
-        limit = self._timeout(timeout)
+        limit, begun = self._timeout(timeout), engine.clock()
+        result = await self._carry_out(engine, plan, limit)
+        if plan.sequel is not None:
+            await self._carry_out(engine, plan.sequel, left(limit, begun, engine))
+        return result
+
+    async def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
         raw = await _in_turns(engine.answer_in_steps(plan, None)) if plan.is_long else engine.at_once(plan)
         if raw is not NOT_YET:
             return await _meaning(plan, raw)
@@ -203,6 +217,17 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
         if plan.is_long and call.error is None:
             return await _meaning(plan, await _in_turns(engine.answer_in_steps(plan, call)))
         return finished(call, plan, engine)
+
+
+def left(limit: float | None, begun: float, engine: Engine) -> float | None:
+    """Return what is left of a timeout.
+
+    Args:
+        limit: seconds; None: it is without limit.
+        begun: when it began, on the engine's clock.
+        engine: has the clock.
+    """
+    return None if limit is None else max(0.0, limit - (engine.clock() - begun))
 
 
 async def _meaning(plan: Plan[R], raw: Raw) -> R:

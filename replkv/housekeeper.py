@@ -1,7 +1,7 @@
 """Long work beside the node thread: zeroing WAL segments, writing snapshots.
 
-A job is a generator that does its work in short steps.  In production one thread runs jobs one after the other; the simulator runs a step
-whenever it likes.  The node learns of the end on its own thread, when it asks ``finished``.
+A job is a generator that does its work in short steps.  In production one thread runs a step of each job in turn, and rests between
+them; the simulator runs a step whenever it likes.  The node learns of the end on its own thread, when it asks ``finished``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias, cast
@@ -40,8 +41,20 @@ def _find_trim() -> Callable[[int], object]:
 
 _trim = _find_trim()
 
-LONG = 64
+LONG = 256
 """Steps after which a job has taken so much memory that it is given back to the system afterwards: glibc would keep the gaps."""
+REST = 2.0
+"""How many times as long as it works the thread rests, be it that it waits for the disk or for the interpreter.
+
+Each time the node's thread, or a caller's, comes back from the kernel it needs the interpreter, a dozen times per put.  Beside a thread
+that only computes it would have to wait each time, and a put would take many times as long.
+"""
+LONGEST_REST = 0.02
+"""Seconds; who closes the member need not wait longer, nor does a new job."""
+LONGEST_WORK = 0.002
+"""Seconds for which it works without a rest at most, after it had to wait for long."""
+
+Job: TypeAlias = tuple[Iterator[None], Done]
 
 
 class HousekeeperThread:
@@ -54,15 +67,15 @@ class HousekeeperThread:
 
     def __init__(self, name: str, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._jobs: queue.SimpleQueue[tuple[Iterator[None], Done] | None] = queue.SimpleQueue()
+        self._new: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ended: deque[tuple[Done, BaseException | None]] = deque()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def start(self, steps: Iterator[None], done: Done) -> None:
-        """Queue a job."""
-        self._jobs.put((steps, done))
+        """Begin a job; it is done in turn with those under way, so that a short one need not wait for a long one."""
+        self._new.put((steps, done))
 
     def finished(self) -> list[tuple[Done, BaseException | None]]:
         """Return the jobs that ended since the last call."""
@@ -71,23 +84,41 @@ class HousekeeperThread:
     def close(self) -> None:
         """Stop after the step that is running, and wait a moment for it."""
         self._closed = True
-        self._jobs.put(None)
+        self._new.put(None)
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            steps, done = job
-            error: BaseException | None = None
-            number = 0
-            try:
-                for _ in steps:
-                    number += 1
-                    if self._closed:
-                        return
-            except Exception as raised:  # noqa: BLE001  # whatever it is, the node decides what it means
-                error = raised
-            self._ended.append((done, error))
-            self._wake()
-            if number >= LONG:
-                del steps, done, job
-                _trim(0)
+        jobs: deque[tuple[Iterator[None], Done, int]] = deque()  # with the steps that were done
+        owed = 0.0
+        while not self._closed:
+            if not jobs or not self._new.empty():
+                if (new := self._new.get()) is not None:
+                    jobs.append((*new, 0))
+                del new
+                continue
+            begun, worked = time.perf_counter(), time.thread_time()
+            if owed > 0.0:
+                time.sleep(min(LONGEST_REST, owed))
+            self._step(jobs)
+            worked = time.thread_time() - worked
+            owed += REST * worked - (time.perf_counter() - begun - worked)
+            owed = max(-REST * LONGEST_WORK, owed) if jobs else 0.0
+
+    def _step(self, jobs: deque[tuple[Iterator[None], Done, int]]) -> None:
+        """Do the next step of the first job; the job goes to the end of the line, or is over."""
+        steps, done, number = jobs.popleft()
+        error: BaseException | None = None
+        try:
+            next(steps)
+        except StopIteration:
+            pass
+        except Exception as raised:  # noqa: BLE001  # whatever it is, the node decides what it means
+            error = raised
+        else:
+            jobs.append((steps, done, number + 1))
+            return
+        self._ended.append((done, error))
+        self._wake()
+        if number >= LONG:
+            del steps, done
+            _trim(0)

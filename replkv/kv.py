@@ -424,6 +424,14 @@ class Store:
         else:
             self.older[key] = tuple(versions) if len(versions) <= FEW else versions
 
+    def without_history(self, revision: int) -> Store:
+        """Return a store with the present pairs of this one, at a later revision, up to which all is compacted; n log n."""
+        store = Store(revision, revision)
+        for live in self.slices((b"", None), self.revision):
+            store.load_base(live)
+        store.finish_replay()
+        return store
+
     # -- dumping and loading -------------------------------------------------------------------------------------------------------
 
     def pin(self) -> tuple[Iterator[Record], History[Record], range]:
@@ -497,7 +505,7 @@ class Store:
             ValueError: it does not lead to the store's revision.
         """
         reached = self.events[-1][MOD] if self.events else FIRST_REVISION
-        if reached != self.revision:
+        if reached != self.revision and (self.events or self.compacted != self.revision):
             raise ValueError(f"the history ends at revision {reached}, the store is at {self.revision}")
         with self._lock:
             self.keys.update(self.newest)

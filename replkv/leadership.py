@@ -38,6 +38,7 @@ class Leadership:
         self.first_index = log.last_index + 1
         """The first entry of this term: until it is committed, the leader does not know what is (§3.6.2, §6.4)."""
         self.heartbeat_at = now
+        self._excused = (0, now)  # the round that was confirmed last when this leader stood still, and until when that is its excuse
         self.heir: str | None = None
         self._heir_until = now
         self.handed_over = False
@@ -62,7 +63,7 @@ class Leadership:
         old = self.peers.get(name)
         if old and incarnation in (None, old.incarnation):
             return old
-        return Progress(self._log.last_index + 1, incarnation)
+        return Progress(self._log.last_index + 1, incarnation, since_round=self.rounds.current + 1)
 
     @property
     def is_alone(self) -> bool:
@@ -143,7 +144,13 @@ class Leadership:
 
     def is_cut_off(self, now: float) -> bool:
         """Tell whether no quorum has answered for an election timeout (§6.2)."""
-        return not self.is_alone and now - self.rounds.confirmed_at >= self._timing.election_timeout
+        overdue = now - self.rounds.confirmed_at >= self._timing.election_timeout and now >= self._excused[1]
+        return overdue and not self.is_alone
+
+    def excuse(self, now: float) -> None:
+        """Ask once more before giving up: this leader stood still, and so may all others have; once for each confirmed round."""
+        if self.rounds.confirmed != self._excused[0]:
+            self._excused = self.rounds.confirmed, now + self._timing.promise
 
     def is_followed(self, now: float) -> bool:
         """Tell whether a quorum is still bound by its promises."""

@@ -53,7 +53,7 @@ class _Hold(Plan[H]):
     def command(self, asker: Asker) -> bytes:
         """Pack it; the lease belongs to this process's keeper if it is to be kept alive here."""
         self._asked_at = asker.clock()
-        return pack_command(self._operation(asker.keeper.number if self._keep_alive else 0).to_wire(), asker.settings)
+        return pack_command(self._operation(asker.keeper.number if self._keep_alive else 0).to_wire(), asker)
 
     def meaning(self, raw: Raw) -> H:
         """Hold the lease, once.
@@ -100,7 +100,7 @@ class _Renewal(Plan[None]):
     def command(self, asker: Asker) -> bytes:
         """Pack it; whoever keeps the lease alive goes on doing so."""
         self._asked_at = asker.clock()
-        return pack_command(Renew(self._held.id, 0).to_wire(), asker.settings)
+        return pack_command(Renew(self._held.id, 0).to_wire(), asker)
 
     def meaning(self, raw: Raw) -> None:
         """Count on the lease for its whole time again."""

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
     from replkv.wire import Raw
 
-VERSION: Final = 1
-"""The version of what is described here; who speaks another one is told so."""
+OLDEST, VERSION = 1, 1
+"""The oldest and the newest version of what is described here that this code speaks.
+
+A client says its newest one, the member answers with the newest that it speaks up to that, and the client goes elsewhere if that is too
+old for it.  A Hello looks the same in all of them.
+"""
 
 UNSEEN_MAX: Final = 16
 """Frames of replies that may be on their way: nng drops those beyond 64 without a word."""
@@ -46,8 +50,11 @@ REPLY_MAX: Final = 64 << 20
 CONSISTENCIES: Final = ("linearizable", "lease", "local")
 """How new a read must be, by its number on the wire."""
 
-LEASES, LEASE_KEYS, KEPT, READY, STATUS, MEMBERS = 1, 2, 3, 4, 5, 6
+LEASES, LEASE_KEYS, KEPT, READY, STATUS, MEMBERS, SETTLED, OUTLINE = 1, 2, 3, 4, 5, 6, 7, 8
 """What a ``Look`` asks for; these numbers are on the wire."""
+
+ADDRESSES: Final = b"\x00replkv/clients/"
+"""Keys under which members write down, each under its name, at which address they serve clients."""
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------------------
@@ -101,7 +108,8 @@ class Look:
 
     Args:
         number: of this letter.
-        what: ``LEASES``, ``LEASE_KEYS``, ``KEPT`` or ``READY``, behind a read barrier; ``STATUS`` or ``MEMBERS``, at once.
+        what: ``LEASES``, ``LEASE_KEYS``, ``KEPT``, ``READY``, ``SETTLED`` or ``OUTLINE``, behind a read barrier; ``STATUS`` or ``MEMBERS``,
+            at once.
         argument: the lease whose keys are wanted, or the keeper whose leases.
     """
 
@@ -138,6 +146,19 @@ class Pull:
 
 
 @frozen
+class HandOver:
+    """Have leadership handed over; it is answered when that is done.
+
+    Args:
+        number: of this letter.
+        to: the member that is to lead; "": anybody but who does.
+    """
+
+    number: int
+    to: str
+
+
+@frozen
 class Cancel:
     """Have a request forgotten; no reply follows, but one to it may be on its way."""
 
@@ -151,7 +172,7 @@ class Ping:
     number: int
 
 
-Request: TypeAlias = Hello | Batch | Read | Look | Pull | Cancel | Ping
+Request: TypeAlias = Hello | Batch | Read | Look | Pull | Cancel | Ping | HandOver
 
 
 # -- replies -----------------------------------------------------------------------------------------------------------------------
@@ -341,7 +362,7 @@ def _consistency(value: object) -> str:
 
 def _look(value: object) -> int:
     what = natural(value)
-    if not LEASES <= what <= MEMBERS:
+    if not LEASES <= what <= OUTLINE:
         raise DecodeError(f"a look at the unknown {what}")
     return what
 
@@ -356,6 +377,7 @@ _ATTRIBUTES: Final[dict[str, Callable[[Any], Any]]] = {
     "unreachable": codec.names,
     "damage": long_text,
     "refusal": _raw,
+    "level": natural,
 }
 """What errors carry besides their text, and the check of it."""
 
@@ -593,6 +615,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Raw, bytes]]]] = {
     Pull: (5, _write_pull),
     Cancel: (6, _fields()),
     Ping: (7, _fields()),
+    HandOver: (8, _fields("to")),
     Welcome: (32, _write_welcome),
     Outcome: (33, _write_outcome),
     Answer: (34, _write_answer),
@@ -610,6 +633,7 @@ _READERS: dict[int, _Reader] = {
     5: (6, True, _read_pull),
     6: _plain(Cancel),
     7: _plain(Ping),
+    8: _plain(HandOver, short_text),
     32: (7, False, _read_welcome),
     33: (4, True, _read_outcome),
     34: (0, True, _read_answer),

@@ -23,6 +23,7 @@ from replkv.letters import (
     Cancel,
     Events,
     Failed,
+    HandOver,
     Hello,
     Look,
     Outcome,
@@ -45,7 +46,7 @@ _FRAME_BYTES: Final = 512 << 10
 _WAITING_MAX: Final = FRAME_MAX
 """Bytes that may wait for a member that does not take them in; more is kept back."""
 
-_REPLIES: Final[dict[type, type]] = {Hello: Welcome, Batch: Outcome, Read: Answer, Look: Answer, Pull: Events, Ping: Pong}
+_REPLIES: Final[dict[type, type]] = {Hello: Welcome, Batch: Outcome, Read: Answer, Look: Answer, Pull: Events, Ping: Pong, HandOver: Answer}
 """What answers what; ``Failed`` may answer anything."""
 
 

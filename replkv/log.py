@@ -48,6 +48,8 @@ KEPT = 64 << 10
 """Bytes of the last segment that are kept where the disk is full: a vote takes a sector, a small entry one or a few."""
 SMALL = 4 << 10
 """Bytes of a small entry."""
+RESTORING = "restoring"
+"""A file that is there as long as a restore into the directory is not complete."""
 LAST = 8
 """Sectors that no vote takes: with the pointer to a snapshot in them the log makes room again."""
 
@@ -115,7 +117,7 @@ class Log:
 
         Args:
             disk: the directory; locked until ``close``.
-            name: of this member.
+            name: of this member; "": it is that of whoever has a log there.
             new_incarnation: a random number of 64 bits, this member's identity if the directory is empty.
             segment_bytes: size of new segments.
 
@@ -132,6 +134,8 @@ class Log:
         disk.lock()
         try:
             names = disk.list()
+            if RESTORING in names:
+                raise StorageError(f"{disk.where}: a restore into it was cut off; do that again, or begin with an empty directory")
             if names:
                 disk.sync_directory()  # a process that was killed has left names that are seen, and that a loss of power would take back
             try:
@@ -147,6 +151,8 @@ class Log:
         numbers = segments(names)
         state = replay(disk, newcomer.name, numbers)
         _check_history(disk, names, numbers, state)
+        if state.identity is None and not newcomer.name:
+            raise StorageError(f"{disk.where} holds nobody's log")
         log = cls(disk, state.identity or newcomer, segment_bytes)
         log._repeated = _read_identity(disk, names)
         log.snapshot = _check_snapshot(disk, state.snapshot)
@@ -272,6 +278,24 @@ class Log:
         """Blank all but the first sector, which tells what the segment is until the flush replaces it."""
         self._disk.write(segment_name(self._segment), SECTOR, bytes(self._segment_size - SECTOR))
         self._disk.sync(segment_name(self._segment))
+
+    def begin_anew(self, incarnation: int, founding: Entry, snapshot: SnapshotFile) -> None:
+        """Let the directory be that of another cluster's member, which begins with a snapshot; durable when this returns.
+
+        One flush does it: after a crash it is the one or the other.
+
+        Args:
+            incarnation: of the new member.
+            founding: the first entry of the cluster.
+            snapshot: its file, durable already.
+        """
+        used = self._flush - 1, self._segment, self._blank.get(self._segment + 1, 0)
+        end = Position(snapshot.meta.term, snapshot.meta.index)
+        identity, configuration = Identity(self._identity.name, incarnation), snapshot.meta.configuration
+        self._identity = identity
+        self._write_afresh(Salvage(identity, founding.encoded, HardState(end.term), end, snapshot, (), configuration, *used))
+        self._remove_all_but({self._segment}, self._disk.list())
+        self.prepare()
 
     @property
     def last_index(self) -> int:

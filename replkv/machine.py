@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from weakref import WeakSet
 
-from replkv import codec, kv, session, wire
+from replkv import codec, features, kv, session, wire
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.errors import Incompatible, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
@@ -19,12 +20,13 @@ from replkv.kv import RECORD_BYTES, Store
 from replkv.lease import Leases
 from replkv.messages import Configuration, EntryKind
 from replkv.refusals import refuse
+from replkv.roster import Roster
 from replkv.session import Session, Sessions, Verdict
 from replkv.txn import SLICE, Reader, Writer
 from replkv.values import LeaseInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from replkv.codec import Batch
     from replkv.history import History
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 CHUNK_MAX = 256 << 10
 """Bytes in one chunk of a dump."""
 
-DUMP_VERSION = 2
+DUMP_VERSION = 3
+
+ENTRIES_AHEAD = 1 << 30
+"""By so many places the log of a cluster that begins with the state of another is ahead: the other may go on for so long."""
 
 _PART = 64 << 10  # bytes of rows that are packed together
 _LENGTH = struct.Struct("<I")
@@ -69,7 +74,9 @@ class Machine:
         leases: which there are, and which keys hang on them.
         founding: the first entry's content, None before it.
         settings: what all members must agree on.
-        configuration: who the members are, as of the applied index.
+        configuration: who the members are, as of the applied index; ``configured`` is the index at which that was decided.
+        roster: who they should be.
+        level: the cluster's feature level; 0 before there is one.
         time: cluster time in microseconds.
         applied: the index of the newest applied entry; its term is ``term``.
         chain: a hash over all entries so far, what was answered to them and what became of the state: equal on all members at an index.
@@ -82,6 +89,9 @@ class Machine:
         self.founding: Founding | None = None
         self.settings = Settings()
         self.configuration = Configuration(voters=())
+        self.configured = 0
+        self.roster = Roster()
+        self.level = 0
         self.time = 0
         self.applied = 0
         self.term = 0
@@ -89,6 +99,8 @@ class Machine:
         self._writer = Writer(self.store, self.leases)
         self._writer.max_bytes = self.settings.max_bytes
         self._at_work = False  # from the first slice of an entry to its last
+        self.pins: WeakSet[object] = WeakSet()
+        """Who walks over a dump on a thread of its own, at its own pace: while it lives, nothing is removed."""
 
     @property
     def ended_leases(self) -> list[int]:
@@ -113,7 +125,7 @@ class Machine:
         Raises:
             InvariantBroken: not the next entry, or the one before is not finished.
             DecodeError: not an entry that this version writes.
-            Incompatible: it needs a newer version.
+            Incompatible: it needs a newer version, or raises the cluster to a level that this one does not support.
         """
         if self._at_work or entry.index != self.applied + 1 or entry.term < self.term:
             state = "at work on" if self._at_work else "behind"
@@ -123,13 +135,14 @@ class Machine:
         self.sessions.expire(self.time, round(self.settings.session_ttl * 1e6))
         outcomes = []
         if entry.kind is EntryKind.BLOCK:
-            for place, batch in enumerate(codec.decode_block(entry.payload)):
+            for place, batch in enumerate(_batches(entry)):
                 outcomes.append((yield from self._batch(batch, entry.index, place)))
         elif entry.kind is EntryKind.CONFIGURATION:
-            self.configuration = codec.decode_configuration(entry.payload)
+            self.configuration, self.configured = codec.decode_configuration(entry.payload), entry.index
         else:
             self._found(codec.decode_founding(entry.payload))
-            self.configuration = self._founded().configuration
+            self.configuration, self.configured = self._founded().configuration, entry.index
+            self.roster = Roster.of(self.configuration)
         yield from self._writer.expire()
         self._note(entry)
         self._at_work = False
@@ -145,9 +158,10 @@ class Machine:
     def _found(self, founding: Founding) -> None:
         if self.founding is not None:
             raise InvariantBroken(f"a second founding entry, after that of cluster {self.founding.cluster.hex()}")
+        features.check_supported(founding.level)
         self.settings = Settings.from_wire(founding.settings)
         self._writer.max_bytes = self.settings.max_bytes
-        self.founding = founding
+        self.founding, self.level = founding, max(self.level, founding.level)
 
     def _founded(self) -> Founding:
         if self.founding is None:
@@ -202,14 +216,26 @@ class Machine:
         writer = self._writer
         try:
             self._check_size(command)
-            answer: Raw = yield from writer.execute(command)
+            own = self._own.get(command[0])
+            answer: Raw = own(self, command) if own is not None else (yield from writer.execute(command))
         except Rejected as refused:
             yield from writer.rollback()
             return wire.refused(refused)
         except LookupError:
-            raise DecodeError(f"a command of the unknown kind {command[0]}: upgrade this member") from None
+            raise features.unknown(command) or DecodeError(f"a command of kind {command[0]} that nobody writes like that") from None
         yield from writer.commit()
         return answer
+
+    def _change_members(self, command: Raw) -> Raw:
+        self.roster.change(command)
+        return (wire.OK,)
+
+    def _raise_level(self, command: Raw) -> Raw:
+        features.check_supported(command[1])
+        self.level = max(self.level, command[1])
+        return (wire.OK, self.level)
+
+    _own: ClassVar[dict[int, Callable[[Machine, Raw], Raw]]] = {wire.MEMBERS: _change_members, wire.LEVEL: _raise_level}  # about no keys
 
     def _check_size(self, command: Raw) -> None:
         size, largest = wire.request_size(command), self.settings.max_request_bytes
@@ -218,6 +244,29 @@ class Machine:
         operations, most = wire.count_operations(command), self.settings.max_txn_ops
         if operations > most:
             raise refuse(TooManyOps, (operations, most))
+
+    def begin_anew(self, founding: Founding, configuration: Configuration, roster: Roster, revisions: int) -> None:
+        """Turn this state into the one with which another cluster begins; n log n in the number of keys.
+
+        Keys and leases stay, and no lease is cut short: its time begins anew.  Nothing that the former cluster may have gone on to number,
+        entries and with them sessions, revisions, leases, is numbered a second time; what history there was is compacted.
+
+        Args:
+            founding: how that cluster is founded.
+            configuration: who its members are.
+            roster: who is wanted.
+            revisions: by so many the revision is raised.
+        """
+        self.founding, self.configuration, self.roster = founding, configuration, roster
+        self.applied += ENTRIES_AHEAD
+        self.term += 1
+        self.configured = self.applied
+        self.sessions = Sessions()
+        self.leases.renew_all(self.time)
+        self.leases.last_id += revisions
+        self.store = self.store.without_history(self.store.revision + revisions)
+        self._writer = Writer(self.store, self.leases)
+        self._writer.max_bytes = self.settings.max_bytes
 
     # -- read ----------------------------------------------------------------------------------------------------------------------
 
@@ -262,7 +311,7 @@ class Machine:
     def dump(self) -> Iterator[bytes]:
         """Return the whole state, as of this call, in chunks of up to 256 KiB; equal states make equal chunks.
 
-        The chunks may be taken on another thread while apply goes on.
+        The chunks may be taken on another thread while apply goes on.  Some are empty: there is a moment's work between any two.
 
         Raises:
             InvariantBroken: an entry is being applied.
@@ -270,13 +319,23 @@ class Machine:
         if self._at_work:
             raise InvariantBroken(f"the state between entries {self.applied} and {self.applied + 1} can't be dumped")
         sessions, store = self.sessions.pin(), self.store
-        leases, kept_alive = self.leases.rows()
-        founding = b"" if self.founding is None else codec.encode_founding(self.founding)
-        place = (self.applied, self.term, self.time, self.chain, founding, codec.configuration_to_wire(self.configuration))
-        counts = (len(sessions), self.leases.last_id, len(leases), len(kept_alive))
+        _, place, last_id, leases, kept_alive, revision = self.outline()
+        counts = (len(sessions), last_id, len(leases), len(kept_alive))
         base, events, history = store.pin()
-        head = codec.pack((DUMP_VERSION, *place, *counts, store.revision, store.compacted, len(history)))
+        head = codec.pack((DUMP_VERSION, *place, *counts, revision, store.compacted, len(history)))
         return _chunks(_dump_parts(head, (session.rows(sessions), leases, kept_alive, base, (_END,), _runs(events, history))))
+
+    def outline(self) -> Raw:
+        """Return what the state is besides sessions, keys, values and history, as plain values; between two entries.
+
+        The version of the dumps that it is a part of, where the log stands and who is who, the largest id of a lease, all leases, when each
+        keeper last kept its own alive, and the revision.
+        """
+        founding = b"" if self.founding is None else codec.encode_founding(self.founding)
+        members = (codec.configuration_to_wire(self.configuration), self.configured, self.roster.rows(), self.level)
+        place = (self.applied, self.term, self.time, self.chain, founding, members)
+        leases, kept_alive = self.leases.rows()
+        return (DUMP_VERSION, place, self.leases.last_id, tuple(leases), tuple(kept_alive), self.store.revision)
 
     def digest(self) -> str:
         """Return the SHA-256 of the dump: equal on all members at the same applied index."""
@@ -291,7 +350,7 @@ class Machine:
 
         Raises:
             DecodeError: it is not a whole dump of this version.
-            Incompatible: its cluster uses settings this version does not know.
+            Incompatible: its cluster uses settings this version does not know, or is at a level that it does not support.
         """
         parts = _load_parts(chunks)
         machine = cls()
@@ -314,13 +373,16 @@ class Machine:
             raise DecodeError("a dump that goes on behind its end")
         return machine
 
-    def _load_place(self, applied: object, term: object, time: object, chain: object, founding: object, configuration: object) -> None:
+    def _load_place(self, applied: object, term: object, time: object, chain: object, founding: object, members: object) -> None:
         self.applied, self.term, self.time, self.chain = map(codec.natural, (applied, term, time, chain))
         if type(founding) is not bytes or self.chain >= 1 << 32:
             raise DecodeError("a founding that is not packed, or a chained hash of more than 32 bits")
         if founding:
             self._found(codec.decode_founding(founding))
-        self.configuration = codec.configuration_from_wire(configuration)
+        configuration, configured, roster, level = codec.row(members, 4)
+        self.configuration, self.configured = codec.configuration_from_wire(configuration), codec.natural(configured)
+        self.roster, self.level = Roster.load(roster), codec.natural(level)
+        features.check_supported(self.level)
 
     def _load_sessions(self, rows: Iterator[Any], count: int) -> None:
         for _ in range(count):
@@ -361,6 +423,13 @@ class Machine:
         self.leases.hang(record[kv.KEY], record[kv.LEASE])
 
 
+def _batches(entry: Entry) -> list[Batch]:
+    try:
+        return codec.decode_block(entry.payload)
+    except codec.TooNew as error:
+        raise Incompatible(f"entry {entry.index} of the log holds {error}") from None
+
+
 def _lease(row: Any) -> tuple[int, int, int, int, bool]:
     *numbers, passing = row
     number, ttl, keeper, renewed = map(codec.natural, numbers)
@@ -388,6 +457,19 @@ def _dump_parts(head: bytes, sections: Iterable[Iterable[tuple[Any, ...]]]) -> I
         yield from _packed(rows)
 
 
+def assembled(outline: Raw, base: Iterable[kv.Record], newest: Sequence[kv.Record]) -> Iterator[bytes]:
+    """Return the dump of a state without sessions and history, in chunks as ``dump`` does.
+
+    Args:
+        outline: of the state.
+        base: its pairs in key order, but for those that were written at its revision.
+        newest: those.
+    """
+    version, place, last_id, leases, kept_alive, revision = outline
+    head = codec.pack((version, *place, 0, last_id, len(leases), len(kept_alive), revision, revision, len(newest)))
+    return _chunks(_dump_parts(head, (leases, kept_alive, base, (_END,), newest)))
+
+
 def _runs(events: History[kv.Record], places: range) -> Iterator[kv.Record]:
     for at in range(places.start, places.stop, kv.SLICE):
         yield from events[at : min(at + kv.SLICE, places.stop)]
@@ -408,9 +490,10 @@ def _packed(rows: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
 
 
 def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Put each part's length before it, and cut the whole into chunks."""
+    """Put each part's length before it, and cut the whole into chunks; an empty one comes where more work is needed for the next."""
     waiting = bytearray()
     for part in parts:
+        yield b""
         waiting += _LENGTH.pack(len(part)) + part
         while len(waiting) >= CHUNK_MAX:
             yield bytes(waiting[:CHUNK_MAX])

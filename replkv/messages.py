@@ -73,17 +73,25 @@ UNKNOWN = Position((1 << 63) - 1, (1 << 63) - 1)
 """Where a log may have ended that lost its own end: beyond anything that can be named."""
 
 
+EXPECTED = 0
+"""The incarnation of a member that was named and has not come yet."""
+
+
 @frozen
 class Configuration:
-    """Who decides.  ``members`` maps every name, learners included, to its incarnation.
+    """Who decides, and where everybody is.
 
     While ``outgoing`` is not empty the configuration is joint (thesis §4.3): a decision needs a majority of both sets of voters.
+
+    ``members`` maps every name, learners included, to its incarnation; ``EXPECTED``: its first directory has yet to come.
+    ``addresses`` maps those names to urls of which one is known.
     """
 
     voters: tuple[str, ...]
     outgoing: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()
     members: dict[str, int] = Factory(dict)
+    addresses: dict[str, str] = Factory(dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,11 +110,12 @@ class Configuration:
 
 @frozen
 class Founding:
-    """The first entry of every log: which cluster this is, who founded it, and the settings it began with."""
+    """The first entry of every log: which cluster this is, who founded it, the settings and the feature level it began with."""
 
     cluster: bytes
     configuration: Configuration
     settings: dict[str, int | float]
+    level: int = 1
 
 
 @frozen
@@ -222,13 +231,18 @@ class Census:
 
 @frozen
 class CensusReply:
-    """The newest term its sender knows, and where its log ends; ``in_doubt``: it does not know either."""
+    """The newest term its sender knows, and where its log ends; ``in_doubt``: it does not know either.
+
+    ``configured`` and ``configuration``: the newest configuration in its log, and where that stands.
+    """
 
     id: int
     term: int
     last_index: int
     last_term: int
     in_doubt: bool = False
+    configured: int = 0
+    configuration: Configuration = Configuration(())
 
 
 RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow | Census | CensusReply
@@ -292,8 +306,22 @@ class Scarcity:
 
 
 @frozen
+class About:
+    """What a member says of itself in every greeting.
+
+    ``address``: the url it is reached at, "" if it does not know; ``configured``: the index of the newest configuration that it knows to
+    be committed; ``level``: the highest feature level that its code supports; ``priority``: how much it is wanted as a leader.
+    """
+
+    address: str = ""
+    configured: int = 0
+    level: int = 1
+    priority: int = 0
+
+
+@frozen
 class Hello:
-    """The first frame on every connection, from the side that dialled."""
+    """The first frame on every connection, from the side that dialled; ``receiver`` is "" where only an address is known."""
 
     versions: tuple[int, int]
     cluster: bytes
@@ -301,6 +329,7 @@ class Hello:
     incarnation: int
     receiver: str
     founders: tuple[str, ...] = ()
+    about: About = About()
 
 
 @frozen
@@ -312,21 +341,54 @@ class Welcome:
     name: str
     incarnation: int
     founders: tuple[str, ...] = ()
+    about: About = About()
 
 
 @frozen
 class Refuse:
-    """The answer to a Hello that was not; ``cluster`` is the refusing member's where that is what keeps the two apart, else zeros."""
+    """The answer to a Hello that was not; ``cluster`` is the refusing member's where that is what keeps the two apart, else zeros.
+
+    ``removed``: a configuration that is committed, and newer than any the other side has, names its incarnation no longer.
+    """
 
     reason: str
     cluster: bytes
+    removed: bool = False
 
 
 @frozen
 class Found:
-    """A founder's first entry, for one that has none yet."""
+    """The first entry of the cluster's log, for one that has none yet.
+
+    ``addresses``: where its sender knows the members to be; ``configured``: the index of a configuration that names the receiver.
+    """
 
     entry: Entry
+    addresses: dict[str, str] = Factory(dict)
+    configured: int = 1
+
+
+@frozen
+class Application:
+    """Tells the leader that a member has come to its sender with another incarnation or address than the configuration has."""
+
+    name: str
+    incarnation: int
+    address: str
+
+
+@frozen
+class HandOver:
+    """Asks the leader to hand leadership to a member; "": to whom it likes."""
+
+    to: str
+
+
+@frozen
+class Hindrance:
+    """The leader's answer to a ``HandOver``: what is in the way; "": the leadership has been offered."""
+
+    why: str
 
 
 @frozen
@@ -339,5 +401,20 @@ class Pong:
     """The answer to a Ping, on the same connection."""
 
 
-NodeMessage: TypeAlias = Forward | SnapshotChunk | SnapshotAck | Digest | Scarcity | Hello | Welcome | Refuse | Found | Ping | Pong
+NodeMessage: TypeAlias = (
+    Forward
+    | SnapshotChunk
+    | SnapshotAck
+    | Digest
+    | Scarcity
+    | Hello
+    | Welcome
+    | Refuse
+    | Found
+    | Application
+    | HandOver
+    | Hindrance
+    | Ping
+    | Pong
+)
 Message: TypeAlias = RaftMessage | NodeMessage

@@ -12,51 +12,48 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from replkv import codec, wire
+from replkv import codec, features, wire
+from replkv.address_book import SEED, AddressBook
 from replkv.admission import Admission
+from replkv.caution import BEGIN_ANEW
 from replkv.config import Settings
-from replkv.errors import (
-    Closed,
-    Corrupt,
-    DiskFull,
-    Incompatible,
-    InvariantBroken,
-    OutcomeUnknown,
-    Overloaded,
-    Rejected,
-    ReplkvError,
-    WrongCluster,
-)
-from replkv.founding import founding_entry, is_for
+from replkv.described import Described, Published
+from replkv.errors import Closed, Corrupt, DiskFull, InvariantBroken, OutcomeUnknown, Overloaded, Rejected, Removed, ReplkvError
 from replkv.guests import Guest, Guests
 from replkv.keeper import Keeper
 from replkv.links import Links
 from replkv.log import Log
 from replkv.machine import Machine, Outcome
+from replkv.membership import Membership
 from replkv.messages import (
+    About,
     Append,
+    Application,
     Digest,
     Entry,
     Forward,
     Found,
+    HandOver,
     HardState,
+    Hindrance,
     Position,
     Scarcity,
     SnapshotAck,
     SnapshotChunk,
     SnapshotMeta,
 )
+from replkv.metrics import LATE, Meter
 from replkv.outgoing import Outgoing
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
-from replkv.reads import Reads
+from replkv.reads import NOT_YET, Reads
 from replkv.snapshotting import Snapshots, load_machine
 from replkv.space import Space
-from replkv.status import Member, Status
+from replkv.succession import Succession
 from replkv.upkeep import Upkeep
 from replkv.watch import Hub
 
@@ -85,32 +82,23 @@ HAND_OVER = 1.0
 """Seconds a closing leader gives its successor to take over."""
 
 
-class Published(NamedTuple):
-    """What readers on other threads may rely on; replaced as a whole, and before any message tells others of it."""
-
-    machine: Machine
-    revision: int
-    term: int
-    commit: int
-    applied: int
-    lease_until: float
-
-
 @define(eq=False, repr=False)
-class Node:
+class Node(Described):
     """One member.
 
     Args:
         name: of the member.
         config: this process's choices.
         settings: what the cluster is founded with; later those in the log count.
-        addresses: url of every founder, this one included.
+        addresses: url of every founder, or where it joins only its own; "" where it has none.
         disk: the data directory.
         transport: the network.
         clock: monotonic seconds, suspended time included.
         rng: for election timeouts and identities.
         housekeeper: for long work.
         listen: url to listen on, if it is not this member's address.
+        join: urls of members of the cluster that it joins; empty: it is one of the founders.
+        learner: it wants no vote, whatever the cluster wants of it.
     """
 
     name: str
@@ -123,6 +111,8 @@ class Node:
     rng: random.Random
     housekeeper: Housekeeper
     listen: str = ""
+    join: tuple[str, ...] = ()
+    learner: bool = False
 
     log: Log = field(init=False)
     machine: Machine = field(init=False)
@@ -136,7 +126,11 @@ class Node:
     hub: Hub = field(factory=Hub, init=False)
     keeper: Keeper = field(init=False)
     space: Space = field(init=False)
+    succession: Succession = field(init=False)
     upkeep: Upkeep = field(init=False)
+    book: AddressBook = field(init=False)
+    membership: Membership = field(init=False)
+    meter: Meter = field(init=False)
     published: Published = field(init=False)
     failure: ReplkvError | None = field(default=None, init=False)
     stopped: bool = field(default=False, init=False)
@@ -153,6 +147,7 @@ class Node:
     _close_by: float | None = field(default=None, init=False)
     _handing_over: bool = field(default=False, init=False)
     _seen_leader: str | None = field(default=None, init=False)
+    _followed: tuple[str, ...] | None = field(default=None, init=False)  # the peers that links and address book go by
 
     # -- beginning and end ---------------------------------------------------------------------------------------------------------
 
@@ -164,8 +159,8 @@ class Node:
             OSError: the address can't be listened on.
         """
         try:
-            if len(self.addresses) > 1:
-                self.transport.listen(self.listen or self.addresses[self.name])  # first: a wrong address must not leave a directory behind
+            if url := self.listen or self.addresses[self.name]:
+                self.transport.listen(url)  # first: a wrong address must not leave a directory behind
             self.log, recovered = Log.open(self.disk, self.name, self.rng.getrandbits(63) | 1, self.config.segment_bytes)
         except BaseException:
             self.transport.close()
@@ -179,22 +174,31 @@ class Node:
 
     def _recover(self, recovered: Recovered, now: float) -> None:
         recovered = self._load(recovered)
-        self.links = Links(self.transport, recovered.identity, codec.NO_CLUSTER, None, tuple(sorted(self.addresses)))
+        self.book = AddressBook({**self.addresses, **{f"{SEED}{url}": url for url in self.join}})
+        self.links = Links(self.transport, recovered.identity, () if self.join else tuple(sorted(self.addresses)), self.book)
+        self.links.about = About(self.addresses[self.name], level=features.LEVEL, priority=self.config.priority)
+        founders = {} if self.join else self.addresses
+        newcomer = self.learner and not recovered.founding
         admission = Admission(self.config.max_commands_in_flight, self.config.max_bytes_in_flight)
         self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout, admission)
         self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
         self.reads = Reads(self.rng.getrandbits(62))
         self.snapshots = Snapshots(self.name, self.config, self.disk, self.log, self.links, self.housekeeper, self._go_on_from, self.clock)
+        self.meter = Meter(self.name, LATE * self.settings.election_timeout)
         self.guests = Guests(self.settings.election_timeout, Admission(self.config.max_commands_in_flight, self.config.max_bytes_in_flight))
         self.space = Space(self.name, self.log, self.links, self.proposals)
+        self.succession = Succession(self.name, self.config.priority, self.links, self.space)
+        others = (self.links, self.book, self.log, self.succession)
+        self.membership = Membership(self.name, founders, *others, self._begin, self._submit_own, newcomer)
         self.outgoing = Outgoing(self.name, self.clock, self.links, self.proposals, self.guests, self.space)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
-        self.links.dial(self.addresses, now)
+        self.links.dial(now)
         if recovered.founding:
             self._begin(recovered, now)
+            self._compare_maps()
         elif len(self.addresses) == 1:
-            self._found(now)
+            self._try_to_found(now)
 
     def _load(self, recovered: Recovered) -> Recovered:
         """Load the state of the snapshot; if that is damaged, return what the log knows without it."""
@@ -218,13 +222,26 @@ class Node:
             logger.warning("%s was given %s, but its cluster lives by %s", self.name, self.settings, settings)
         self.raft = Raft(self.name, Timing.of(settings), self.rng, restored, now, self.links.identity.incarnation)
         self.settings = settings
+        self.meter.stall = LATE * settings.election_timeout
         self.keeper.session_ttl = settings.session_ttl
         self.upkeep.begin(settings, self.machine)
+        self.membership.passed(self.machine)
         self.proposals.retry_after = self.guests.retry_after = settings.election_timeout
-        self.links.join_cluster(founding.cluster, self.raft.configuration.members)
-        if different := sorted({*self.addresses} ^ {*self.raft.configuration.names}):
-            logger.warning("%s: the cluster map is an address book now; it and the voters differ in %s", self.name, ", ".join(different))
+        self.links.cluster = founding.cluster
+        self._follow_configuration(self.raft, now)
         self._publish()
+
+    def _compare_maps(self) -> None:
+        names = self.raft.configuration.names if self.raft is not None else ()
+        if len(self.addresses) > 1 and (different := sorted({*self.addresses} ^ {*names})):
+            logger.warning("%s: the cluster map is an address book now; it and the members differ in %s", self.name, ", ".join(different))
+
+    def _follow_configuration(self, raft: Raft, now: float) -> None:
+        """Keep links to those who are in the newest configuration: one was appended or installed, or an older one came back."""
+        self._followed = raft.others
+        self.book.configure(raft.configuration.addresses, raft.others, newest=raft.configured >= self.links.newest)
+        self.links.join_cluster(self.links.cluster, raft.configuration.members)
+        self.links.dial(now)
 
     @property
     def closing(self) -> bool:
@@ -246,7 +263,7 @@ class Node:
             self._stop(Closed(f"member {self.name} was closed"))
         elif raft is not None and not busy and not self._handing_over:
             self._handing_over = True
-            raft.transfer(None, now)
+            raft.transfer(self.succession.best(raft, now), now)
             self._carry_out(raft)
 
     def _stop(self, reason: ReplkvError) -> None:
@@ -255,6 +272,7 @@ class Node:
         self.proposals.fail_all(reason, unknown)
         self.guests.fail_all(reason)
         self.reads.fail_all(reason)
+        self.succession.fail_all(reason)
         self.keeper.lose_all()
         self.hub.end()
         self.transport.close()
@@ -263,7 +281,7 @@ class Node:
 
     def _fail(self, error: ReplkvError) -> None:
         """Stop for good: nothing is acknowledged after a failed disk or a broken invariant."""
-        logger.error("member %s stops: %s", self.name, error)
+        logger.log(logging.WARNING if isinstance(error, Removed) else logging.ERROR, "member %s stops: %s", self.name, error)
         self.failure = error
         self._stop(error)
 
@@ -337,10 +355,18 @@ class Node:
         if self.stopped:
             self.reads.fail_all(self.failure or Closed(f"member {self.name} is closed"))
 
+    def wish_for_leader(self, call: Call, to: str | None) -> None:
+        """Let a caller wait until a member leads, None: another one than now."""
+        self.succession.ask(call, to)
+        self.transport.wake()
+        if self.stopped:
+            self.succession.fail_all(self.failure or Closed(f"member {self.name} is closed"))
+
     def give_up(self, call: Call) -> bool:
         """Stop waiting; True: the call had surely no effect and never will, False: its outcome is unknown."""
         if call.command is None:
             self.reads.give_up(call)
+            self.succession.give_up(call)
             return True
         return self.proposals.give_up(call)
 
@@ -349,36 +375,6 @@ class Node:
         """Whether this member knows a leader and has applied all it knows to be decided."""
         raft, published = self.raft, self.published
         return raft is not None and raft.leader is not None and not self.stopped and 0 < published.commit <= published.applied
-
-    def status(self) -> Status:
-        """Return this member's view of itself, without waiting."""
-        raft, published = self.raft, self.published
-        state = raft.role.name.lower() if raft is not None else "founding"
-        if self.stopped:
-            state = "failed" if self.failure is not None else "closed"
-        return Status(
-            self.name,
-            state,
-            raft.leader if raft is not None and not self.stopped else None,
-            published.term,
-            published.revision,
-            published.commit,
-            published.applied,
-            raft.last_index if raft is not None else 0,
-            raft.configuration.voters if raft is not None else tuple(sorted(self.addresses)),
-            self.links.unreachable(),
-            str(self.failure or ""),
-            self.space.full,
-            raft.healing if raft is not None else "",
-        )
-
-    def members(self) -> list[Member]:
-        """Return the members of the configuration, as this one sees them."""
-        raft = self.raft
-        names = raft.configuration.names if raft is not None else tuple(sorted(self.addresses))
-        learners = raft.configuration.learners if raft is not None else ()
-        gone = self.links.unreachable()
-        return [Member(name, self.addresses.get(name, ""), name in learners, not self.stopped and name not in gone) for name in names]
 
     # -- a turn --------------------------------------------------------------------------------------------------------------------
 
@@ -404,15 +400,19 @@ class Node:
         What stops the member is kept in ``failure``; nothing is raised.
         """
         try:
-            self._work(self.transport.poll(max(0.0, self.deadline - self.clock()) if timeout is None else timeout))
+            due = self.deadline
+            self._work(self.transport.poll(max(0.0, due - self.clock()) if timeout is None else timeout), due)
         except ReplkvError as error:
             self._fail(error)
         except Exception as error:  # whatever it is: better no member than a wrong one, and no caller may hang
             logger.exception("member %s met an error it should not have", self.name)
             self._fail(InvariantBroken(f"member {self.name}: {type(error).__name__}: {error}; please report it"))
 
-    def _work(self, events: list[Event]) -> None:
+    def _work(self, events: list[Event], due: float) -> None:
         now = self.clock()
+        late = self.meter.turn(now, due)
+        if late:
+            self.links.stood_still(late)
         self.links.handle(events, now)
         for done, error in self.housekeeper.finished():
             done(error)
@@ -422,27 +422,28 @@ class Node:
         for peer, message in self.links.take_received():
             self._receive(peer, message, now)
         if self.raft is not None:
-            self._decide(self.raft, now)
-        elif len(self.addresses) > 1:
+            self._decide(self.raft, now, stalled=late > 0)
+        else:
             self._try_to_found(now)
         self._closing(now)
 
-    def _decide(self, raft: Raft, now: float) -> None:
+    def _decide(self, raft: Raft, now: float, *, stalled: bool) -> None:
         for peer, reachable in (changes := self.links.take_changes()):
             (raft.connected if reachable else raft.disconnected)(peer, now)
             if reachable and peer == raft.leader:
                 self.outgoing.repeat_all()  # what was on the way to it is lost
-        if now >= raft.deadline:
-            raft.tick(now)
+        if stalled or now >= raft.deadline:
+            raft.tick(now, stalled=stalled)
         self.keeper.turn(now)
         if changes or self.proposals.refused:
             self.space.look_around(raft, now)
+        self.succession.turn(raft, now)
         self._send_waiting(raft, now)
         if self._expiry_due(raft) <= now:
             self.outgoing.propose_block(raft, [])
         self._carry_out(raft)
-        if raft.configuration.members != self.links.members:  # a new one was appended or installed, or an older one came back
-            self.links.join_cluster(self.links.cluster, raft.configuration.members)
+        if raft.others is not self._followed:
+            self._follow_configuration(raft, now)
         self._apply(raft)
         self._matching = self.hub.publish(self.machine.store, self.published.revision)
         if self._applying is None and not self._matching:  # nothing is removed before the hub has looked at it
@@ -452,6 +453,7 @@ class Node:
             self._publish()
         if raft.leader != self._seen_leader:
             self._seen_leader = raft.leader
+            self.meter.led_by(raft.leader, raft.term)
             logger.info("%s: the leader of term %d is %s", self.name, raft.term, raft.leader or "not known")
 
     def _keep_house(self, now: float) -> None:
@@ -476,29 +478,30 @@ class Node:
         self.links.tick(now)
         self._keep_house(now)
         if self.raft is not None:
+            if self.raft.is_outgrown:
+                raise Corrupt(f"member {self.name} lost the end of its log, and others vote now than it knows of: {BEGIN_ANEW}")
             self._stay_fresh(now)
             self.space.look_around(self.raft, now)
+            self.succession.look_around(self.raft, now)
             self.snapshots.tick(self.raft, now)
             if self._applying is None:
                 self.snapshots.take_if_due(self.raft, self.machine)
                 self.upkeep.look_around(self.raft, self.machine)
-            for peer in self.raft.configuration.names:
-                if peer != self.name and self.links.is_unfounded(peer):
-                    self.links.send(peer, Found(self.log.founding_entry))
-        excluded_by = self.links.excluded_by
-        if 2 * len(excluded_by) > len(self.addresses) - 1 > 0 and (self.raft is None or self.raft.leader is None):
-            reasons = ", ".join(f"{peer} says: {reason}" for peer, reason in sorted(excluded_by.items()))
-            raise WrongCluster(f"{self.name} is no member of the cluster that most of its peers belong to; {reasons}")
+                self.membership.configured(self.machine, certain=self.ready)
+                self.membership.look_around(self.raft, self.machine, now)
+                self._steer(self.raft, now)
+        self.membership.check_cluster(self.raft)
 
     # -- what arrives --------------------------------------------------------------------------------------------------------------
 
     def _receive(self, peer: str, message: Message, now: float) -> None:
-        raft = self.raft
         if isinstance(message, Found):
-            self._told_founding(peer, message, now)
-        elif raft is None:
-            return  # not a member of anything yet: the sender will say it again
-        elif isinstance(message, Forward):
+            self.membership.told(peer, message, now)
+        elif self.raft is not None:  # else not a member of anything yet: the sender will say it again
+            self._receive_as_member(self.raft, peer, message, now)
+
+    def _receive_as_member(self, raft: Raft, peer: str, message: Message, now: float) -> None:
+        if isinstance(message, Forward):
             self.outgoing.take_in(raft, peer, message)
         elif isinstance(message, SnapshotChunk):
             self.snapshots.receive(raft, peer, message)
@@ -506,6 +509,10 @@ class Node:
             self.snapshots.acknowledged(raft, peer, message, now)
         elif isinstance(message, Digest):
             self.upkeep.heard(raft, peer, message)
+        elif isinstance(message, Application):
+            self.membership.heard(message, now)
+        elif isinstance(message, (HandOver, Hindrance)):
+            self.succession.heard(raft, peer, message, now)
         elif isinstance(message, Scarcity):
             self.space.heard(peer, message, now)
             self.space.look_around(raft, now)
@@ -514,6 +521,7 @@ class Node:
 
     def _send_waiting(self, raft: Raft, now: float) -> None:
         """Hand what callers wait for to whoever leads."""
+        self.proposals.held = self.name not in raft.configuration.members
         self.outgoing.send(raft, now)
         if raft.role is not Role.LEADER:
             self._notices.clear()
@@ -578,11 +586,16 @@ class Node:
         if floor is not None:
             self.log.set_floor(floor)
         self.log.append(hard_state, entries)
+        began = self.clock()
         self.log.sync()
+        now = self.clock()
+        self.meter.synced(now - began)
+        if hard_state is not None and hard_state.vote == self.name:
+            self.meter.elections_started += 1
         if not self.log.has_next:
-            self._keep_house(self.clock())
+            self._keep_house(now)
         if entries:
-            raft.synced(entries[-1].index, entries[-1].term, self.clock())
+            raft.synced(entries[-1].index, entries[-1].term, now)
 
     def _note_reads(self, ready: Ready) -> None:
         for read_id, index in ready.reads:
@@ -609,13 +622,25 @@ class Node:
                 break
         if self._applying is None:
             self._answer_reads(raft)
+            if self.membership.has_news(raft, self.machine):
+                self._steer(raft, self.clock())
+
+    def _steer(self, raft: Raft, now: float) -> None:
+        """Have the configuration follow the roster; from its very first moment on, nothing counts but what it means."""
+        self.membership.steer(raft, self.machine, now)
+        if raft.others is not self._followed:
+            self._follow_configuration(raft, now)
 
     def _answer_reads(self, raft: Raft) -> None:
         """Let those read whose index is applied, and those look at the machine who want to; between two entries."""
         self.reads.applied(self.machine.applied)
         for call in self.reads.take_looking():
             try:
-                call.answer = (wire.OK, call.look(self.machine, raft.time)) if call.look is not None else None
+                seen = call.look(self.machine, raft.time) if call.look is not None else None
+                if seen is NOT_YET:
+                    self.reads.look_again(call)
+                    continue
+                call.answer = (wire.OK, seen)
             except Rejected as refused:
                 call.error = refused
             call.finish()
@@ -628,6 +653,7 @@ class Node:
         self.guests.answer(outcomes)
         self.outgoing.applied(outcomes)
         self.upkeep.applied(raft, self.machine, entry.index)
+        self.membership.passed(self.machine)
         self.snapshots.applied(raft, self.machine, len(entry.encoded))
         self._answer_reads(raft)
 
@@ -637,8 +663,10 @@ class Node:
         self._applying = None
         self.machine = machine
         self._publish()
+        self.meter.snapshots_installed += 1
         self.keeper.restarted(machine)
         self.upkeep.restarted(machine)
+        self.membership.passed(machine)
         self.proposals.answer_from(machine)
         self.guests.answer_from(machine)
         self.hub.restart(machine.store.revision)
@@ -647,29 +675,5 @@ class Node:
     # -- founding ------------------------------------------------------------------------------------------------------------------
 
     def _try_to_found(self, now: float) -> None:
-        """Found the cluster, if this is the first of the founders by name and all of them are here and empty."""
-        others = [name for name in self.addresses if name != self.name]
-        if self.name < min(others) and all(self.links.is_unfounded(peer) for peer in others):
-            self._found(now)
-
-    def _found(self, now: float) -> None:
-        incarnations = {name: self.links.incarnation_of(name) or 0 for name in self.addresses if name != self.name}
-        incarnations[self.name] = self.links.identity.incarnation
-        entry = founding_entry(self.rng.randbytes(len(codec.NO_CLUSTER)), incarnations, self.settings)
-        self._adopt(entry, now)
-        for peer in self.addresses:
-            if peer != self.name:
-                self.links.send(peer, Found(entry))
-        if self.raft is not None:
+        if self.membership.try_to_found(self.rng, self.settings, now) and len(self.addresses) > 1 and self.raft is not None:
             self.raft.stand(now)
-
-    def _told_founding(self, peer: str, message: Found, now: float) -> None:
-        try:
-            self._adopt(message.entry, now)
-        except (codec.DecodeError, Incompatible) as error:
-            logger.warning("%s dropped a founding entry from %s: %s", self.name, peer, error)
-
-    def _adopt(self, entry: Entry, now: float) -> None:
-        """Begin the log with the founding entry, if this member has none and is one of the founders it names."""
-        if self.raft is None and is_for(entry, self.links.identity):
-            self._begin(self.log.found(entry), now)

@@ -29,20 +29,34 @@ class Patience:
         self._held: dict[str, Vote] = {}
         self._early: tuple[float, float] | None = None  # since when the connection is lost, and how long to wait after the promise
         self._next_early = now
+        self._excused = False
         self.wait(now)
 
     def wait(self, now: float) -> None:
         """Wait for an election timeout of a new random length."""
         self._timeout = self._election_timeout * self._rng.uniform(2 / 3, 1.0)
         self.stand_at = now + self._timeout
+        self._excused = False
 
     def heard(self, leader: str, now: float) -> None:
         """Promise the leader that nobody else gets this vote for a while, and go on waiting."""
         self.stand_at = now + self._timeout
         self._promised_to = leader
         self.promised_until = now + self._promise
+        self._excused = False
         if self._held:
             self._held.clear()
+
+    def excuse(self, now: float) -> None:
+        """Go on believing in the leader for one promise more: this member stood still, and what was sent meanwhile is yet to be read.
+
+        It also helps nobody else to leadership for as long, who may have stood still as well.  Once in a wait: a member that stands still
+        again and again must not wait for ever.
+        """
+        if not self._excused:
+            self._excused = True
+            self.promised_until = max(self.promised_until, now + self._promise)
+            self.stand_at = max(self.stand_at, self.promised_until)
 
     def binds_against(self, candidate: str, now: float) -> bool:
         """Tell whether a promise forbids to help a candidate."""

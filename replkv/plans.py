@@ -8,22 +8,27 @@ thread.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 
 from attrs import evolve
 
-from replkv import codec, errors, letters, wire
+from replkv import codec, errors, features, letters, wire
+from replkv.member_ops import ChangeMembers
 from replkv.ops import Add, Delete, Get, Put, Scan, Txn
+from replkv.reads import NOT_YET
 from replkv.refusals import refuse
+from replkv.steering import is_settled
 from replkv.values import KeyValue, LeaseInfo, to_count, to_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from replkv.config import Settings
+    from replkv.described import Published
     from replkv.keeper import Keeper
     from replkv.machine import Machine
-    from replkv.node import Node, Published
+    from replkv.node import Node
     from replkv.ops import Packable
     from replkv.proposals import Call
     from replkv.wire import Raw
@@ -31,9 +36,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 CONSISTENCIES: Final = ("linearizable", "lease", "local")
-
-NOT_YET: Final = object()
-"""A plan can't be answered at once."""
 
 _NOTHING: Final = (wire.OK,)
 
@@ -58,6 +60,11 @@ class Asker(ABC):
     @abstractmethod
     def settings(self) -> Settings:
         """What the cluster lives by."""
+
+    @property
+    @abstractmethod
+    def level(self) -> int:
+        """The feature level up to which commands may be handed over; whoever takes them may know better."""
 
     @property
     @abstractmethod
@@ -97,6 +104,8 @@ class Plan(Generic[R]):
 
     looks: ClassVar[bool] = False
     """Whether, behind the read barrier, it has to see the machine on the node's thread."""
+    sequel: Plan[None] | None = None
+    """What is to be done behind it, within the same timeout."""
 
     @property
     def is_long(self) -> bool:
@@ -118,13 +127,21 @@ class Plan(Generic[R]):
         raise errors.InvariantBroken(f"{type(self).__name__} of {asker.name} is no question, letter {number}")
 
     def look(self, machine: Machine, time: int) -> Any:
-        """Take what is needed of the machine, at a cluster time; between two entries, so be quick."""
+        """Take what is needed of the machine, at a cluster time; between two entries, so be quick.
+
+        ``NOT_YET``: it is not there yet; the plan will look again when something has been applied.
+        """
         del machine, time
 
     def at_once(self, node: Node) -> Any:
         """Return the raw answer if no other member need be asked, else ``NOT_YET``."""
         del node
         return NOT_YET
+
+    def wait(self, node: Node, call: Call) -> None:
+        """Let a call without a command wait at a member until it can be answered; by default behind a read barrier."""
+        call.look = self.look if self.looks else None
+        node.read_barrier(call)
 
     def answer(self, node: Node, call: Call) -> Raw:
         """Return the raw answer of a finished call: what the machine said, or what is read now that the barrier has been passed."""
@@ -191,20 +208,24 @@ class OnKeys(Plan[R]):
         return self.operation.result(wire.unless_refused(raw))
 
 
-def pack_command(raw: Raw, settings: Settings) -> bytes:
+def pack_command(raw: Raw, asker: Asker) -> bytes:
     """Pack an operation, within the cluster's limits.
 
     Raises:
         TooLarge, TooManyOps: it is beyond them.
+        LevelTooLow: not all members can carry it out.
         ValueError: a time to live is shorter than ``Settings.min_ttl``.
     """
-    packed, largest = codec.pack(raw), settings.max_request_bytes
+    packed, settings = codec.pack(raw), asker.settings
+    largest = settings.max_request_bytes
     if len(packed) > largest and (size := wire.request_size(raw)) > largest:  # the first is quick, and never smaller
         raise refuse(errors.TooLarge, (size, largest))
     if len(packed) > codec.COMMAND_MAX:
         raise errors.TooLarge(f"a request of {len(packed)} bytes as it stands in the log; at most {codec.COMMAND_MAX} fit")
     if raw[0] != wire.PUT:
         _check_settings(raw, settings)
+        if (refusal := features.refusal(raw, asker.level)) is not None:
+            raise refusal
     return packed
 
 
@@ -224,7 +245,7 @@ class Write(OnKeys[R]):
 
     def command(self, asker: Asker) -> bytes:
         """Pack the operation, within the cluster's limits."""
-        return pack_command(self.packed(), asker.settings)
+        return pack_command(self.packed(), asker)
 
 
 class Read(OnKeys[R]):
@@ -401,6 +422,118 @@ class Ready(Plan[None]):
         del untouched
         reason = asker.trouble if asker.unreachable else "; all members are reachable, none leads yet"
         return errors.WaitTimeout(f"{asker.name} is not ready in time{reason}")
+
+
+class Settled(Plan[None]):
+    """Wait until the configuration has those who are wanted."""
+
+    __slots__ = ()
+    looks = True
+
+    def letter(self, number: int, asker: Asker) -> letters.Look:
+        """Ask a member to wait."""
+        del asker
+        return letters.Look(number, letters.SETTLED)
+
+    def look(self, machine: Machine, time: int) -> Any:
+        """Compare the two."""
+        del time
+        return () if is_settled(machine.configuration, machine.roster) else NOT_YET
+
+    def meaning(self, raw: Raw) -> None:
+        """Return nothing."""
+        del raw
+
+    def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
+        """Say how far it is."""
+        del untouched
+        return errors.WaitTimeout(f"{asker.name}: the change is decided, and goes on, but is not carried out yet{asker.trouble}")
+
+
+class ChangeMembership(Write[None]):
+    """Change who is wanted, and wait until the configuration says so, too."""
+
+    __slots__ = ()
+    sequel = Settled()
+
+
+class Left(Settled):
+    """Wait until a member is in the configuration no more.
+
+    Args:
+        name: of the member.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def look(self, machine: Machine, time: int) -> Any:
+        """Look for it."""
+        del time
+        return NOT_YET if self.name in machine.configuration.members else ()
+
+
+class Leave(Write[None]):
+    """Have the member that is asked removed, and wait until it is.
+
+    Args:
+        name: of the member.
+    """
+
+    __slots__ = ("sequel",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(ChangeMembers(remove=(name,)))
+        self.sequel = Left(name)
+
+    def meaning(self, raw: Raw) -> None:
+        """Return nothing, also where that was decided before."""
+        with suppress(errors.MemberNotFound):
+            super().meaning(raw)
+
+
+class NewLeader(Plan[None]):
+    """Have leadership handed over, and wait until the member sees that it was.
+
+    Args:
+        to: who is to lead; None: anybody else.
+    """
+
+    __slots__ = ("to",)
+
+    def __init__(self, to: str | None) -> None:
+        self.to = to
+
+    def letter(self, number: int, asker: Asker) -> letters.HandOver:
+        """Ask a member to see to it."""
+        del asker
+        return letters.HandOver(number, self.to or "")
+
+    def at_once(self, node: Node) -> Any:
+        """Look whether it is so already."""
+        return _NOTHING if self.to is not None and node.raft is not None and node.raft.leader == self.to else NOT_YET
+
+    def wait(self, node: Node, call: Call) -> None:
+        """Let the member see to it."""
+        node.wish_for_leader(call, self.to)
+
+    def answer(self, node: Node, call: Call) -> Raw:
+        """Return nothing: that it is done is the answer."""
+        del node, call
+        return _NOTHING
+
+    def meaning(self, raw: Raw) -> None:
+        """Return nothing."""
+        del raw
+
+    def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
+        """Say who leads, and what is in the way."""
+        del untouched
+        leads = f"{asker.leader} still leads" if asker.leader else "no leader is known"
+        what = "leadership was not handed over" + (f" to {self.to}" if self.to is not None else "")
+        return errors.WaitTimeout(f"{asker.name}: {what} in time, {leads}{asker.trouble}; nothing else was changed")
 
 
 class LeaseList(Plan[list[LeaseInfo]]):

@@ -102,6 +102,10 @@ class Proposals:
     admission: Admission
     sees_all: bool = True
     """Whether every outcome comes by here, as at a member: one that lost its way is known never to have been."""
+    held: bool = field(default=False, init=False)
+    """Whether callers' commands stay in the queue: this member is being removed, and would hardly learn what became of them."""
+    _last: bytes | None = field(default=None, init=False)
+    _over: bool = field(default=False, init=False)  # the last one has been taken
     refused: bool = field(default=False, init=False)
     """Whether a batch came back empty, its commands are in the queue again, and nobody has looked yet why."""
     session: int = field(default=0, init=False)
@@ -130,6 +134,11 @@ class Proposals:
         self._let_out((call,))
         return True
 
+    def end_with(self, command: bytes | None) -> None:
+        """Take nothing more behind this command, which removes the member; None: take up what waits behind it."""
+        with self._gate:
+            self._last, self._over = command, False
+
     def refuse(self, call: Call, error: ReplkvError) -> None:
         """Refuse a command that was let in and not yet queued."""
         self._let_out((call,))
@@ -155,7 +164,8 @@ class Proposals:
         return bool(self.session) and (self._may_send(self._own) or self._may_send(self._queue))
 
     def _may_send(self, queue: deque[Call]) -> bool:
-        return bool(queue) and len(self._batches) < IN_FLIGHT + (OWN_IN_FLIGHT if queue is self._own else 0)
+        own = queue is self._own
+        return bool(queue) and (own or not (self.held or self._over)) and len(self._batches) < IN_FLIGHT + (OWN_IN_FLIGHT if own else 0)
 
     @property
     def under_way(self) -> bool:
@@ -212,6 +222,9 @@ class Proposals:
                     break
                 size += more
                 calls.append(queue.popleft())
+                if self._last is not None and calls[-1].command == self._last:
+                    self._over = True
+                    break
         return calls, size
 
     def repeat_all(self) -> None:
@@ -272,6 +285,7 @@ class Proposals:
             for batch in reversed(batches):
                 queue = self._own if isinstance(batch.calls[0], OwnCall) else self._queue
                 queue.extendleft(reversed(batch.calls))
+                self._over = False  # the last one may be among them
 
     def answer_from(self, machine: Machine) -> None:
         """Answer from the session table of a machine that was loaded from a snapshot: what led to it was never applied here."""

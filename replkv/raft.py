@@ -41,7 +41,7 @@ from replkv.messages import (
     is_credible,
 )
 from replkv.patience import Patience
-from replkv.progress import INFLIGHT, WINDOW, Progress
+from replkv.progress import WINDOW, Progress
 from replkv.raftlog import RaftLog
 from replkv.ready import Ready, Restored, Role, Timing
 
@@ -154,26 +154,16 @@ class Raft:
         due = min(self._patience.deadline, self._caution.ask_at) if self._caution else self._patience.deadline
         return min(due, next(iter(self._asked.values()))) if self._asked else due
 
-    def check(self) -> None:
-        """Compare what must always hold.  O(peers).
-
-        Raises:
-            InvariantBroken: with the numbers.
-        """
-        order = [0, self._log.base_index, self._applied, self.commit, self._log.last_index]
-        if order != sorted(order) or self.durable_index > order[-1] or self.term < self._log.last_term:
-            raise InvariantBroken(f"{self.name}: base, applied, commit, last {order[1:]}, durable {self.durable_index}, term {self.term}")
-        for name, peer in self.peers.items():
-            if not peer.match < peer.next or peer.match > order[-1] or len(peer.inflight) > INFLIGHT:
-                raise InvariantBroken(f"{self.name}: {name} has {peer} in a log that ends at {order[-1]}")
-        if len({self._lead is not None, self.role is Role.LEADER, self.leader == self.name}) > 1:
-            raise InvariantBroken(f"{self.name}: a {self.role.value} whose leader is {self.leader}")
-
     # -- inputs -----------------------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> None:
-        """Do what is due by now.  Hand over received messages first: they may tell that it isn't due."""
+    def tick(self, now: float, *, stalled: bool = False) -> None:
+        """Do what is due by now.  Hand over received messages first: they may tell that it isn't due.
+
+        ``stalled``: this member stood still until now, and some of what was sent to it meanwhile may not be here yet.
+        """
         self._pass_time(now)
+        if stalled:
+            (self._lead or self._patience).excuse(self._now)
         if self._lead:
             self._tick_leader(self._lead)
         else:
@@ -363,14 +353,20 @@ class Raft:
         """Put the newest configuration into effect.  Those it removes still get the log until it is committed, to learn of it."""
         self.configuration = self._log.configuration
         names = {*self.configuration.names}
-        if self._is_unsettled():
+        if self.is_unsettled:
             names.update(self._log.configurations[-2].names)
-        self._others = tuple(sorted(names - {self.name}))
+        self.others = tuple(sorted(names - {self.name}))  # a new one each time: who keeps to it sees that it has changed
         if self._lead:
-            self._lead.configure(self._others)
+            self._lead.configure(self.others)
 
-    def _is_unsettled(self) -> bool:
-        """Tell whether the configuration in effect may still fall back to an older one."""
+    @property
+    def configured(self) -> int:
+        """Where the configuration in effect stands in the log; behind a snapshot perhaps where that stands."""
+        return self._log.configuration_index
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether the configuration in effect may still fall back to an older one."""
         return self._log.configuration_index > self.commit and len(self._log.configurations) > 1
 
     def _votes_in(self, configuration: Configuration) -> bool:
@@ -382,7 +378,7 @@ class Raft:
         if self._caution or self.mute:
             return False  # it lacks what it may have acknowledged, or could not write down its own vote
         # A leader that removes itself may be the only one to hold that entry: until it is committed it may be needed once more (§4.2.2).
-        return self._votes_in(self.configuration) or (self._is_unsettled() and self._votes_in(self._log.configurations[-2]))
+        return self._votes_in(self.configuration) or (self.is_unsettled and self._votes_in(self._log.configurations[-2]))
 
     def _is_alone_in(self, configuration: Configuration) -> bool:
         return configuration.all_voters == {self.name} and self._votes_in(configuration)
@@ -402,7 +398,7 @@ class Raft:
 
     def _of_this_term(self, sender: str, term: int) -> bool:
         """Tell whether an answer counts; one of a higher term ends whatever this member was doing (§3.3)."""
-        if sender not in self._others and sender != self.leader:
+        if sender not in self.others and sender != self.leader:
             return False
         if term > self.term:
             self._follow(term, None)
@@ -480,7 +476,7 @@ class Raft:
 
     def _tick_voter(self) -> None:
         if self._caution:
-            self._out.messages += self._caution.questions(self._others, self._now)
+            self._out.messages += self._caution.questions(self.others, self._now)
         for candidate, vote in self._patience.release(self._now):
             self._on_vote(candidate, vote)
         for read_id in [read_id for read_id, until in self._asked.items() if until <= self._now]:
@@ -510,7 +506,7 @@ class Raft:
 
     def _ask_for_votes(self, vote: Vote, send: Callable[[str, RaftMessage], None]) -> None:
         self._ballots = {}
-        for name in self._others:
+        for name in self.others:
             if self.configuration.is_voter(name):
                 send(name, vote)
         self._count(self.name, granted=True)
@@ -527,7 +523,7 @@ class Raft:
 
     def _on_vote_reply(self, sender: str, reply: VoteReply) -> None:
         if reply.pre and reply.granted:
-            counts = self.role is Role.PRE_CANDIDATE and reply.term == self.term + 1 and sender in self._others
+            counts = self.role is Role.PRE_CANDIDATE and reply.term == self.term + 1 and sender in self.others
         else:
             counts = self._of_this_term(sender, reply.term) and self.role is (Role.PRE_CANDIDATE if reply.pre else Role.CANDIDATE)
         if counts:
@@ -537,7 +533,7 @@ class Raft:
         if not self.configuration.voters:
             return  # without a log there is no telling who may ask
         current = Position(vote.last_term, vote.last_index) >= self._end
-        if sender not in self._others and not current:
+        if sender not in self.others and not current:
             return  # removed, most likely; a new member that this one hasn't heard of has the newer log
         if vote.term < self.term or (vote.pre and not current):
             self._send(sender, VoteReply(self.term, granted=False, pre=vote.pre))
@@ -581,6 +577,11 @@ class Raft:
         return self._caution is not None and self._caution.in_doubt
 
     @property
+    def is_outgrown(self) -> bool:
+        """Whether this member lost its last vote, and its cluster has other voters by now than those that it could ask about it."""
+        return self.in_doubt and self._caution is not None and self._caution.outgrown
+
+    @property
     def healing(self) -> str:
         """What has to happen before this member has got over a loss, in words; empty: it has."""
         return self._caution.wants(self.name, self.configuration) if self._caution else ""
@@ -596,7 +597,8 @@ class Raft:
 
     def _on_census(self, sender: str, census: Census) -> None:
         end = NOWHERE if self.in_doubt else self._end
-        self._send(sender, CensusReply(census.id, self.term, end.index, end.term, self.in_doubt))
+        configured = self._log.configuration_index, self._log.configuration
+        self._send(sender, CensusReply(census.id, self.term, end.index, end.term, self.in_doubt, *configured))
         if self._lead and sender in self._lead.peers:
             self._lead.begin_anew(sender)
 
@@ -604,7 +606,7 @@ class Raft:
         if (caution := self._caution) is None:
             return
         doubted = caution.in_doubt
-        caution.heard(sender, reply, self._now)
+        caution.heard(sender, reply, self._now, self._log.configuration_index, self.configuration)
         if caution.settle(self.name, self.configuration, self._log.end):
             self._out.floor = caution.floor
             if doubted:
@@ -630,9 +632,7 @@ class Raft:
         self._patience.wait(self._now)
 
     def _tick_leader(self, lead: Leadership) -> None:
-        if not lead.beat(self._now):
-            return
-        if lead.is_cut_off(self._now):
+        if lead.beat(self._now) and lead.is_cut_off(self._now):
             self._follow(self.term, None)  # others may be leading by now
         else:
             self._hand_over(lead)

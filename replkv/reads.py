@@ -8,7 +8,7 @@ an old one confirms nothing.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from replkv.errors import ReplkvError
     from replkv.proposals import Call
+
+
+NOT_YET: Final = object()
+"""What a caller looked for is not there yet."""
 
 
 @define(eq=False, repr=False)
@@ -96,6 +100,11 @@ class Reads:
         with self._gate:
             looking, self._looking = self._looking, []
         return looking
+
+    def look_again(self, call: Call) -> None:
+        """Let a caller look once more: what it waits for is not there yet."""
+        with self._gate:
+            self._looking.append(call)
 
     def fail_all(self, error: ReplkvError) -> None:
         """Finish every caller: the member has stopped."""

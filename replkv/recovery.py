@@ -50,8 +50,8 @@ def segments(names: Sequence[str]) -> list[int]:
 
 
 def check_owner(disk: Disk, identity: Identity, name: str) -> None:
-    """Raise ``WrongCluster`` if a directory is another member's."""
-    if identity.name != name:
+    """Raise ``WrongCluster`` if a directory is another member's; without a name it may be anybody's."""
+    if name and identity.name != name:
         raise WrongCluster(f"{disk.where} belongs to the member {identity.name!r}, not to {name!r}: give each its own directory")
 
 

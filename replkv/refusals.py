@@ -66,6 +66,21 @@ def _lost(key: bytes, created: int) -> str:
     return f"the lock {key[:64]!r} that was taken at revision {created} is lost: stop what it protects, then take it anew"
 
 
+def _no_member(name: str) -> str:
+    return f"there is no member {name}: members() lists those there are"
+
+
+def _member_exists(name: str, address: str) -> str:
+    where = f" at {address}" if address else ""
+    return f"{name} is a member already{where}: start it with its new address, which the others learn from it, or use another name"
+
+
+def _no_such_members(members: int, most: int) -> str:
+    if not members:
+        return "no member would be left to vote: remove the data instead, or add another member first"
+    return f"there would be {members} members, and at most {most} are possible"
+
+
 def _quota(size: int, most: int) -> str:
     return (
         f"the store would take {size} bytes where Settings.max_bytes allows {most}: delete what is not needed; history goes with the next "
@@ -86,6 +101,9 @@ _KINDS: Final[dict[int, tuple[type[errors.ReplkvError], Callable[..., str]]]] = 
     10: (errors.LeaseExists, _lease_exists),
     11: (errors.QuotaExceeded, _quota),
     12: (errors.LockLost, _lost),
+    13: (errors.MemberNotFound, _no_member),
+    14: (errors.MemberExists, _member_exists),
+    15: (errors.MembershipRefused, _no_such_members),
 }
 """The status of an answer that is a refusal, and what it means.  These numbers are in the log's outcome: never reuse one."""
 

@@ -9,13 +9,15 @@ Like the node it neither starts threads nor knows the time: ``client.py`` runs t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from replkv import codec, fork, letters, wire
+from replkv import codec, features, fork, letters, wire
+from replkv.address import parse_address
 from replkv.admission import Admission
 from replkv.config import Settings
 from replkv.engine import THREADS, Engine
@@ -25,20 +27,24 @@ from replkv.errors import (
     ForkedProcess,
     Incompatible,
     InvariantBroken,
+    LevelTooLow,
     OutcomeUnknown,
     Overloaded,
+    Removed,
     ReplkvError,
     StorageError,
     WrongCluster,
 )
 from replkv.keeper import Keeper
-from replkv.letters import Batch, Failed, Hello, Look, Ping, Pong, Welcome
+from replkv.letters import Answer, Batch, Failed, Hello, Look, Ping, Pong, Welcome
 from replkv.line import Line
-from replkv.plans import NOT_YET, Plan, Ready
+from replkv.ops import Scan
+from replkv.plans import Plan, Read, Ready
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.pulling import WATCHES_MAX, Pulls, RemoteFeed
 from replkv.pulse import SILENCE, Pulse
 from replkv.questions import AGAIN_AFTER, Questions
+from replkv.reads import NOT_YET
 from replkv.targets import Targets
 
 if TYPE_CHECKING:
@@ -60,6 +66,10 @@ WELCOME_WITHIN: Final = 2.0
 """Seconds within which a member must answer a greeting, from the first attempt to connect to it on."""
 CLOSE_WITHIN: Final = 1.0
 """Seconds for which a client that is closed waits for what is under way."""
+WHEREABOUTS_AGAIN: Final = 5.0
+"""Seconds after which it is asked anew where members serve clients: those who came later are needed when the others are gone."""
+
+_WHEREABOUTS: Final = Read(Scan(prefix=letters.ADDRESSES), b"", "local")
 
 
 class _KeptBy(Plan[Any]):
@@ -130,6 +140,7 @@ class Remote(Engine):
         self._coming_line: Line | None = None  # that is being made
         self._epoch = 0  # how many lines there were
         self._held_until = float("-inf")  # no command is handed over before that
+        self._whereabouts_at = float("-inf")  # when it is asked anew where the members are
 
     # -- what is known -------------------------------------------------------------------------------------------------------------
 
@@ -142,6 +153,11 @@ class Remote(Engine):
     def settings(self) -> Settings:
         """What the cluster lives by."""
         return self._settings
+
+    @property
+    def level(self) -> int:
+        """The highest level of this version: the member that takes a command knows what the cluster's is."""
+        return features.LEVEL
 
     @property
     def admission(self) -> Admission:
@@ -408,7 +424,8 @@ class Remote(Engine):
             return
         try:
             link = self._network.open(target.where, target.attempts - 1)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Incompatible) as error:
+            target.excluded = error if isinstance(error, Incompatible) else None
             self._targets.failed(target, _reason(error), now)
             return
         self._coming_line = line = Line(link, target, now)
@@ -419,6 +436,9 @@ class Remote(Engine):
         now = self.clock()
         if isinstance(reply, Failed):
             self._exclude(line, reply.error, now)
+        elif not letters.OLDEST <= reply.version <= letters.VERSION:
+            text = f"{line.target} speaks version {reply.version} with clients, this client {letters.OLDEST} to {letters.VERSION}"
+            self._exclude(line, Incompatible(f"{text}: upgrade the members first, then their clients"), now)
         elif self._cluster not in (None, reply.cluster):
             text = f"{line.target} belongs to cluster {reply.cluster.hex()}, this client to {(self._cluster or b'').hex()}"
             self._exclude(line, WrongCluster(f"{text}: connect() anew if its data was to be replaced"), now)
@@ -456,6 +476,7 @@ class Remote(Engine):
         self._pulse.restart()
         self._targets.reached(line.target, welcome.name)
         self._targets.learn(welcome.addresses)
+        self._whereabouts_at = self.clock() + WHEREABOUTS_AGAIN
         logger.info("%s is connected to %s at %s", self.name, welcome.name, line.target)
 
     def _lose(self, line: Line, reason: str, now: float) -> None:
@@ -529,7 +550,7 @@ class Remote(Engine):
 
     def _leaves(self, line: Line, error: ReplkvError) -> bool:
         """Leave a member that has stopped, or is about to; tell whether it has."""
-        stops = isinstance(error, (Closed, StorageError, InvariantBroken)) and not isinstance(error, DiskFull)
+        stops = isinstance(error, (Closed, Removed, StorageError, InvariantBroken)) and not isinstance(error, DiskFull)
         if stops:
             self._lose(line, str(error), self.clock())
         return stops
@@ -569,6 +590,8 @@ class Remote(Engine):
             return error if wire.grows(codec.unpack(command, codec.COMMAND_MAX)) else None
         if isinstance(error, Overloaded):
             return error if self._config.overload == "raise" else None
+        if isinstance(error, LevelTooLow):
+            return error if features.level_of(codec.unpack(command, codec.COMMAND_MAX)) > error.level else None
         return error
 
     # -- signs of life, and watches ------------------------------------------------------------------------------------------------
@@ -576,6 +599,20 @@ class Remote(Engine):
     def _ping(self, line: Line, now: float) -> None:
         self._pulse.pinged(now)
         line.ask(Ping, partial(self._ponged, self._pulls.state(), now))
+        if now >= self._whereabouts_at:
+            self._whereabouts_at = now + WHEREABOUTS_AGAIN
+            line.ask(partial(_WHEREABOUTS.letter, asker=self), partial(self._told_whereabouts, line))
+
+    def _told_whereabouts(self, line: Line, reply: Answer | Failed) -> None:
+        if isinstance(reply, Failed):
+            self._leaves(line, reply.error)
+            return
+        addresses = {}
+        for kv in _WHEREABOUTS.meaning(reply.raw):
+            with contextlib.suppress(ValueError):  # somebody else has written there
+                addresses[kv.key.removeprefix(letters.ADDRESSES).decode()] = parse_address(kv.value.decode())
+        if addresses:
+            self._targets.learn(addresses)
 
     def _ponged(self, state: State, sent_at: float, reply: Pong | Failed) -> None:
         if isinstance(reply, Failed):

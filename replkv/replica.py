@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -20,15 +21,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from attrs import evolve
 
 from replkv import address, fork
+from replkv.backup import Backup, File, Pin, write_backup
 from replkv.config import Config, Settings
 from replkv.disk import ForgetfulDisk, MemoryDisk, RealDisk
 from replkv.engine import Embedded
-from replkv.errors import Closed, ReplkvError
+from replkv.errors import Closed, OutcomeUnknown, Removed, ReplkvError
 from replkv.facade import BlockingFacade, Facade
 from replkv.housekeeper import HousekeeperThread
 from replkv.leasing import Lease
 from replkv.node import Node
+from replkv.plans import Leave
 from replkv.serving import Serving
+from replkv.surface import DEFAULT, Timeout
 from replkv.transport import NngTransport
 from replkv.waiting import Notifier
 from replkv.watching import Watch
@@ -60,6 +64,8 @@ class EmbeddedMember(Facade[W, L]):
         listen: str | None = None,
         advertise: str | None = None,
         cluster: Mapping[str, str] | None = None,
+        join: Iterable[str] | None = None,
+        learner: bool = False,
         insecure: bool = False,
         config: Config | None = None,
         settings: Settings | None = None,
@@ -71,11 +77,13 @@ class EmbeddedMember(Facade[W, L]):
         self._config = _checked(config, Config)
         self._settings = _checked(settings, Settings)
         self._data_dir = _checked_path(data_dir)
-        self._addresses = _addresses(name, cluster, listen, advertise)
+        self._join = _seeds(join, cluster)
+        self._addresses = _addresses(name, cluster, listen, advertise, joins=bool(self._join))
+        self._learner = _checked_learner(learner, self._join)
         self._listen = self._addresses[name] if listen is None else address.parse_address(listen)
-        if len(self._addresses) > 1 and self._data_dir is None:
-            raise ValueError(f"{name} is a voter of {len(self._addresses)}: give it data_dir=, or it forgets its vote when it restarts")
-        _check_reach([self._listen] if len(self._addresses) > 1 else [], self._config.clients, insecure=insecure)
+        if (len(self._addresses) > 1 or self._join) and self._data_dir is None:
+            raise ValueError(f"{name} is a member among others: give it data_dir=, or it forgets its vote when it restarts")
+        _check_reach([self._listen] if self._listen else [], self._config.clients, insecure=insecure)
         self._node: Node | None = None
         self._embedded: Embedded | None = None
         self._thread: threading.Thread | None = None
@@ -107,7 +115,8 @@ class EmbeddedMember(Facade[W, L]):
         transport = NngTransport()
         housekeeper = HousekeeperThread(f"replkv-{self._name}-housekeeper", transport.wake)
         rng = random.Random(int.from_bytes(os.urandom(16)))
-        node = Node(self._name, self._config, self._settings, self._addresses, disk, transport, boottime, rng, housekeeper, self._listen)
+        network = (transport, boottime, rng, housekeeper, self._listen, self._join)
+        node = Node(self._name, self._config, self._settings, self._addresses, disk, *network, learner=self._learner)
         try:
             _start(node, disk)
         except BaseException:
@@ -220,6 +229,32 @@ class EmbeddedMember(Facade[W, L]):
             raise Closed(f"{self._name} is not open yet")
         return self._node.status()
 
+    def metrics(self) -> dict[str, int | float]:
+        """Return what this member has counted since it started, and how large it is; never waits, and answers when closed too.
+
+        docs/DEPLOYMENT.md says what each name means.  Only a member has it: a client counts nothing, and the members' counts are theirs.
+
+        Raises:
+            Closed: it was never opened.
+        """
+        if self._node is None:
+            raise Closed(f"{self._name} is not open yet")
+        return self._node.metrics()
+
+    @contextmanager
+    def _leaving(self) -> Iterator[Leave]:
+        """Let no write follow the one that removes this member, for it would not learn what became of them; if that fails, let them go."""
+        engine, removal = self._engine(), Leave(self._name)
+        engine.node.proposals.end_with(removal.command(engine))
+        try:
+            yield removal
+        except (OutcomeUnknown, Removed):
+            if not isinstance(self.failure, Removed):
+                raise
+        finally:
+            engine.node.proposals.end_with(None)
+            engine.look_again()
+
     def members(self) -> list[Member]:
         """Return the members of the cluster as this one sees them; never waits."""
         return self._running().members()
@@ -233,11 +268,11 @@ class EmbeddedMember(Facade[W, L]):
     def from_env(cls, **overrides: Any) -> Self:
         """Build one from the environment.
 
-        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…"), ``_INSECURE`` ("1" or "0") and
-        ``_CLIENTS`` (of ``Config``).
+        ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…"), ``_JOIN`` ("host:port,…"),
+        ``_LEARNER`` and ``_INSECURE`` ("1" or "0"), and of ``Config`` ``_CLIENTS`` and ``_PRIORITY``.
 
         Args:
-            overrides: arguments that win over the environment; a ``config`` that names no ``clients`` leaves them to it.
+            overrides: arguments that win over the environment; a ``config`` that names no ``clients``, or no ``priority``, leaves that to it.
 
         Raises:
             ValueError: a variable is not in its form; the text names it.
@@ -248,12 +283,16 @@ class EmbeddedMember(Facade[W, L]):
                 arguments[argument] = value
         if value := os.environ.get("REPLKV_CLUSTER"):
             arguments["cluster"] = _parse_cluster(value)
-        if value := os.environ.get("REPLKV_INSECURE"):
-            if value not in ("0", "1"):
-                raise ValueError(f"REPLKV_INSECURE must be 1 or 0, not {value!r}")
-            arguments["insecure"] = value == "1"
-        if value := os.environ.get("REPLKV_CLIENTS"):
-            overrides["config"] = _serving_at(value, overrides.get("config"))
+        if value := os.environ.get("REPLKV_JOIN"):
+            arguments["join"] = [part.strip() for part in value.split(",")]
+        for argument in ("learner", "insecure"):
+            if value := os.environ.get(variable := f"REPLKV_{argument.upper()}"):
+                if value not in ("0", "1"):
+                    raise ValueError(f"{variable} must be 1 or 0, not {value!r}")
+                arguments[argument] = value == "1"
+        for choice in ("clients", "priority"):
+            if value := os.environ.get(f"REPLKV_{choice.upper()}"):
+                overrides["config"] = _with_choice(overrides.get("config"), choice, value)
         return cls(**{**arguments, **overrides})
 
 
@@ -269,9 +308,12 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
         name: of this member; a letter, digit or underscore, then those, dots and dashes; at most 64.
         data_dir: where this member keeps its log; None keeps all in memory, which only a cluster of one may.
         listen: the address to listen on; by default ``advertise``.
-        advertise: the address the others reach this member at; by default ``cluster[name]``.
+        advertise: the address the others reach this member at; by default ``cluster[name]``, else ``listen``.
         cluster: the address of every founder by name, this one included.  The same call is right at every start: who has state uses it as
-            an address book.  None founds a cluster of one.
+            an address book, and who has lost its directory comes back as a new member in place of the old one.  None founds a cluster of
+            one, which others can join if it has an address.
+        join: addresses of members of a cluster to join, in which ``change_members`` has named this one; one is enough.
+        learner: get everything, but never a vote; with ``join``.
         insecure: listen beyond this machine although nothing is encrypted and nobody is authenticated.
         config: this process's choices.
         settings: what the cluster is founded with; later those in the log count.
@@ -286,6 +328,33 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
     def _constructed(self) -> None:
         self._start_once()
 
+    def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> Backup:
+        """Write all there is to a file with which ``replkv.restore`` can begin a cluster, while everything else goes on.
+
+        Any member can, learners too; what was acknowledged before is in it.  The file gets its name when it is whole and durable, and is
+        then read back: when this returns it is known to be what was written.  Only its owner may read it.  History is kept meanwhile.
+
+        Args:
+            path: of the file, in a directory that exists; a backup that was cut off leaves at most a hidden file beside it.
+            overwrite: it may take the place of a file that is there.
+            on_progress: called now and then with the bytes of content that were written so far.
+            timeout: seconds until the state is at hand; writing takes as long as it takes.
+
+        Raises:
+            TypeError, ValueError: no path or timeout.
+            OSError: the file can't be written; nothing is left of it.  ``FileExistsError``: it is there.
+            Corrupt: what was read back is not what was written.
+        """
+        with File.of(path, overwrite=overwrite) as file:
+            return write_backup(self._run(Pin(), timeout), file, progress=on_progress)
+
     def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
 
@@ -294,6 +363,27 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
         """
         if not fork.forked():
             self._close(timeout)
+
+    def leave(self, timeout: Timeout = DEFAULT) -> None:
+        """Leave the cluster for good, and close: this member is removed, behind a successor where it leads.
+
+        Its directory stays and is of no use any more: only an empty one can join again.  What other threads of this process ask for is
+        answered; a write that comes later waits, and raises ``Removed`` or ``Closed``: it was not done.  A member that shall come back is
+        closed, and does not leave.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TypeError, ValueError: no timeout.
+            MembershipRefused: nobody would be left to vote; the member goes on, as it does after the following ones.
+            NoLeader: nobody could be asked in time; nothing was changed.
+            OutcomeUnknown: asked, and no answer in time; call it again.
+            WaitTimeout: the removal is decided, and not carried out yet; the member stops by itself when it is, as ``Removed``.
+        """
+        with self._leaving() as removal:
+            self._run(removal, timeout)
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -392,12 +482,35 @@ def _checked(value: T | None, kind: type[T]) -> T:
     return value
 
 
-def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None, advertise: str | None) -> dict[str, str]:
-    """Return the url at which each founder can be dialled."""
+def _seeds(join: object, cluster: object) -> tuple[str, ...]:
+    """Return the urls of members to join, none for a founder."""
+    if join is None:
+        return ()
+    if cluster is not None:
+        raise ValueError("give cluster= to found a cluster, or join= to come into one that exists, not both")
+    if isinstance(join, str) or not isinstance(join, Iterable):
+        raise TypeError(f"join must be a list of addresses, not {type(join).__name__}: join=['host:port']")
+    seeds = tuple(dict.fromkeys(address.parse_address(text) for text in join))
+    if not seeds:
+        raise ValueError("join= needs the address of one member at least")
+    for url in seeds:
+        if address.is_wildcard(url):
+            raise ValueError(f"{url} is no address that can be dialled: name a member's in join=")
+    return seeds
+
+
+def _checked_learner(learner: object, seeds: tuple[str, ...]) -> bool:
+    if not isinstance(learner, bool):
+        raise TypeError(f"learner must be a bool, not {type(learner).__name__}")
+    if learner and not seeds:
+        raise ValueError("learner= needs join=: who founds a cluster has a vote in it")
+    return learner
+
+
+def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None, advertise: str | None, *, joins: bool) -> dict[str, str]:
+    """Return the url at which each founder can be dialled; of one that joins only its own."""
     if cluster is None:
-        if listen is not None or advertise is not None:
-            raise ValueError("listen= and advertise= need cluster=: a member alone listens to nobody")
-        return {name: ""}
+        return {name: _own_address(name, advertise if advertise is not None else listen, joins=joins)}
     if not isinstance(cluster, Mapping):
         raise TypeError(f"cluster must map names to addresses, not be a {type(cluster).__name__}")
     if name not in cluster:
@@ -417,15 +530,27 @@ def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None,
     return urls
 
 
-def _serving_at(clients: str, config: object) -> Any:
-    """Return the configuration, by default the standard one, with REPLKV_CLIENTS where it names no address for clients itself."""
+def _own_address(name: str, own: str | None, *, joins: bool) -> str:
+    """Return the url at which a member is reached that has no map; "": nobody is to reach it."""
+    if own is None:
+        if joins:
+            raise ValueError("join= needs listen= or advertise=: the others must be able to reach this member")
+        return ""
+    url = address.parse_address(own)
+    if address.is_wildcard(url):
+        raise ValueError(f"{url} is no address that others can dial: say in advertise= where {name} is reached")
+    return url
+
+
+def _with_choice(config: object, choice: str, value: str) -> Any:
+    """Return the configuration, by default the standard one, with what the environment chooses where it has not been chosen there."""
     config = Config() if config is None else config
-    if not isinstance(config, Config) or config.clients is not None:
+    if not isinstance(config, Config) or getattr(config, choice):
         return config
     try:
-        return evolve(config, clients=clients)
+        return evolve(config, **{choice: int(value) if choice == "priority" else value})
     except ValueError as error:
-        raise ValueError(f"REPLKV_CLIENTS: {error}") from None
+        raise ValueError(f"REPLKV_{choice.upper()}: {error}") from None
 
 
 def _parse_cluster(text: str) -> dict[str, str]:

@@ -279,19 +279,20 @@ class SnapshotWriter:
         self._cluster = cluster
         self._chunks = iter(chunks)
         self._digest = hashlib.sha256()
-        self._plain = 0
+        self.plain = 0
+        """Bytes of the plain stream that were written so far."""
         self._packer = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
         self._file = _File(disk, meta, ".writing")
         description = codec.pack((cluster, codec.meta_to_wire(meta)))
         self._file.add(_HEADER.pack(_MAGIC, _VERSION, len(description), _header_crc(_VERSION, description)) + description)
 
     def step(self) -> SnapshotFile | None:
-        """Write the next chunk; after the last one make the file durable and return it."""
-        for chunk in self._chunks:
+        """Write the next chunk, if it is not empty; after the last one make the file durable and return it."""
+        if (chunk := next(self._chunks, None)) is not None:
             if chunk:
                 self._add(chunk)
-                return None
-        raw = _TRAILER.pack(0, 0, self._plain, self._digest.digest(), 0)[:-4]
+            return None
+        raw = _TRAILER.pack(0, 0, self.plain, self._digest.digest(), 0)[:-4]
         self._file.add(raw + struct.pack("<I", zlib.crc32(raw)))
         return self._file.finish(self._meta, self._cluster, self._digest.digest())
 
@@ -303,7 +304,7 @@ class SnapshotWriter:
         if len(chunk) > CHUNK_MAX:
             raise InvariantBroken(f"a snapshot chunk of {len(chunk)} bytes, at most {CHUNK_MAX} are read back")
         self._digest.update(chunk)
-        self._plain += len(chunk)
+        self.plain += len(chunk)
         packed = self._packer.compress(chunk)
         self._file.add(_FRAME.pack(len(packed), len(chunk), _frame_crc(len(chunk), packed)) + packed)
 

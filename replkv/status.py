@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from typing import Any, Literal
+
+from attrs import astuple, fields, frozen
+
+
+@frozen
+class Transfer:
+    """A snapshot of the state on its way.
+
+    Args:
+        doing: "taking" it, to the disk; "sending" it to a follower that is too far behind; "receiving" it; "loading" what was received.
+        peer: the other member; empty where one is taken.
+        done: bytes; where one is loaded all of them.
+        total: bytes in all; where one is taken about so many.
+    """
+
+    doing: Literal["taking", "sending", "receiving", "loading"]
+    peer: str
+    done: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 1.0
 
 
 @frozen
@@ -11,7 +35,7 @@ class Status:
 
     Args:
         name: of this member.
-        state: "founding", "follower", "pre_candidate", "candidate", "leader", "failed" or "closed".
+        state: "founding", "follower", "pre_candidate", "candidate", "leader", "failed", "removed" or "closed".
         raft_leader: the member this one takes for the leader; None: it knows of none.
         raft_term: Raft's term.
         revision: of the store, as local reads see it.
@@ -23,6 +47,8 @@ class Status:
         failure: why the member stopped; empty while it runs.
         full: members whose disks are full, as far as this one knows.
         healing: what the disk has lost, and what has to happen before this member takes its full part again; empty: nothing.
+        transfers: snapshots that it takes, sends, receives or loads.
+        level: the cluster's feature level, as far as this member has applied the log; 0 while it has nothing of it.
     """
 
     name: str
@@ -38,6 +64,18 @@ class Status:
     failure: str = ""
     full: tuple[str, ...] = ()
     healing: str = ""
+    transfers: tuple[Transfer, ...] = ()
+    level: int = 0
+
+    def to_wire(self) -> tuple[Any, ...]:
+        """Return plain values that survive msgpack."""
+        return astuple(self)
+
+    @classmethod
+    def from_wire(cls, wire: tuple[Any, ...]) -> Status:
+        """Build it from what ``to_wire`` returned, perhaps that of a version which says less, or more."""
+        said = dict(zip((field.name for field in fields(cls)), wire, strict=False))
+        return cls(**{**said, "transfers": tuple(Transfer(*one[:4]) for one in said.get("transfers", ()))})
 
 
 @frozen

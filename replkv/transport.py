@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import errno
 import os
 import selectors
@@ -239,6 +240,8 @@ class NngTransport:
         self._closed = False
         self._message = pynng.ffi.new("nng_msg **")  # made once: these would cost more than the calls they are for
         self._number = pynng.ffi.new("uint32_t *")
+        self._message_at, self._number_at = _address(self._message), _address(self._number)
+        self._pointer = ctypes.c_void_p.from_address(self._message_at)  # the same pointer, for the calls that are made by ctypes
 
     # -- connections ---------------------------------------------------------------------------------------------------------------
 
@@ -319,13 +322,13 @@ class NngTransport:
     def _hand_over(self, line: _Line, pipe: int | None, frame: bytes) -> bool:
         if len(frame) > FRAME_MAX:
             raise ValueError(f"a frame has at most {FRAME_MAX} bytes, not {len(frame)}: its receiver would drop the connection")
-        if _msg_alloc(self._message, 0):
+        if _msg_alloc(self._message_at, 0):
             return False
-        message = self._message[0]
+        message = self._pointer.value
         failed = _msg_append(message, frame, len(frame))
         if pipe is not None:
             failed = failed or _header_append(message, pipe)
-        failed = failed or _header_append(message, _REQUEST) or _sendmsg(line.handle, message, _NONBLOCK)
+        failed = failed or _header_append(message, _REQUEST) or _sendmsg(line.handle, self._message[0], _NONBLOCK)
         if failed:
             _msg_free(message)
             return False
@@ -448,11 +451,12 @@ class NngTransport:
     def _drain_listener(self, line: _Line, events: list[Event], room: int) -> bool:
         """Take in frames; True if none is left."""
         handle, message, number, pipes = line.handle, self._message, self._number, self._pipes
+        pointer, number_at = self._pointer, self._number_at
         while room > 0:
             if _recvmsg(handle, message, _NONBLOCK):
                 return True
-            received = message[0]
-            _header_trim(received, number)  # nng puts the pipe in front of the way back
+            received = pointer.value
+            _header_trim(received, number_at)  # nng puts the pipe in front of the way back
             pipe = number[0]
             frame = _body(received)
             room -= 1 + len(frame) // _PAGE
@@ -465,11 +469,11 @@ class NngTransport:
 
     def _drain_link(self, line: _Line, events: list[Event], room: int) -> bool:
         """Take in answers; True if none is left."""
-        handle, message = line.handle, self._message
+        handle, message, pointer = line.handle, self._message, self._pointer
         while room > 0:
             if _recvmsg(handle, message, _NONBLOCK):
                 return True
-            frame = _body(message[0])
+            frame = _body(pointer.value)
             room -= 1 + len(frame) // _PAGE
             if line.pipe:
                 events.append(Answered(line.peer, frame))
@@ -502,11 +506,29 @@ class NngTransport:
 
 _lib: Any = pynng.lib
 _NONBLOCK = _lib.NNG_FLAG_NONBLOCK
-_msg_alloc, _msg_append, _msg_free = _lib.nng_msg_alloc, _lib.nng_msg_append, _lib.nng_msg_free
-_msg_body, _msg_len = _lib.nng_msg_body, _lib.nng_msg_len
-_header_append, _header_trim = _lib.nng_msg_header_append_u32, _lib.nng_msg_header_trim_u32
 _sendmsg, _recvmsg = _lib.nng_sendmsg, _lib.nng_recvmsg
-_buffer = pynng.ffi.buffer
+_holding = ctypes.PyDLL(pynng._nng.__file__)  # noqa: SLF001  # the library that pynng has loaded
+
+
+def _in_memory(name: str, result: type[Any] | None, *arguments: type[Any]) -> Any:
+    """Return a function of nng that touches nothing but a message of ours, to be called without letting go of the interpreter's lock.
+
+    pynng lets go of it in each call.  Where other threads compute, any of them may take it then and keep it for 5 ms, and a frame is
+    half a dozen calls.  Functions that wait for a lock of nng's must let go, for a thread that holds that may be waiting for Python's.
+    """
+    function = getattr(_holding, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+_POINTER, _SIZE, _UINT32 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32
+_msg_alloc = _in_memory("nng_msg_alloc", ctypes.c_int, _POINTER, _SIZE)
+_msg_append = _in_memory("nng_msg_append", ctypes.c_int, _POINTER, ctypes.c_char_p, _SIZE)
+_msg_free = _in_memory("nng_msg_free", None, _POINTER)
+_msg_body = _in_memory("nng_msg_body", _POINTER, _POINTER)
+_msg_len = _in_memory("nng_msg_len", _SIZE, _POINTER)
+_header_append = _in_memory("nng_msg_header_append_u32", ctypes.c_int, _POINTER, _UINT32)
+_header_trim = _in_memory("nng_msg_header_trim_u32", ctypes.c_int, _POINTER, _POINTER)
 
 _PORT_TAKEN = (
     "another process has it, perhaps an earlier one of this member or a forked child of it: end that process or choose another address"
@@ -582,8 +604,13 @@ def _close_pipe(number: int) -> None:
     _lib.nng_pipe_close(pipe[0])
 
 
-def _body(message: Any) -> bytes:
+def _body(message: int | None) -> bytes:
     """Copy a message's body out, once, and free it."""
-    frame: bytes = _buffer(_msg_body(message), _msg_len(message))[:]
+    frame = ctypes.string_at(_msg_body(message), _msg_len(message))
     _msg_free(message)
     return frame
+
+
+def _address(of: Any) -> int:
+    """Return where something of cffi's is."""
+    return int(pynng.ffi.cast("uintptr_t", of))

@@ -1,4 +1,4 @@
-"""What a member does for its state without being asked: it compacts history, removes what is compacted, and compares itself with others.
+"""What a member does without being asked: it compacts history, compares its state with others', and raises the cluster's feature level.
 
 All of it runs on the node's thread in short slices, or as steps of the housekeeper.
 """
@@ -16,6 +16,7 @@ from replkv.compaction import Compactor, Scrubbing
 from replkv.messages import Digest
 from replkv.ops import Compact
 from replkv.raft import Role
+from replkv.upgrading import Upgrading
 from replkv.verification import EVERY, FULL_EVERY, Verification
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Upkeep:
     _compactor: Compactor | None = field(default=None, init=False)
     _compacting: bool = field(default=False, init=False)  # a compaction that this leader proposed is under way
     _scrubbing: Scrubbing = field(init=False)
+    _upgrading: Upgrading = field(init=False)
     _verification: Verification = field(init=False)
     _told_at: int = field(default=0, init=False)  # the entry whose chained hash the others were told last
     _applied_before: int = field(default=0, init=False)  # when this member last looked around
@@ -60,6 +62,7 @@ class Upkeep:
     def __attrs_post_init__(self) -> None:
         self._scrubbing = Scrubbing(self.clock)
         self._verification = Verification(self.name)
+        self._upgrading = Upgrading(self.name, self.links, self._submit)
 
     def begin(self, settings: Settings, machine: Machine) -> None:
         """Take part in a cluster that lives by these settings, from this state on."""
@@ -74,6 +77,7 @@ class Upkeep:
     def look_around(self, raft: Raft, machine: Machine) -> None:
         """Do what no event announces, a few times a second."""
         self._compact(raft, machine)
+        self._upgrading.look_around(raft, machine)
         # When nothing goes on, all members stand at the same entry.
         at_rest = machine.applied == self._applied_before == raft.last_index
         self._applied_before = machine.applied
@@ -113,7 +117,7 @@ class Upkeep:
 
     def scrub_due(self, machine: Machine) -> float:
         """Return when there is something to remove, on this member's clock; infinite where there is nothing."""
-        held_up = self.snapshots.taking or self._hashing
+        held_up = self.snapshots.taking or self._hashing or len(machine.pins) > 0
         return self._scrubbing.next_at if machine.store.unscrubbed and not held_up else float("inf")
 
     def scrub(self, machine: Machine) -> None:

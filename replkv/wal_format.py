@@ -411,4 +411,6 @@ def damage(disk: Disk, segment: int, what: str) -> Corrupt:
 
 def unreadable(disk: Disk, segment: int, error: DecodeError) -> Incompatible:
     """Return the error for records whose checksums are right and whose contents are not."""
+    if isinstance(error, codec.TooNew):
+        return Incompatible(f"{disk.where}/{segment_name(segment)} holds {error}")
     return Incompatible(f"{damage(disk, segment, str(error))}; or it was written by another version: upgrade this member")

@@ -12,12 +12,15 @@ import tempfile
 from typing import TYPE_CHECKING, Final
 
 from replkv.address import parse_address
+from replkv.errors import Incompatible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ADDRESSES: Final = "clients.address"
-"""The file, one url on each line, that of the socket first."""
+"""The file: a line with its version, then one url on each line, that of the socket first."""
+
+_MARK, _VERSION = "replkv-clients ", 1
 
 _SOCKET = "clients"
 
@@ -62,7 +65,7 @@ def publish(data_dir: str, urls: Sequence[str]) -> None:
     path = os.path.join(data_dir, ADDRESSES)
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8", opener=_owner_only) as file:
-        file.writelines(f"{url}\n" for url in urls)
+        file.writelines(f"{line}\n" for line in (f"{_MARK}{_VERSION}", *urls))
     os.replace(temporary, path)
 
 
@@ -79,9 +82,16 @@ def find(data_dir: str) -> list[str]:
     Raises:
         FileNotFoundError: no member has served clients there.
         ValueError: the file does not hold addresses.
+        Incompatible: a newer version wrote it.
     """
     with open(os.path.join(data_dir, ADDRESSES), encoding="utf-8") as file:
-        return [parse_address(line.strip()) for line in file if line.strip()]
+        mark, *urls = [line.strip() for line in file if line.strip()] or [f"{_MARK}{_VERSION}"]
+    version = mark.removeprefix(_MARK)
+    if version == mark or not version.isdecimal():
+        raise ValueError(f"{mark[:64]!r} is not what a file of addresses begins with")
+    if int(version) != _VERSION:
+        raise Incompatible(f"{data_dir}/{ADDRESSES} has version {version}, this version reads {_VERSION}: upgrade this client")
+    return [parse_address(url) for url in urls]
 
 
 def withdraw(data_dir: str) -> None:
@@ -94,7 +104,7 @@ def withdraw(data_dir: str) -> None:
     """
     here = os.path.join(os.path.abspath(data_dir), _SOCKET)
     urls: list[str] = []
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, Incompatible):
         urls = find(data_dir)
     for path in {here, *(url.removeprefix("ipc://") for url in urls if url.startswith("ipc://"))}:
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any, NoReturn, TypeAlias
@@ -24,6 +24,8 @@ PUT, DELETE, ADD, TXN, GET, SCAN = 1, 2, 3, 4, 5, 6
 PUT_WITH, EXPECT, COMPACT = 7, 8, 9
 GRANT, RENEW, KEEP_ALIVE, REVOKE = 10, 11, 12, 13
 GUARD = 14
+MEMBERS = 15
+LEVEL = 16
 
 CONDITIONAL = (EXPECT, GUARD)
 """Operations that carry out another one, their last part, if a key is as they say."""
@@ -35,6 +37,9 @@ SORT_KEY, SORT_VERSION, SORT_CREATE, SORT_MOD, SORT_VALUE = 0, 1, 2, 3, 4
 
 TXN_DEPTH = 16
 """How deep transactions may be nested, the outermost included."""
+
+MEMBERS_MAX = 64
+"""Members of a cluster: the configuration has to fit into the head of a frame."""
 
 MAX_TTL_MICROS = round(MAX_TTL * 1e6)
 
@@ -48,6 +53,19 @@ def count_operations(wire: Raw) -> int:
         return 0
     _, compares, then, otherwise = wire
     return max(len(compares), *(len(branch) + sum(map(count_operations, branch)) for branch in (then, otherwise)))
+
+
+def kinds(wire: object) -> Iterator[int]:
+    """Yield the number of a packed operation, and those of all that it carries out; it need not have been checked."""
+    waiting = [wire]
+    while waiting:
+        packed = waiting.pop()
+        if type(packed) is tuple and packed and type(packed[0]) is int:
+            yield packed[0]
+            if packed[0] in CONDITIONAL:
+                waiting += packed[3:4]
+            elif packed[0] == TXN:
+                waiting += (inner for branch in packed[2:4] if type(branch) is tuple for inner in branch)
 
 
 def request_size(wire: Raw) -> int:
@@ -243,6 +261,36 @@ def _is_of_keeper(lease: object, keeper: object) -> bool:
     return _is_count(lease) and _is_count(keeper)
 
 
+def _is_name(value: object) -> bool:
+    return type(value) is str and codec.MEMBER_NAME.fullmatch(value) is not None
+
+
+def _is_name_and_address(pair: object) -> bool:
+    """Tell whether something is a member's name with its url, or with "" where that is known already."""
+    if type(pair) is not tuple or len(pair) != 2 or not _is_name(pair[0]):
+        return False
+    try:
+        codec.url_or_none(pair[1])
+    except codec.DecodeError:
+        return False
+    return True
+
+
+def _is_members(add: object, remove: object, learners: object, promote: object) -> bool:
+    lists = add, remove, learners, promote
+    if not all(type(part) is tuple and len(part) <= MEMBERS_MAX for part in lists) or not any(lists):
+        return False
+    pairs, names = (*add, *learners), (*remove, *promote)  # type: ignore[misc]  # tuples, just checked
+    if not (all(map(_is_name_and_address, pairs)) and all(map(_is_name, names))):
+        return False
+    everybody = [*(name for name, _ in pairs), *names]
+    return len(set(everybody)) == len(everybody)
+
+
+def _is_level(level: object) -> bool:
+    return _is_count(level) and level != 0
+
+
 _Check: TypeAlias = tuple[int, Callable[..., bool]]
 """How long a packed operation is, and the check of what follows its tag."""
 
@@ -262,7 +310,10 @@ _OUTERMOST: dict[int, _Check] = {
     RENEW: (3, _is_of_keeper),
     KEEP_ALIVE: (2, _is_count),
     REVOKE: (3, _is_of_keeper),
+    MEMBERS: (5, _is_members),
+    LEVEL: (2, _is_level),
 }
+_KNOWN = {TXN, *_PLAIN, *_OUTERMOST}
 
 
 def _is_plain(wire: Raw, checks: dict[int, _Check] = _PLAIN) -> bool:
@@ -284,9 +335,11 @@ def check_operation(wire: object) -> None:
     """Check a packed operation that came from another member as ``Put`` and its like check their arguments.
 
     Raises:
-        DecodeError: it is none that this version would have packed.
+        DecodeError: it is none that this version would have packed; ``TooNew``: a newer one might.
     """
     if not _is_operation(wire):
+        if unknown := [kind for kind in kinds(wire) if kind not in _KNOWN]:
+            raise codec.TooNew(f"a command of the unknown kind {unknown[0]}")
         raise codec.DecodeError("a command that no member of this version packs")
     try:
         check_distinct(wire)  # type: ignore[arg-type]  # it was just found to be a tuple

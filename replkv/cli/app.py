@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from replkv import Event, KeyValue, ReplkvError, ScanResult, Synced, __version__
-from replkv.cli import bench, holding, panorama, plain
+from replkv.cli import bench, disaster, holding, membership, panorama, plain
 from replkv.cli.asking import BYTES, REVISION, SECONDS, Asking, asking, consistency, usage
 from replkv.cli.codes import INTERRUPTED, REFUSED, code_of, complain
 from replkv.cli.forms import count, draw, escaped, json_field, json_pair, print_json, table
@@ -66,20 +66,8 @@ def status(asked: Asking, watch: bool, every: float) -> None:
     panorama.show(asked)
 
 
-@commands.command()
-@asking()
-def members(asked: Asking) -> None:
-    """List the members, as the one that answers sees them."""
-    with asked.client() as client:
-        found = client.members()
-    if asked.as_json:
-        print_json([{"name": one.name, "address": one.address, "learner": one.learner, "healthy": one.healthy} for one in found])
-        return
-    rows = [
-        (one.name, one.address.removeprefix("tcp://") or "–", "learner" if one.learner else "voter", "yes" if one.healthy else "no")
-        for one in found
-    ]
-    draw(table(("member", "address", "role", "reachable"), rows))
+commands.add_command(membership.members)
+commands.add_command(membership.transfer)
 
 
 @commands.command()
@@ -287,5 +275,8 @@ def measure(asked: Asking, seconds: float) -> None:
     bench.run(asked, seconds)
 
 
+commands.add_command(disaster.take_backup)
+commands.add_command(disaster.restore_backup)
+commands.add_command(disaster.recover)
 _plain("member", plain.MEMBER)
 _plain("demo", plain.DEMO)

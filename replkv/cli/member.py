@@ -23,7 +23,8 @@ logger = logging.getLogger("replkv.cli.member")
 DESCRIPTION: Final = """\
 Run one member of a cluster until SIGTERM or Ctrl-C: then it hands leadership over, closes, and exits with 0. Exits with 2 when an argument
 is wrong and with 69 when it can't start or stops by itself, and says why. An option that is not given is taken from its variable:
-REPLKV_NAME, REPLKV_DATA_DIR, REPLKV_LISTEN, REPLKV_ADVERTISE, REPLKV_CLUSTER, REPLKV_CLIENTS, REPLKV_INSECURE (1 or 0)."""
+REPLKV_NAME, REPLKV_DATA_DIR, REPLKV_LISTEN, REPLKV_ADVERTISE, REPLKV_CLUSTER, REPLKV_JOIN, REPLKV_CLIENTS, REPLKV_PRIORITY,
+REPLKV_LEARNER and REPLKV_INSECURE (1 or 0)."""
 
 OPTIONS: Final = {
     "name": ("NAME", "of this member, one of the cluster's (default: replica)"),
@@ -31,7 +32,9 @@ OPTIONS: Final = {
     "listen": ("ADDRESS", "where it listens for the other members (default: its own address)"),
     "advertise": ("ADDRESS", "where the others reach it (default: its address in the cluster)"),
     "cluster": ("NAME=ADDRESS,…", "every founder with its address, this one included (default: a cluster of one)"),
+    "join": ("ADDRESS,…", "members of a cluster to join, which has named this one with 'replkv members --add'; instead of --cluster"),
     "clients": ("ADDRESS", "where it serves clients of other machines (default: nowhere)"),
+    "priority": ("NUMBER", "how much it is wanted as leader (default: 0)"),
 }
 
 
@@ -40,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     for option, (value, text) in OPTIONS.items():
         parser.add_argument(f"--{option}", metavar=value, help=text)
+    parser.add_argument("--learner", action="store_const", const="1", help="with --join: get everything, but never a vote")
     parser.add_argument("--insecure", action="store_const", const="1", help="go beyond this machine although nothing is encrypted there")
 
 
@@ -50,7 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
         chosen: what the user chose of the options.
     """
     for option, value in vars(chosen).items():
-        if value is not None and option.replace("_", "-") in {*OPTIONS, "insecure"}:
+        if value is not None and option.replace("_", "-") in {*OPTIONS, "learner", "insecure"}:
             os.environ[f"REPLKV_{option.upper()}"] = value
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     exit_on_sigterm()

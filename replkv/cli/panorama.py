@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from replkv import Client, Member, ReplkvError, Status, Unavailable, connect
+from replkv import Client, Member, ReplkvError, Status, Transfer, Unavailable, connect
 from replkv.cli.codes import complain
 from replkv.cli.forms import draw, print_json, table
 from replkv.door import ADDRESSES
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PATIENCE: Final = 1.0
 """Seconds that a further member has to answer: who looks at a cluster does not want to wait for those that are down."""
 HEADINGS: Final = ("member", "address", "state", "term", "revision", "commit", "applied", "last", "lag", "condition")
+BAR: Final = 10
+"""Characters that show how far a snapshot is."""
 NUMBERS: Final = ("term", "revision", "commit", "applied", "last", "lag")
 
 
@@ -138,7 +140,9 @@ def drawn(panorama: Panorama) -> RenderableType:
     """Return it as a table, with a line below for those that could not be asked."""
     rows = [_cells(row, panorama) for row in panorama.rows]
     leader = f"leader {panorama.leader}" if panorama.leader else "no leader is known"
-    drawing = table(HEADINGS, rows, right=NUMBERS, title=f"{len(rows)} {'members' if len(rows) > 1 else 'member'}, {leader}")
+    level = max((status.level for status in panorama.answers), default=0)
+    count = f"{len(rows)} {'members' if len(rows) > 1 else 'member'}"
+    drawing = table(HEADINGS, rows, right=NUMBERS, title=f"{count}, {leader}{f', feature level {level}' if level else ''}")
     silent = [row.name for row in panorama.rows if row.status is None and row.reachable]
     if not silent:
         return drawing
@@ -161,7 +165,7 @@ def _cells(row: Row, panorama: Panorama) -> list[Text]:
 
 
 def _style(status: Status, *, leads: bool) -> str:
-    if status.state in ("failed", "closed"):
+    if status.state in ("failed", "removed", "closed"):
         return "bold red"
     return "bold green" if leads else "green" if status.state == "follower" else "yellow"
 
@@ -173,10 +177,19 @@ def _condition(row: Row, status: Status) -> Text:
         ("disk full" if status.name in status.full else "", "red"),
         (f"healing: {status.healing}" if status.healing else "", "yellow"),
         (f"can't reach {', '.join(status.unreachable)}" if status.unreachable else "", "yellow"),
+        *[(_told(transfer), "cyan") for transfer in status.transfers],
         ("learner" if row.learner else "", "dim"),
     ]
     said = [Text(text, style) for text, style in troubles if text]
     return Text("; ").join(said) if said else Text("ok", "green")
+
+
+def _told(transfer: Transfer) -> str:
+    """Return how far a snapshot is, with a bar."""
+    of_whom = {"sending": f" to {transfer.peer}", "receiving": f" from {transfer.peer}"}.get(transfer.doing, "")
+    full = int(transfer.share * BAR)
+    bar = "█" * full + "░" * (BAR - full)
+    return f"{transfer.doing} a snapshot{of_whom} {bar} {transfer.share:.0%} of {transfer.total / 1e6:,.1f} MB"
 
 
 def show(asking: Asking) -> None:

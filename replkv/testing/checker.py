@@ -17,7 +17,7 @@ from replkv.errors import OutcomeUnknown
 from replkv.messages import EntryKind
 from replkv.refusals import STATUS
 from replkv.testing.history import Consistency, Operation, Outcome, Violation
-from replkv.testing.model import Model
+from replkv.testing.model import Model, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,8 +34,12 @@ OUTCOME_UNKNOWN = STATUS[OutcomeUnknown]
 Place = int
 """Twice the revision for an operation that made it; one more for one that saw it and changed nothing."""
 
-REPEATABLE = {wire.COMPACT, wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE}
+REPEATABLE = {wire.COMPACT, wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE, wire.MEMBERS}
 """Commands of which several may be alike: they are told apart by where they stood."""
+
+
+Roster = dict[str, Wanted]
+"""Who is wanted as a member."""
 
 
 class Moment(NamedTuple):
@@ -45,6 +49,7 @@ class Moment(NamedTuple):
     compacted: int
     size: int
     leases: LeaseTable
+    roster: Roster
 
 
 class Effect(NamedTuple):
@@ -103,6 +108,9 @@ class Witness:
             self._expire(entry.time)
             for position, batch in enumerate(codec.decode_block(entry.payload)):
                 self._batch(entry, position, batch)
+        elif entry.kind is EntryKind.FOUNDING:
+            founders = codec.decode_founding(entry.payload).configuration
+            self.model.roster = {name: Wanted(True, founders.addresses.get(name, "")) for name in founders.voters}
         self.model.expire()
         self._look()
 
@@ -111,7 +119,7 @@ class Witness:
         leases = model.lease_table()
         if self.at and self.at[-1].leases == leases:
             leases = self.at[-1].leases  # one copy is enough
-        self.at.append(Moment(model.revision, model.compacted, model.size, leases))
+        self.at.append(Moment(model.revision, model.compacted, model.size, leases, model.roster))
 
     def _expire(self, time: int) -> None:
         if self.session_ttl is not None:

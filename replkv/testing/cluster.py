@@ -1,17 +1,20 @@
 """A whole cluster in one thread: real nodes on a simulated network, disk and clock.
 
-A member is what outlives its processes: a name, a disk, an address.  Each of its lives is a new ``Node``.  A turn happens at one moment of
+A member is what outlives its processes: a name, a disk, an address.  Each of its lives is a new ``Node``; each disk that it begins with
+empty is another incarnation.  A turn happens at one moment of
 virtual time, but what it costs (work, slow disks) pushes that member's clock ahead: its messages leave later and its next turn waits.
 """
 
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from replkv.errors import Closed, Corrupt, DiskFull, ReplkvError, StorageError, WrongCluster
+from replkv.errors import Closed, Corrupt, DiskFull, Removed, ReplkvError, StorageError, WrongCluster
+from replkv.membership import Membership
 from replkv.node import Node
 from replkv.proposals import OwnCall, Proposals
 from replkv.recovery import segments
@@ -26,6 +29,7 @@ from replkv.wal_format import RecordKind, glance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replkv.messages import Configuration
     from replkv.proposals import Call
     from replkv.testing.history import Slot
     from replkv.testing.swarm import Scenario
@@ -46,6 +50,7 @@ class SimMember:
     cluster: SimCluster
     disk: SimDisk
     rng: random.Random
+    address: str
     life: int = 0
     turns: int = 0
     node: Node | None = None
@@ -55,7 +60,14 @@ class SimMember:
     away_until: float = 0.0  # before that it can't be started
     closing: bool = False
     work: float = WORK
-    wiped: bool = False  # its disk is not the one it founded the cluster with: it is not asked to take part
+    told: dict[str, str] = field(factory=dict)  # what its process is told of addresses
+    joins: bool = False  # its process is told no more than one address of a member, and its own
+    learner: bool = False  # its process says that it wants no vote
+    employed: bool = True  # somebody wants it to run
+    incarnation: int = 0  # of its disk; 0 while that is empty
+    farewell: type[ReplkvError] | None = None  # why its last process was sent away, if it was
+    since: float = 0.0  # when its process began
+    wiped: bool = False  # its disk was lost, and nobody lets the new one in: it is not asked to take part
     rotten: bool = False  # its disk may hold damage that has not been healed yet
     rotten_in: int = 0  # the life in which that happened: the next one finds it
     beyond_help: bool = False  # nobody can heal it: it refuses to start
@@ -108,12 +120,13 @@ class SimMember:
         Args:
             crash_in: its power fails again after so many changes of its disk; None: it does not.
         """
-        if self.node is not None or self.beyond_help or self.cluster.scheduler.now < self.away_until:
+        if self.node is not None or self.beyond_help or not self.employed or self.cluster.scheduler.now < self.away_until:
             return
         cluster, scenario = self.cluster, self.cluster.scenario
         if self._worked_until > cluster.scheduler.now:
             cluster.borrowed.append((cluster.scheduler.now, self._worked_until - cluster.scheduler.now))
         self.life += 1
+        self.since = cluster.scheduler.now
         self.disk.crash_in, self.disk.crash_behind, self.disk.fail_sync_in, self.disk.capacity = crash_in, "", None, None
         self.closing = self.disk.tears = False
         cluster.trace.note("start", self.where)
@@ -135,7 +148,9 @@ class SimMember:
             self.name,
             config=scenario.config,
             settings=scenario.settings,
-            addresses=cluster.addresses,
+            addresses={self.name: self.address} if self.joins else self.told,
+            join=(cluster.seed_for(self),) if self.joins else (),
+            learner=self.learner,
             disk=self.disk.open(self.spend),
             transport=self.transport,
             clock=self.clock,
@@ -151,6 +166,10 @@ class SimMember:
         try:
             node.start()
             note_batches(node.proposals, self.cluster.note_slot)
+            if not self.cluster.scenario.steers:
+                leave_alone(node.membership)
+            self.incarnation = node.links.identity.incarnation
+            self.cluster.incarnations.add((self.name, self.incarnation))
         except StorageError as error:
             self._judge(error)
             self._end(power=False)
@@ -223,10 +242,16 @@ class SimMember:
         self.away_until = self.cluster.scheduler.now + seconds
 
     def wipe(self) -> None:
-        """Give the member an empty disk."""
+        """Give the member an empty disk, and as good a map as there is: an older one might be of a cluster that is no more."""
         self.crash(power=True)
-        self.wiped = True
+        self.wiped, self.incarnation = not self.cluster.scenario.steers, 0
+        self.told = self.cluster.map_for(self)
         self.disk = SimDisk(random.Random(f"disk {self.cluster.scenario.seed} {self.where}"))
+
+    def move(self) -> None:
+        """End this life: the next one has another address, and knows where the others are, for they don't know where it is."""
+        self.crash(power=False)
+        self.told = self.cluster.map_for(self)
 
     def rot(self, file: str = "") -> None:
         """Damage the disk, of a running member or of one that is then stopped; with ``file`` that one, and the member goes on."""
@@ -340,8 +365,13 @@ class SimMember:
             self.cluster.count("refused to start on a rotten disk")
             self.beyond_help = True
             return
-        if isinstance(failure, WrongCluster) and self.wiped:
-            return  # its peers know it under the incarnation of the disk it lost
+        if isinstance(failure, WrongCluster) and (self.wiped or not self.cluster.belongs(self)):
+            self.farewell = WrongCluster
+            return  # it has not been named, or not yet, or no more
+        if isinstance(failure, Removed) and self.cluster.scenario.steers and not self.cluster.belongs(self):
+            self.cluster.count("member that was told of its removal")
+            self.farewell = Removed
+            return
         raise Violation("N1", f"{self.where} stopped{f': {type(failure).__name__}: {failure}' if failure else ''}") from failure
 
 
@@ -360,6 +390,26 @@ def note_batches(proposals: Proposals, note: Callable[[Call, Slot], None]) -> No
     proposals.__class__ = Noted
 
 
+def leave_alone(membership: Membership) -> None:
+    """Have a member neither steer nor stop: its configuration is changed by others, who bring back whom they have removed."""
+
+    class Steered(Membership):
+        __slots__ = ()
+
+        def configured(self, *arguments: Any, **named: Any) -> None:
+            with suppress(Removed):
+                super().configured(*arguments, **named)
+
+        def look_around(self, *arguments: Any) -> None:
+            with suppress(Removed):
+                super().look_around(*arguments)
+
+        def steer(self, *_: Any) -> None:
+            """Leave it to others."""
+
+    membership.__class__ = Steered
+
+
 @define(eq=False, repr=False)
 class SimCluster:
     """All members, and the world they live in.
@@ -375,7 +425,8 @@ class SimCluster:
     trace: Trace = field(init=False)
     network: SimNetwork = field(init=False)
     members: dict[str, SimMember] = field(factory=dict)
-    addresses: dict[str, str] = field(init=False)
+    settled: Callable[[], Configuration | None] = lambda: None  # the newest committed configuration, to be set by who knows it
+    incarnations: set[tuple[str, int]] = field(factory=set)  # all that there ever were
     observers: list[Callable[[SimMember, Node], None]] = field(factory=list)
     mourners: list[Callable[[SimMember, Node], None]] = field(factory=list)
     counts: dict[str, int] = field(factory=dict)
@@ -388,10 +439,35 @@ class SimCluster:
         self.snapshot_step = scenario.snapshot_step
         self.trace = Trace(self.scheduler, verbose=self.verbose)
         self.network = SimNetwork(self.scheduler, random.Random(f"network {scenario.seed}"), self.trace, scenario.weather)
-        self.addresses = {name: f"inproc://{name}" for name in scenario.names}
-        for name in scenario.names:
+        for name in (*scenario.names, *scenario.spares):
             rng = random.Random(f"member {scenario.seed} {name}")
-            self.members[name] = SimMember(name, self, SimDisk(random.Random(f"disk {scenario.seed} {name}")), rng)
+            self.members[name] = SimMember(name, self, SimDisk(random.Random(f"disk {scenario.seed} {name}")), rng, f"inproc://{name}")
+        for member in self.members.values():
+            member.employed = member.name in scenario.names
+        founders = {name: self.members[name].address for name in scenario.names}
+        for name in scenario.names:
+            self.members[name].told = founders
+
+    # -- who is who -------------------------------------------------------------------------------------------------------------------
+
+    def belongs(self, member: SimMember) -> bool:
+        """Tell whether a member, with the disk that it has, is in the newest committed configuration; before there is one all are."""
+        settled = self.settled()
+        return settled is None or settled.members.get(member.name) == member.incarnation != 0
+
+    def map_for(self, member: SimMember) -> dict[str, str]:
+        """Return where a member and all others of the cluster are now."""
+        settled = self.settled() if self.scenario.steers else None
+        names = {*(self.scenario.names if settled is None else settled.names), member.name}
+        return {name: self.members[name].address for name in sorted(names) if name in self.members}
+
+    def seed_for(self, member: SimMember) -> str:
+        """Return the address of some member that another one is told when it starts."""
+        known = self.map_for(member)
+        others = [url for name, url in known.items() if name != member.name and self.members[name].incarnation]
+        return member.rng.choice(others or list(known.values()))
+
+    # -- what happens -----------------------------------------------------------------------------------------------------------------
 
     def note_slot(self, call: Call, slot: Slot) -> None:
         """Remember where a command stands, a member's own one too."""
@@ -438,14 +514,15 @@ class SimCluster:
 
     @property
     def sound(self) -> list[SimMember]:
-        """The members that still have the disk they began with, undamaged or healed."""
+        """The members that have the disk by which the others know them, undamaged or healed."""
         return [member for member in self.mendable if not member.rotten]
 
     @property
     def mendable(self) -> list[SimMember]:
         """The members that take part once all faults have ended; one that lost its last vote only if all others can be asked."""
-        left = [member for member in self.members.values() if not member.wiped and not member.beyond_help]
-        return left if len(left) == len(self.members) else [member for member in left if not member.rotten]
+        counted = [each for each in self.members.values() if each.employed and (self.belongs(each) or not self.scenario.steers)]
+        left = [member for member in counted if not member.wiped and not member.beyond_help]
+        return left if len(left) == len(counted) else [member for member in left if not member.rotten]
 
     @property
     def running(self) -> list[SimMember]:

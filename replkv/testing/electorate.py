@@ -17,7 +17,7 @@ from replkv.messages import Configuration, EntryKind
 from replkv.raft import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.invariants import Invariants
@@ -58,12 +58,20 @@ class Electorate:
 
     def suffice(self, names: Collection[str]) -> bool:
         """Tell whether these members decide, whichever configuration turns out to be in force."""
-        return all(_decide(names, configuration) for configuration in self.in_force)
+        return all(self.decide(names, configuration) for configuration in self.in_force)
 
-    def core(self, sound: list[SimMember], rng: random.Random) -> list[SimMember]:
-        """Draw members that suffice, and perhaps some more."""
-        drawn = rng.sample(sound, len(sound))
-        least = next(count for count in range(1, len(drawn) + 1) if self.suffice([member.name for member in drawn[:count]]))
+    def decide(self, names: Collection[str], configuration: Configuration) -> bool:
+        """Tell whether these members, with the disks they have now, are a majority of the voters, in both halves of a joint one."""
+        members, known = configuration.members, self.cluster.members
+        present = {name for name in names if members.get(name) == known[name].incarnation}
+        halves = [half for half in (configuration.voters, configuration.outgoing) if half]
+        return all(2 * sum(name in present for name in half) > len(half) for half in halves)
+
+    def core(self, sound: list[SimMember], rng: random.Random, suffice: Callable[[Collection[str]], bool] | None = None) -> list[SimMember]:
+        """Draw members that suffice, by the configurations alone or by another measure, and perhaps some more; all if that is not enough."""
+        drawn, enough = rng.sample(sound, len(sound)), suffice or self.suffice
+        counts = range(1, len(drawn) + 1)
+        least = next((count for count in counts if enough([member.name for member in drawn[:count]])), len(drawn))
         return drawn[: rng.randint(least, len(drawn))]
 
     # -- traffic ----------------------------------------------------------------------------------------------------------------------
@@ -107,7 +115,7 @@ class Electorate:
         sound = [member.name for member in self.cluster.sound]
         for _ in range(10):
             new = self._leaving(now, rng) if now.outgoing else self._joint(now, rng) if rng.random() < 0.4 else self._simple(now, rng)
-            if new != now and quorum.may_follow(now, new) and _decide(sound, new):
+            if new != now and quorum.may_follow(now, new) and self.decide(sound, new):
                 return new
         return None
 
@@ -137,7 +145,9 @@ class Electorate:
         voters = tuple(name for name, part in sorted(parts.items()) if part == "voter")
         learners = tuple(name for name, part in sorted(parts.items()) if part == "learner" and name not in outgoing)
         names = sorted({*voters, *outgoing, *learners})
-        return Configuration(voters, outgoing, learners, {name: self.founders.members[name] for name in names})
+        founders = self.founders
+        addresses = {name: founders.addresses[name] for name in names if name in founders.addresses}
+        return Configuration(voters, outgoing, learners, {name: founders.members[name] for name in names}, addresses)
 
 
 @define(eq=False)
@@ -198,9 +208,3 @@ class _Restoration(_Changes):
 
 def _part(name: str, configuration: Configuration) -> Part:
     return "voter" if name in configuration.voters else "learner" if name in configuration.learners else "nobody"
-
-
-def _decide(names: Collection[str], configuration: Configuration) -> bool:
-    """Tell whether these members are a majority of the voters, in both halves of a joint configuration."""
-    halves = [half for half in (configuration.voters, configuration.outgoing) if half]
-    return all(2 * sum(name in names for name in half) > len(half) for half in halves)

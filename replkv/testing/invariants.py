@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import define, field
 
+from replkv import quorum
 from replkv.messages import AppendReply, EntryKind, VoteReply
 from replkv.raft import Raft, Role
 from replkv.raftlog import configuration_in
 from replkv.testing.checker import Witness
 from replkv.testing.history import Violation
 from replkv.testing.model import Model
+from replkv.testing.raft_check import check_raft
 from replkv.testing.state import State
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Commit(NamedTuple):
         member: which one.
         raft: its Raft.
         entry: what is committed.
-        holders: those who have the entry on disk.
+        holders: those of the configuration who have the entry on disk.
         expiries: the leases that end with it.
     """
 
@@ -55,8 +57,9 @@ class Commit(NamedTuple):
 
 @define(eq=False, repr=False)
 class _Seen:
-    """What was seen of one member; what belongs to one life is forgotten with it."""
+    """What was seen of one incarnation of a member; what belongs to one life is forgotten with it."""
 
+    incarnation: int
     term: int = 0
     votes: dict[int, str] = field(factory=dict)
     granted: dict[int, int] = field(factory=dict)  # on the wire: term -> incarnation
@@ -106,6 +109,7 @@ class Invariants:
         self.cluster.observers.append(self.observe)
         self.cluster.mourners.append(self._life_ended)
         self.cluster.network.taps.append(self.overhear)
+        self.cluster.settled = lambda: self.settled if self.founded else None
 
     def observe(self, member: SimMember, node: Node) -> None:
         """Look at a member after its turn.
@@ -119,12 +123,12 @@ class Invariants:
         if raft is None or node.failure is not None:
             return
         self.looks += 1
-        seen = self._members.setdefault(member.name, _Seen())
-        raft.check()
+        seen = self._seen(member)
+        check_raft(raft)
         if seen.life <= member.rotten_in < member.life and seen.life:
             # What it begins with may be less than it had; the votes it gave on the wire bind it still.
             self._lost.setdefault(member.name, []).append(seen)
-            seen = self._members[member.name] = _Seen(granted=seen.granted)
+            seen = self._members[member.name] = _Seen(seen.incarnation, granted=seen.granted)
         if seen.life != member.life or seen.last_raft is None:
             self._check_recovery(member, raft, seen)
         self._check_terms(member, raft, seen)
@@ -147,7 +151,7 @@ class Invariants:
     @property
     def complete(self) -> bool:
         """Whether every member has belonged to the cluster: before that one that is left out could not tell that it ever did."""
-        return self.founded and all(name in self._members or name in self._lost for name in self.cluster.members)
+        return self.founded and all(name in self._members or name in self._lost for name in self.cluster.scenario.names)
 
     @property
     def settled(self) -> Configuration:
@@ -158,6 +162,14 @@ class Invariants:
         """A member's disk was emptied: what comes back there is another member, held to no promise of this one."""
         if name in self._members:
             self._lost.setdefault(name, []).append(self._members.pop(name))
+
+    def _seen(self, member: SimMember) -> _Seen:
+        return self._members.setdefault(member.name, _Seen(member.incarnation))
+
+    def _all_seen(self, name: str, incarnation: int | None) -> list[_Seen]:
+        """Return what was seen of one incarnation of a member, or of all if none is named, before its disk was damaged too."""
+        seen = (self._members.get(name), *self._lost.get(name, ()))
+        return [each for each in seen if each is not None and incarnation in (None, each.incarnation)]
 
     def overhear(self, sender: SimTransport, receiver: str, frame: bytes) -> None:
         """Look at a frame that is being sent: votes and acknowledgements bind their sender.
@@ -170,13 +182,13 @@ class Invariants:
         member = self.cluster.members[sender.name]
         raft = member.node.raft if member.node is not None else None
         if isinstance(message, VoteReply) and message.granted and not message.pre:
-            seen = self._members.setdefault(sender.name, _Seen())
+            seen = self._seen(member)
             if seen.granted.setdefault(message.term, to) != to:
                 self._overheard.append(Violation("P1", f"{member.where} voted twice in term {message.term}, now for {receiver}"))
         elif isinstance(message, AppendReply) and not message.rejected and raft is not None:
             if message.match > raft.durable_index:
                 self._overheard.append(Violation("C4", f"{member.where} acknowledges {message.match} with {raft.durable_index} durable"))
-            seen = self._members.setdefault(sender.name, _Seen())
+            seen = self._seen(member)
             if (message.term, message.match) > seen.acked[:2]:
                 seen.acked = message.term, message.match, raft._log.term_at(message.match)
 
@@ -241,12 +253,25 @@ class Invariants:
         term, last, last_term = seen.led
         if term != raft.term:
             seen.matches = {}
+            self._check_votes(member, raft)
             self._check_completeness(member, raft)
             self._check_leases(member, raft)
         elif raft.last_index < last or (raft._log.term_at(last) not in (None, last_term)):
             raise Violation("L2", f"{member.where} changed its log at {last} while leading term {term}")
         seen.led = raft.term, raft.last_index, raft._log.last_term
         self._check_progress(member, raft, seen)
+
+    def _check_votes(self, member: SimMember, raft: Raft) -> None:
+        """E4: a new leader has the votes of a majority, each of the very incarnation that the configuration means."""
+
+        def votes(name: str, incarnation: int | None) -> bool:
+            if name == member.name:
+                return incarnation == member.incarnation
+            return any(seen.granted.get(raft.term) == member.incarnation for seen in self._all_seen(name, incarnation))
+
+        # It may have changed the configuration in the turn in which it was elected.
+        if not any(_decided(each, votes) for each in raft._log.configurations[-2:]):
+            raise Violation("E4", f"{member.where} leads term {raft.term} without a majority of {raft.configuration}")
 
     def _check_completeness(self, member: SimMember, raft: Raft) -> None:
         """C5: a new leader has what was committed in earlier terms."""
@@ -283,18 +308,17 @@ class Invariants:
             known = before.get((name, peer.incarnation, peer.since_round), 0)
             if peer.match < known:
                 raise Violation("L5", f"{member.where} believed {name} to match up to {known}, now {peer.match}")
-            follower = self._members.get(name)
-            if follower is not None and follower.term > raft.term:
+            if any(follower.term > raft.term for follower in self._all_seen(name, peer.incarnation)):
                 continue  # a later leader may have replaced it, unknown to this one
-            if not self._holds(name, peer.match, raft._log.term_at(peer.match)):
+            if not self._holds(name, peer.incarnation, peer.match, raft._log.term_at(peer.match)):
                 raise Violation("L5", f"{member.where} believes {name} to match up to {peer.match}; it does not")
 
-    def _holds(self, name: str, index: int, term: int | None) -> bool:
-        """Tell whether a member's disk has this entry, or a snapshot behind it; one that is down, or lost its disk, has what it had."""
-        node = self.cluster.members[name].node
-        rafts = [seen.last_raft for seen in (self._members.get(name), *self._lost.get(name, ())) if seen is not None]
-        if node is not None:
-            rafts.append(node.raft)
+    def _holds(self, name: str, incarnation: int | None, index: int, term: int | None) -> bool:
+        """Tell whether the disk of this incarnation has this entry, or a snapshot behind it; one that is down, or lost, has what it had."""
+        rafts = [seen.last_raft for seen in self._all_seen(name, incarnation)]
+        member = self.cluster.members[name]
+        if member.node is not None and incarnation in (None, member.incarnation):
+            rafts.append(member.node.raft)
         return index == 0 or any(raft is not None and _is_durable(raft, index, term) for raft in rafts)
 
     # -- what is committed ------------------------------------------------------------------------------------------------------------
@@ -308,7 +332,7 @@ class Invariants:
             if index <= len(self.committed):
                 self._compare(member, entry, self.committed[index - 1])
             else:
-                self._commit(member, raft, entry)
+                self._commit(member, raft, entry, self._deciding(raft, index, seen))
         if raft.commit > log.base_index and log.term_at(raft.commit) != self.committed[raft.commit - 1].term:
             raise Violation("L3", f"{member.where} replaced its committed entry {raft.commit}")
         seen.commit = raft.commit
@@ -317,21 +341,31 @@ class Invariants:
         if entry.encoded != agreed.encoded:
             raise Violation("C1", f"{member.where} committed {entry}, another member {agreed}")
 
-    def _commit(self, member: SimMember, raft: Raft, entry: Entry) -> None:
+    def _deciding(self, raft: Raft, index: int, seen: _Seen) -> list[Configuration]:
+        """Return the configurations by one of which an entry was committed that a member says is committed.
+
+        A leader counts by its newest, which it may have changed in the same turn behind that; who only hears of the commit may know of
+        others besides, or not yet of that one.
+        """
+        if raft.role is not Role.LEADER:
+            return self._in_force(raft, index)
+        changed = seen.led[1] < raft._log.configuration_index
+        return [*raft._log.configurations[-2 if changed else -1 :]]
+
+    def _commit(self, member: SimMember, raft: Raft, entry: Entry, deciding: list[Configuration]) -> None:
         """The first member says that an entry is committed: then a majority has it on disk."""
         if entry.index != len(self.committed) + 1:
             raise Violation("C1", f"{member.where} committed {entry.index}, nobody has committed {len(self.committed) + 1}")
         if self.committed and (entry.time < self.committed[-1].time or entry.term < self.committed[-1].term):
             raise Violation("C1", f"{entry} goes back behind {self.committed[-1]}")
-        holders = [name for name in self.cluster.members if self._holds(name, entry.index, entry.term)]
-        # A leader counts by its newest configuration; who only hears of the commit may know of others besides, or not yet of that one.
-        deciding = [raft.configuration] if raft.role is Role.LEADER else self._in_force(raft, entry.index)
-        if not any(_is_majority(holders, each.voters) and _is_majority(holders, each.outgoing) for each in deciding):
+        holders = self._holders(deciding[-1], entry)
+        if not any(_decided(each, lambda name, number: self._holds(name, number, entry.index, entry.term)) for each in deciding):
             raise Violation(
                 "C3", f"{member.where} committed {entry.index} of term {entry.term}, on the disks of {holders} only: {deciding}"
             )
         self.committed.append(entry)
         if (configuration := self.configurations.get((entry.index, entry.term))) is not None:
+            self._check_succession(member, configuration)
             self._settled.append((entry.index, configuration))
         self._commit_terms.append(raft.term)
         known = len(self.witness.model.expiries)
@@ -342,7 +376,17 @@ class Invariants:
         for observer in self.commit_observers:
             observer(Commit(member, raft, entry, holders, expiries))
 
+    def _holders(self, configuration: Configuration, entry: Entry) -> list[str]:
+        return [name for name, number in configuration.members.items() if self._holds(name, number, entry.index, entry.term)]
+
     # -- who decides ------------------------------------------------------------------------------------------------------------------
+
+    def _check_succession(self, member: SimMember, new: Configuration) -> None:
+        """B1: a configuration follows from the one before it, and everybody who votes has been there."""
+        if self._settled and not quorum.may_follow(self.settled, new):
+            raise Violation("B1", f"{member.where} committed {new} behind {self.settled}")
+        if strangers := [name for name in new.all_voters if (name, new.members.get(name)) not in self.cluster.incarnations]:
+            raise Violation("B1", f"{member.where} committed {new}, in which nobody ever was {strangers}")
 
     def _in_force(self, raft: Raft, index: int) -> list[Configuration]:
         """Return what a member's log has for the configuration at an index, and what it has for later ones."""
@@ -433,9 +477,10 @@ class Invariants:
         self.state.look_closely(member, node)
 
 
-def _is_majority(names: list[str], voters: tuple[str, ...]) -> bool:
-    """Tell whether most of these voters, if there are any, are named."""
-    return not voters or 2 * sum(voter in names for voter in voters) > len(voters)
+def _decided(configuration: Configuration, agrees: Callable[[str, int | None], bool]) -> bool:
+    """Tell whether most of the voters agree, in both halves of a joint configuration; each is asked for by name and incarnation."""
+    halves = [half for half in (configuration.voters, configuration.outgoing) if half]
+    return all(2 * sum(agrees(name, configuration.members.get(name)) for name in half) > len(half) for half in halves)
 
 
 def _is_durable(raft: Raft, index: int, term: int | None) -> bool:

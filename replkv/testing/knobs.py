@@ -43,7 +43,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "verification.FULL_EVERY": (1_000_000,),
 }
 ALIASES = {
-    "progress.INFLIGHT": ("raft.INFLIGHT",),
+    "progress.INFLIGHT": ("testing.raft_check.INFLIGHT",),
     "progress.WINDOW": ("raft.WINDOW",),
     "verification.EVERY": ("upkeep.EVERY",),
     "verification.FULL_EVERY": ("upkeep.FULL_EVERY",),

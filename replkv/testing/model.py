@@ -6,7 +6,7 @@ never forgets a version, so that it can answer any read at any revision, and tel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import define, field, frozen
 
@@ -57,6 +57,13 @@ class ModelLease:
     passing: bool = False
 
 
+class Wanted(NamedTuple):
+    """A member that is wanted: whether with a vote, and where it was said to be when it was named."""
+
+    voter: bool
+    address: str
+
+
 @frozen
 class Expiry:
     """A lease that ended because its time was over: in which entry, and in which one its time had begun."""
@@ -85,6 +92,7 @@ class Model:
     last_lease: int = 0
     stored: int = 0  # bytes of versions that are not compacted
     expiries: list[Expiry] = field(factory=list)
+    roster: dict[str, Wanted] = field(factory=dict)
     _kept_alive: dict[int, tuple[int, int]] = field(factory=dict)  # by keeper: when, and in which entry
     _changes: dict[bytes, Raw] = field(factory=dict)  # of the command being executed
     _promised: dict[int, int] = field(factory=dict)  # id and ttl of the leases it makes for single keys
@@ -155,6 +163,7 @@ class Model:
             wire.RENEW: self._renew,
             wire.KEEP_ALIVE: self._keep_alive,
             wire.REVOKE: self._revoke,
+            wire.MEMBERS: self._change_members,
         }
         return operations[tag](*fields)
 
@@ -255,6 +264,28 @@ class Model:
     def history(self, compacted: int, revision: int) -> list[Raw]:
         """Return the events that a store at ``revision``, compacted up to ``compacted``, must be able to tell of."""
         return [record for record in self.events if compacted <= record[MOD] <= revision]
+
+    # -- members ----------------------------------------------------------------------------------------------------------------------
+
+    def _change_members(self, add: Raw, remove: Raw, learners: Raw, promote: Raw) -> Raw:
+        changed = dict(self.roster)
+        for name in remove:
+            if name not in changed:
+                raise _RefusedError(errors.MemberNotFound)
+            del changed[name]
+        for name in promote:
+            if name not in changed:
+                raise _RefusedError(errors.MemberNotFound)
+            changed[name] = Wanted(True, changed[name].address)
+        for (name, address), voter in [*((pair, True) for pair in add), *((pair, False) for pair in learners)]:
+            known = changed.get(name, Wanted(voter, address))
+            if address and address != known.address:
+                raise _RefusedError(errors.MemberExists)
+            changed[name] = Wanted(voter, known.address)
+        if not any(wanted.voter for wanted in changed.values()) or len(changed) > wire.MEMBERS_MAX:
+            raise _RefusedError(errors.MembershipRefused)
+        self.roster = changed
+        return (wire.OK,)
 
     # -- leases -----------------------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from replkv.node import Node
+    from replkv.testing.administrators import Administrators
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.electorate import Electorate
     from replkv.testing.invariants import Invariants
@@ -40,11 +41,13 @@ class Nemesis:
         cluster: whom they hit.
         invariants: told of emptied disks.
         electorate: knows whom it takes to decide.
+        administrators: change who is a member.
     """
 
     cluster: SimCluster
     invariants: Invariants
     electorate: Electorate
+    administrators: Administrators
     active: bool = True
     struck: list[tuple[int, str]] = field(factory=list)
     """The strikes so far: number and fault."""
@@ -172,7 +175,7 @@ class Nemesis:
 
     def _victim(self, *, same: bool) -> SimMember:
         """Choose a member; leaders are chosen more often, for more depends on them, and often the same as before in a burst."""
-        members, leaders = list(self.cluster.members.values()), self.electorate.leaders
+        members, leaders = [member for member in self.cluster.members.values() if member.employed], self.electorate.leaders
         drawn = self.rng.choice(leaders if leaders and self.rng.random() < 0.6 else members)
         again = same and self._last is not None and self.rng.random() < 0.5
         self._last = self._last if again and self._last is not None else drawn
@@ -297,6 +300,18 @@ class Nemesis:
     def _reconfigure(self, _member: SimMember) -> None:
         self.electorate.change(self.rng, self.rng.randint(1, 10))
 
+    def _membership(self, _member: SimMember) -> None:
+        self.administrators.change(self.rng, self.rng.randint(1, 6))
+
+    def _move(self, member: SimMember) -> None:
+        """Let a member go on at another address, or all at once."""
+        moving = self.cluster.running if self.rng.random() < 0.2 else [member]
+        for each in moving:
+            each.address = f"inproc://{each.name}-{each.life}"
+        for each in moving:
+            each.move()
+            self._later(each.start, 0.3)
+
     # -- the network ------------------------------------------------------------------------------------------------------------------
 
     def _isolate(self, member: SimMember) -> None:
@@ -378,8 +393,7 @@ class Nemesis:
 
     def _wipe(self, member: SimMember) -> None:
         for victim in self._spared(member):
-            victim.wipe()
-            self.invariants.forget(victim.name)
+            self.administrators.wipe(victim)
             self._later(victim.start)
 
     def _rot(self, member: SimMember) -> None:
@@ -389,13 +403,18 @@ class Nemesis:
 
     def _spared(self, member: SimMember) -> list[SimMember]:
         """Return whom the others can do without, this one rather than another; nobody if they need all that are left."""
-        others = self.rng.sample([*self.cluster.members.values()], len(self.cluster.members))
+        employed = [each for each in self.cluster.members.values() if each.employed]
+        others = self.rng.sample(employed, len(employed))
         return [each for each in (member, *others) if self._can_spare(each)][:1]
 
     def _can_spare(self, member: SimMember) -> bool:
         """Tell whether a majority of good disks is left without this one, and decides; a cluster that is being founded needs them all."""
         left = [other.name for other in self.cluster.sound if other is not member]
-        return self.invariants.founded and 2 * len(left) > len(self.cluster.members) and self.electorate.suffice(left)
+        if not self.invariants.founded:
+            return False
+        if self.administrators.at_work:
+            return self.administrators.can_do_with(left)
+        return 2 * len(left) > len(self.cluster.members) and self.electorate.suffice(left)
 
     def _disk_full(self, member: SimMember) -> None:
         """Let a disk have little room left, or those of all, which fill up alike."""

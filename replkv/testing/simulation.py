@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 from replkv.ops import Get, Put
 from replkv.raft import Role
 from replkv.space import FORGOTTEN_AFTER, LOOK_EVERY
+from replkv.testing.administrators import Administrators
 from replkv.testing.checker import check
 from replkv.testing.cluster import SimCluster
 from replkv.testing.electorate import Electorate
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """Election timeouts a healed cluster has for everything it owes."""
+COMING = 40.0
+"""Seconds more until the members are those that are wanted."""
 BUSY = 1000
 """Turns a second that no member needs while there is nothing to do but upkeep; they take a fifth of it at most."""
 PROBES = 10
@@ -97,6 +100,7 @@ class Simulation:
     holders: Holders = field(init=False)
     watchers: Watchers = field(init=False)
     electorate: Electorate = field(init=False)
+    administrators: Administrators = field(init=False)
     nemesis: Nemesis = field(init=False)
     sights: Sights = field(init=False)
     probes: int = 0
@@ -112,7 +116,9 @@ class Simulation:
         self.invariants.holdings = self.holders.holdings
         self.watchers = Watchers(self.cluster, random.Random(f"watchers {seed}"))
         self.electorate = Electorate(self.cluster, self.invariants)
-        self.nemesis = Nemesis(self.cluster, self.invariants, self.electorate)
+        rng = random.Random(f"administrators {seed}")
+        self.administrators = Administrators(self.cluster, self.invariants, self.electorate, self.workload, rng)
+        self.nemesis = Nemesis(self.cluster, self.invariants, self.electorate, self.administrators)
         self.sights = Sights(self)
 
     def run(self) -> Report:
@@ -158,13 +164,14 @@ class Simulation:
         self.workload.begin()
         self.holders.begin()
         self.watchers.begin()
+        self.administrators.begin()
         self.cluster.run(self.scenario.duration)
         self.workload.active = False
         self.watchers.settle()
 
     def _survive(self) -> None:
         """Members that decide and all reach each other go on, whatever becomes of the others."""
-        core = self.electorate.core(self.cluster.sound, random.Random(f"core {self.scenario.seed}"))
+        core = self._core()
         self.nemesis.save_core(core)
         self.cluster.trace.note("saved", *(member.name for member in core))
         self._stir(core)
@@ -173,6 +180,16 @@ class Simulation:
             self._stir(core)
         self._serve(core)
         self._let_expire(self._belonging(core)[0])
+
+    def _core(self) -> list[SimMember]:
+        """Draw who is saved: everybody, where it depends on newcomers who is to decide before long."""
+        sound, rng, enough = self.cluster.sound, random.Random(f"core {self.scenario.seed}"), self.administrators.can_do_with
+        if not self.administrators.at_work:
+            return self.electorate.core(sound, rng)
+        if not enough([member.name for member in sound]):
+            return [member for member in self.cluster.members.values() if member.employed]
+        self.administrators.within = core = self.electorate.core(sound, rng, enough)
+        return core
 
     def _stir(self, core: list[SimMember]) -> None:
         """Have somebody write at each of these members: a leader with a disk that hangs, who is none of them, falls silent only then."""
@@ -187,19 +204,28 @@ class Simulation:
         self.nemesis.heal()
         self.watchers.settle()
         self.cluster.trace.note("healed")
-        sound = self.cluster.mendable
         if self.invariants.founded:
             self._be_patient()
-            self.electorate.restore()
-            self._must(lambda: self.electorate.restored, "the founders' configuration does not come back")
+            self._restore()
+        sound = self.cluster.mendable
         self._serve(sound)
         self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)
         self.watchers.ask()
         self._must(lambda: self.watchers.marked, "watches do not say how far they are", WATCHED_WITHIN)
         before = self._leader(sound)
+        self.administrators.call_back()
         self._leave_alone(sound)
         if before is None or self._leader(sound) != before:
             raise Violation("liveness", f"leadership moved from {before} to {self._leader(sound)} although nothing was wrong")
+
+    def _restore(self) -> None:
+        """The configuration becomes again what it began with; or what was asked for, where leaders see to that."""
+        if not self.scenario.steers:
+            self.electorate.restore()
+            self._must(lambda: self.electorate.restored, "the founders' configuration does not come back")
+        elif self.administrators.at_work:
+            self.administrators.within = None
+            self._must(lambda: self.administrators.satisfied, "the members are not those that are wanted")
 
     def _leave_alone(self, sound: list[SimMember]) -> None:
         """With nothing to do but upkeep: leases that are kept alive live, the others end, history goes, and what waits is counted right."""
@@ -269,7 +295,7 @@ class Simulation:
         self._must(lambda: self._leader(core) is not None, "no leader")
         # Until disks that were full have been looked at again, a hand-over may be asked for; and that may take its time.
         self.cluster.run(2 * LOOK_EVERY + self.scenario.settings.election_timeout)
-        self._must(lambda: self._is_decided(core), "no leader with a committed configuration")
+        self._must(lambda: self._is_decided(core), "no leader that is content with its configuration")
         before, serving = self._leader(core), self._belonging(core)
         for number in range(PROBES):
             self._probe(serving[number % len(serving)], Put, Consistency.WRITE)
@@ -288,14 +314,18 @@ class Simulation:
             self.invariants.look_closely(member, member.process)
 
     def _is_decided(self, core: list[SimMember]) -> bool:
-        """Tell whether they have a leader whose configuration is committed: if it removes somebody, it has done so."""
+        """Tell whether they have a leader whose configuration is committed, and that has no other in mind."""
         leader = self._leader(core)
-        node = self.cluster.members[leader[0]].node if leader is not None else None
-        return node is not None and node.raft is not None and node.raft._log.configuration_index <= node.raft.commit
+        member = self.cluster.members[leader[0]] if leader is not None else None
+        if member is None or (node := member.node) is None or node.raft is None or node.raft._log.configuration_index > node.raft.commit:
+            return False
+        if not self.scenario.steers:
+            return True
+        return node._applying is None and node.membership.step(node.raft, node.machine, member.clock()) is None
 
     def _belonging(self, core: list[SimMember]) -> list[SimMember]:
         """Return those members that are in the newest configuration."""
-        return [member for member in core if member.name in self.invariants.settled.names]
+        return [member for member in core if self.cluster.belongs(member)]
 
     def _let_expire(self, member: SimMember) -> None:
         """A lease that is granted and not kept alive expires in time, whoever leads then."""
@@ -319,8 +349,9 @@ class Simulation:
         return (ttl + 1.0) * (1 + 2 * self.scenario.drift) + 2 * self.scenario.settings.election_timeout
 
     def _be_patient(self) -> None:
-        """Give the cluster ten election timeouts from now on."""
-        self._patient_until = self.cluster.scheduler.now + PATIENCE * self.scenario.settings.election_timeout
+        """Give the cluster ten election timeouts from now on, and more where newcomers have to be let in first."""
+        more = COMING if self.administrators.at_work else 0.0
+        self._patient_until = self.cluster.scheduler.now + PATIENCE * self.scenario.settings.election_timeout + more
 
     def _must(self, done: Callable[[], bool], otherwise: str, seconds: float | None = None) -> None:
         """Go on when something is so, at the latest when patience is over, or after so many seconds.
@@ -343,7 +374,7 @@ class Simulation:
         views = {
             (raft.leader, raft.term) if (raft := rafts.get(member.name)) is not None else None
             for member in core
-            if member.name in newest.configuration.names
+            if newest.configuration.members.get(member.name) == member.incarnation
         }
         return (newest.name, newest.term) if views == {(newest.name, newest.term)} else None
 

@@ -58,6 +58,8 @@ class State:
             return
         if machine.size != least.size:
             raise Violation("A2", f"{member.where} counts {machine.size} bytes at index {machine.applied}, {least.size} would be right")
+        if machine.roster.rows() != tuple((name, *wanted) for name, wanted in sorted(least.roster.items())):
+            raise Violation("A2", f"{member.where} wants {machine.roster.rows()} at index {machine.applied}, not {least.roster}")
         if self._chains.setdefault(machine.applied, machine.chain) != machine.chain:
             raise Violation("A2", f"{member.where} has another chained hash at index {machine.applied} than others")
 

@@ -46,9 +46,12 @@ FAULTS = (
 )
 TRAFFIC = (
     "transfer",  # leadership is handed over
-    "reconfigure",  # members become voters or learners, or neither, and come back
+    "reconfigure",  # members become voters or learners, or neither, and come back, each step by the simulator's own will
+    "membership",  # administrators say who is wanted as a member, new ones and replaced ones too, and the leaders see to it
+    "move",  # members go on at other addresses
 )
 """What is no fault, but no less trouble."""
+CHANGES_WHO_VOTES = "reconfigure", "membership", "wipe"
 
 MANY_PIECES: dict[str, float] = {
     "snapshotting.CHUNK": 400,
@@ -72,7 +75,8 @@ class Scenario:
 
     Args:
         seed: the number it was drawn from.
-        names: of the members.
+        names: of the founders.
+        spares: names of others that may become members.
         settings: of the cluster.
         config: of every member.
         duration: virtual seconds of the phase with faults.
@@ -100,6 +104,7 @@ class Scenario:
 
     seed: int
     names: tuple[str, ...]
+    spares: tuple[str, ...]
     settings: Settings
     config: Config
     duration: float
@@ -125,6 +130,11 @@ class Scenario:
     strikes: frozenset[int] | None = None
 
     @property
+    def steers(self) -> bool:
+        """Whether leaders bring the configuration to what is wanted; otherwise it is changed in ways they never would."""
+        return "reconfigure" not in self.faults
+
+    @property
     def good_clocks(self) -> bool:
         """Whether the clocks are good enough for reads under the leader's lease, and for holders of leases to give up in time."""
         return self.drift < 0.005
@@ -136,14 +146,15 @@ def draw(seed: int) -> Scenario:
     size = rng.choice(SIZES)
     share = rng.choice((0.1, 0.3, 0.6))
     clients = rng.choice((1, 3, 6))
-    settings = _settings(rng)
+    settings, faults = _settings(rng), _faults(rng, share)
     scenario = Scenario(
         seed=seed,
         names=tuple("abcdefg"[:size]),
+        spares=tuple("xyz"[: rng.choice((1, 2, 3))]) if "membership" in faults else (),
         settings=settings,
         config=_config(rng),
         duration=rng.uniform(5.0, 12.0) * min(1.0, 4 / size),
-        faults=_faults(rng, share),
+        faults=faults,
         fault_every=rng.choice((0.2, 0.5, 1.5)),
         bursts=rng.choice((0.0, 0.2, 0.5)),
         lulls=rng.choice((0.0, 0.1, 0.3)),
@@ -176,6 +187,7 @@ def calm(segment_bytes: int = Config().segment_bytes, patience: float = 4.0) -> 
     return evolve(
         draw(1),
         names=("a", "b", "c"),
+        spares=(),
         settings=Settings(),
         config=Config(segment_bytes=segment_bytes),
         faults=(),
@@ -206,9 +218,13 @@ def _about_snapshots(scenario: Scenario) -> Scenario:
 
 def _faults(rng: random.Random, share: float) -> tuple[str, ...]:
     faults = [each for each in FAULTS if rng.random() < share] + [each for each in TRAFFIC if rng.random() < 0.5]
-    if "rot" in faults and "reconfigure" in faults:
+    if "reconfigure" in faults and "membership" in faults:
+        faults.remove(rng.choice(("reconfigure", "membership")))
+    changing = [each for each in faults if each in CHANGES_WHO_VOTES]
+    if "rot" in faults and changing:
         # A damaged member must still know who votes: that it may have forgotten a change of the configuration is not provided for yet.
-        faults.remove(rng.choice(("rot", "reconfigure")))
+        left_out = rng.choice((["rot"], changing))
+        faults = [each for each in faults if each not in left_out]
     return tuple(faults)
 
 

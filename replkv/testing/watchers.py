@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Collection
 
-    from replkv.node import Node, Published
+    from replkv.described import Published
+    from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.model import Model
     from replkv.testing.streams import Part

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Generator
 
-    from replkv.node import Node, Published
+    from replkv.described import Published
+    from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.wire import Raw
 

@@ -23,6 +23,7 @@ from replkv.errors import Closed
 from replkv.testing.cluster import SimCluster
 
 if TYPE_CHECKING:
+    from replkv.messages import Configuration
     from replkv.node import Node
     from replkv.plans import Plan
     from replkv.proposals import Call
@@ -65,6 +66,13 @@ class World(SimCluster):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.mourners.append(_mourn)
+        self.settled = self._newest_configuration
+
+    def _newest_configuration(self) -> Configuration | None:
+        """Return the newest configuration that a member has applied."""
+        machines = [member.node.machine for member in self.members.values() if member.node is not None]
+        newest = max(machines, key=lambda machine: machine.configured, default=None)
+        return newest.configuration if newest is not None and newest.configured else None
 
     def note_slot(self, call: Call, slot: Slot) -> None:
         """Remember nothing: nobody judges where commands stand."""

@@ -21,7 +21,7 @@ from replkv.testing.disk import SECTOR, SimDisk, SimDoor
 
 SEGMENT = 4096
 CLUSTER = bytes(range(16))
-FOUNDING = founding_entry(CLUSTER, {"a": 8, "b": 2, "c": 3}, Settings())
+FOUNDING = founding_entry(CLUSTER, {"a": 8, "b": 2, "c": 3}, {}, Settings())
 CONFIGURATION = Configuration(("a", "b", "c"), members={"a": 8, "b": 2, "c": 3})
 
 

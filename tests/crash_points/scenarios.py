@@ -13,6 +13,7 @@ from log_crashes import LogCrashes
 from log_protocols import LOG_PROTOCOLS, LogProtocol
 from member_crashes import MemberCrashes
 from member_protocols import MEMBER_PROTOCOLS, MemberProtocol
+from new_clusters import Recovery, Restore
 from stopping import Tally, sample
 
 
@@ -55,6 +56,10 @@ def _salvage(make: Callable[[], Iterable[Damage]], effort: Effort) -> Tally:
     return tally
 
 
+def _make_cluster(attempt: Recovery | Restore, effort: Effort) -> Tally:
+    return attempt.run(effort.limit, effort.points and 8 * effort.points)
+
+
 def _tear(effort: Effort) -> Tally:
     """There are thousands of them: the recovery is not stopped."""
     return _salvage(torn_tails, evolve(effort, again=0, points=effort.points and 64 * effort.points))
@@ -69,6 +74,16 @@ SCENARIOS = (
         Scenario(f"{protocol.name}, {victim} stops", partial(_stop_member, protocol, victim))
         for protocol in MEMBER_PROTOCOLS
         for victim in protocol.victims
+    ),
+    Scenario("restoring a backup", partial(_make_cluster, Restore())),
+    *(
+        Scenario(f"recovering a lost majority {where}", partial(_make_cluster, Recovery(snapshot, prepared)))
+        for where, snapshot, prepared in (
+            ("from a log", False, True),
+            ("from a log, no segment is ready", False, False),
+            ("from a snapshot and a log", True, True),
+            ("from a snapshot and a log, no segment is ready", True, False),
+        )
     ),
 )
 

@@ -16,14 +16,16 @@ from replkv.founding import founding_entry
 from replkv.kv import run
 from replkv.log import Log
 from replkv.machine import Machine
-from replkv.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
+from replkv.member_ops import ChangeMembers
+from replkv.messages import About, Configuration, Entry, EntryKind, HardState, SnapshotMeta
 from replkv.ops import Key
 from replkv.snapshot import SnapshotFile, SnapshotWriter
 from replkv.values import Event, KeyValue
 
 CLUSTER = bytes(range(16))
 MEMBERS = {"a": 7, "b": 1 << 63, "c": 9}
-CONFIGURATION = Configuration(("a", "b"), ("b", "c"), ("ä",), {**MEMBERS, "ä": (1 << 64) - 1})
+ADDRESSES = {"a": "tcp://a:1", "c": "tcp://[::1]:65535"}
+CONFIGURATION = Configuration(("a", "b"), ("b", "c"), ("ä",), {**MEMBERS, "ä": (1 << 64) - 1}, {**ADDRESSES, "ä": "inproc://x"})
 META = SnapshotMeta(5, 2, CONFIGURATION)
 SEGMENT = 4096
 
@@ -66,6 +68,7 @@ def operations() -> tuple[Any, ...]:
         ops.Renew(LEASE, 0),
         ops.KeepAlive(KEEPER),
         ops.Revoke(LEASE),
+        ChangeMembers((("d", "tcp://d:1"),), ("b", "c"), (("a", ""), ("e", "inproc://e")), ("f",)),
     )
 
 
@@ -82,7 +85,7 @@ def batches() -> tuple[bytes, ...]:
 def entries() -> tuple[Entry, ...]:
     configuration = codec.encode_configuration(CONFIGURATION)
     return (
-        founding_entry(CLUSTER, MEMBERS, Settings()),
+        founding_entry(CLUSTER, MEMBERS, ADDRESSES, Settings()),
         codec.make_entry(2, 1, EntryKind.BLOCK, 1_000_000, codec.encode_block([])),
         codec.make_entry(3, 1, EntryKind.BLOCK, 1_000_000, codec.encode_block(batches())),
         codec.make_entry(4, 2, EntryKind.CONFIGURATION, 2_000_000, configuration),
@@ -95,10 +98,12 @@ def entries() -> tuple[Entry, ...]:
 _OF_TYPE: dict[Any, Callable[[Random], Any]] = {
     int: lambda rng: rng.choice(COUNTS),
     bool: lambda rng: rng.random() < 0.5,
-    str: lambda rng: rng.choice(("a", "b", "ä", "")),
+    str: lambda rng: rng.choice(("", "a", "b", "ä")),
     bytes: lambda rng: CLUSTER,
     SnapshotMeta: lambda rng: META,
     Entry: lambda rng: rng.choice(entries()),
+    About: lambda rng: About(rng.choice(("", "tcp://a:1")), *rng.choices(COUNTS, k=3)),
+    dict[str, str]: lambda rng: dict(rng.sample(sorted(ADDRESSES.items()), rng.randrange(3))),
     tuple[int, int]: lambda rng: (rng.choice(COUNTS), rng.choice(COUNTS)),
     tuple[str, ...]: lambda rng: tuple(rng.sample(("a", "b", "c"), rng.randrange(4))),
     tuple[bytes, ...]: lambda rng: tuple(rng.choices(batches(), k=rng.randrange(3))),
@@ -137,6 +142,8 @@ def requests() -> tuple[bytes, ...]:
         letters.Hello(1, letters.VERSION, 1 << 61),
         *(letters.Batch(2, data) for data in batches()[:4]),
         letters.Look(3, letters.LEASE_KEYS, LEASE),
+        letters.Look(3, letters.SETTLED),
+        letters.Look(3, letters.OUTLINE),
         letters.Pull(4, b"k", None, 3),
         letters.Pull(5, b"k", b"k\0", 3, 1, deletes=False, prev_kv=True, synced=True),
         letters.Cancel(6),

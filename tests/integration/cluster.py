@@ -65,16 +65,16 @@ class CallError(Exception):
 class _Run:
     """One process of a member, from its start to its end."""
 
-    def __init__(self, arguments: dict[str, Any], log: Path, within: tuple[str, ...]) -> None:
+    def __init__(self, arguments: dict[str, Any], log: Path, within: tuple[str, ...], program: Path, code: Path) -> None:
         with log.open("a") as file:
             self.process = subprocess.Popen(
-                [*within, sys.executable, "-W", "error", str(PROGRAM), json.dumps(arguments)],
+                [*within, sys.executable, "-W", "error", str(program), json.dumps(arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
                 bufsize=1,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(code)},
                 start_new_session=True,  # Ctrl-C is for the tests: they end it
             )
         self.opened: Future[Any] = Future()
@@ -127,7 +127,10 @@ class _Run:
 
 
 class Member:
-    """A member, run after run; ``within`` is a command that runs another one, such as nsenter."""
+    """A member, run after run; ``within`` is a command that runs another one, such as nsenter; ``code`` has the package that it runs."""
+
+    program = PROGRAM
+    code = ROOT
 
     def __init__(self, name: str, root: Path, *, within: tuple[str, ...] = (), **arguments: Any) -> None:
         self.name = name
@@ -148,7 +151,7 @@ class Member:
 
     def start(self) -> Member:
         """Start the process and wait until its Replica is open; raises CallError where the constructor did."""
-        self._run = _Run(self.arguments, self.log, self.within)
+        self._run = _Run(self.arguments, self.log, self.within, self.program, self.code)
         self._run.opened.result(PATIENCE)
         return self
 

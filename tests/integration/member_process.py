@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import logging
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -148,13 +150,14 @@ class Host:
         return self._watches[name].revision
 
     def internals(self) -> dict[str, Any]:
-        """Return what no call of the API tells: the digest of the state, frames dropped, memory in KiB."""
+        """Return what no call of the API tells: the digest of the state, frames dropped, memory in KiB, where the package is."""
         node = self._replica._node
         assert node is not None
         gc.collect()
         with open("/proc/self/status", encoding="ascii") as lines:
             rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-        return {"digest": self._replica._run(Digest(), 10.0), "dropped": node.links.frames_dropped, "rss": rss}
+        code = sys.modules["replkv"].__file__
+        return {"digest": self._replica._run(Digest(), 10.0), "dropped": node.links.frames_dropped, "rss": rss, "code": code}
 
     def transfer(self, to: str | None) -> bool:
         """Hand leadership to another member, None: to whom it suits; return whether this one had it."""
@@ -170,6 +173,10 @@ class Host:
         newest = self._replica._running().log.snapshot
         return newest.meta.index if newest is not None else 0
 
+    def hold_interpreter(self, seconds: int) -> None:
+        """Keep every Python thread of the process from running, as a C extension does that computes and does not let others run."""
+        ctypes.PyDLL(None).sleep(seconds)
+
     def failure(self) -> str:
         """Return why the member stopped, or nothing."""
         failure = self._replica.failure
@@ -182,6 +189,7 @@ class Host:
 
 def main() -> None:
     arguments = json.loads(sys.argv[1])
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
     for kind in (Config, Settings):
         name = kind.__name__.lower()
         if name in arguments:

@@ -38,7 +38,7 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
     38: (
         "A snapshot that took long to write replaces a newer one that came in meanwhile",
         "etcd#18055",
-        "one thread writes a member's own snapshots and loads those that come in, one after the other",
+        "who took a snapshot looks whether a newer one came in meanwhile, and the log takes none that is older than the one it has",
     ),
     42: (
         "A refusal that is on its way begins a snapshot anew, again and again",

@@ -17,6 +17,7 @@ from replkv.messages import HardState
 from replkv.node import Node
 from replkv.raft import Raft
 from replkv.session import Sessions
+from replkv.snapshot import SnapshotFile
 from replkv.snapshotting import Snapshots
 from replkv.upkeep import Upkeep
 
@@ -128,7 +129,15 @@ def a_snapshot_that_is_being_sent_is_replaced(patch: Patch) -> None:
         applied(self, raft, machine, size)
         self._sending = sending
 
+    use = Snapshots._use
+
+    def thoughtless(self: Snapshots, raft: Raft, file: SnapshotFile, now: float) -> None:
+        sending, self._sending = self._sending, {}
+        use(self, raft, file, now)
+        self._sending = sending
+
     patch.setattr(Snapshots, "applied", careless)
+    patch.setattr(Snapshots, "_use", thoughtless)
 
 
 @mutant(124, slow=True)

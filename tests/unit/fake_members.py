@@ -63,7 +63,7 @@ class Front:
         self.mute = False  # takes everything in, and answers nothing
         self.leader: str | None = "a"
         self.id = CLUSTER
-        self.version = letters.VERSION
+        self.version = self.spoken = letters.VERSION
         self.behind = 0  # revisions
         self.refusal: ReplkvError | None = None  # of batches
         self.has_room = True  # for reads
@@ -96,7 +96,7 @@ class Front:
             cable.reply(Failed(hello.number, Incompatible("another version")))
         else:
             settings, addresses = self.cluster.log.machine.settings, self.cluster.advertised
-            cable.reply(Welcome(hello.number, letters.VERSION, self.name, self.id, 1, settings, addresses, self.revision))
+            cable.reply(Welcome(hello.number, self.spoken, self.name, self.id, 1, settings, addresses, self.revision))
 
     def read(self, cable: Cable, read: Read) -> None:
         if not self.has_room:

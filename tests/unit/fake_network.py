@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from replkv import codec
+from replkv.address_book import SEED, AddressBook
 from replkv.config import Config, Settings
 from replkv.disk import MemoryDisk
 from replkv.links import Links
-from replkv.messages import Identity, Message
+from replkv.messages import About, Identity, Message
 from replkv.node import Node
 from replkv.transport import Answered, Arrived, Event, LinkDown, LinkUp, PipeDown, PipeUp
 
@@ -23,20 +24,23 @@ class FakeTransport:
         self.network = network
         self.name = name
         self.events: deque[Event] = deque()
+        self.urls: dict[str, str] = {}
         self.dialled: list[str] = []
         self.kicked: list[int] = []
         self.full = False
         self.closed = False
 
     def listen(self, url: str) -> str:
+        self.network.listeners[url] = self.name
         return url
 
     def dial(self, peer: str, url: str) -> None:
-        del url
+        self.urls[peer] = url
         self.dialled.append(peer)
         self.network.cut(self.name, peer, told=False)
 
     def hang_up(self, peer: str) -> None:
+        self.urls.pop(peer, None)
         self.network.cut(self.name, peer, told=False)
 
     def send(self, peer: str, frame: bytes) -> bool:
@@ -44,22 +48,22 @@ class FakeTransport:
         if pipe is None or self.full:
             return False
         assert len(frame) <= codec.FRAME_MAX
-        self.network.ends[peer].events.append(Arrived(pipe, frame))
+        self.network.listener(pipe).events.append(Arrived(pipe, frame))
         return True
 
     def reply(self, pipe: int, frame: bytes) -> bool:
         for (dialler, peer), number in self.network.pipes.items():
-            if number == pipe and peer == self.name:
-                self.network.ends[dialler].events.append(Answered(self.name, frame))
+            if number == pipe:
+                self.network.ends[dialler].events.append(Answered(peer, frame))
                 return True
         return False
 
     def kick(self, pipe: int) -> None:
         self.kicked.append(pipe)
         for (dialler, peer), number in list(self.network.pipes.items()):
-            if number == pipe and peer == self.name:
+            if number == pipe:
                 del self.network.pipes[dialler, peer]
-                self.network.ends[dialler].events.append(LinkDown(self.name))
+                self.network.ends[dialler].events.append(LinkDown(peer))
 
     def poll(self, timeout: float) -> list[Event]:
         del timeout
@@ -72,28 +76,32 @@ class FakeTransport:
 
     def close(self) -> None:
         self.closed = True
-        for one, other in list(self.network.pipes):
-            if self.name in (one, other):
-                self.network.cut(one, other)
+        self.network.cut_off(self.name)
 
 
 class FakeNetwork:
-    """Who is connected to whom: (dialling side, listening side) → the listener's number for it."""
+    """Who is connected to whom: (dialling side, its name for the link) → the listener's number for it."""
 
     def __init__(self) -> None:
         self.ends: dict[str, FakeTransport] = {}
+        self.listeners: dict[str, str] = {}
         self.pipes: dict[tuple[str, str], int] = {}
+        self._listening: dict[int, str] = {}  # who has the listening side of a connection
         self._numbers = iter(range(1, 1 << 30))
 
     def end(self, name: str) -> FakeTransport:
         self.ends[name] = transport = FakeTransport(self, name)
         return transport
 
+    def listener(self, pipe: int) -> FakeTransport:
+        return self.ends[self._listening[pipe]]
+
     def connect(self, dialler: str, peer: str) -> int:
-        """Let one member's dialling succeed."""
+        """Let one member's dialling succeed, with whoever listens there."""
         self.pipes[dialler, peer] = pipe = next(self._numbers)
+        self._listening[pipe] = self.listeners.get(self.ends[dialler].urls.get(peer, ""), peer)
         self.ends[dialler].events.append(LinkUp(peer))
-        self.ends[peer].events.append(PipeUp(pipe))
+        self.listener(pipe).events.append(PipeUp(pipe))
         return pipe
 
     def cut(self, dialler: str, peer: str, *, told: bool = True) -> None:
@@ -102,18 +110,46 @@ class FakeNetwork:
         if pipe is not None:
             if told:
                 self.ends[dialler].events.append(LinkDown(peer))
-            self.ends[peer].events.append(PipeDown(pipe))
+            self.listener(pipe).events.append(PipeDown(pipe))
+
+    def cut_off(self, name: str) -> None:
+        """Break all connections of a member, and let nobody listen where it did."""
+        for (dialler, peer), pipe in list(self.pipes.items()):
+            if name in (dialler, self._listening[pipe]):
+                self.cut(dialler, peer)
+        self.listeners = {url: listener for url, listener in self.listeners.items() if listener != name}
+
+    def connect_all(self) -> None:
+        """Let all dialling succeed where somebody listens."""
+        for name, end in self.ends.items():
+            for peer, url in list(end.urls.items()):
+                if not end.closed and (name, peer) not in self.pipes and url in self.listeners:
+                    self.connect(name, peer)
 
 
 class FakeMember:
-    """The links of one member, without the member."""
+    """The links of one member, without the member.
 
-    def __init__(self, network: FakeNetwork, name: str, founders: str = "abc", *, incarnation: int | None = None) -> None:
+    Args:
+        network: where it is.
+        name: one letter.
+        founders: whom its cluster map names.
+        incarnation: of its directory; None: the code of the letter.
+        join: whose addresses it was told, without their names, and without any map.
+    """
+
+    def __init__(
+        self, network: FakeNetwork, name: str, founders: str = "abc", *, incarnation: int | None = None, join: tuple[str, ...] = ()
+    ) -> None:
         self.transport = network.end(name)
+        self.transport.listen(url_of(name))
         self.now = 100.0
         identity = Identity(name, ord(name[0]) if incarnation is None else incarnation)
-        self.links = Links(self.transport, identity, codec.NO_CLUSTER, None, tuple(sorted(founders)))
-        self.links.dial({peer: f"tcp://{peer}:1" for peer in founders}, self.now)
+        given = {f"{SEED}{url_of(peer)}": url_of(peer) for peer in join} or {peer: url_of(peer) for peer in founders}
+        self.book = AddressBook(given)
+        self.links = Links(self.transport, identity, () if join else tuple(sorted(founders)), self.book)
+        self.links.about = About(url_of(name))
+        self.links.dial(self.now)
         self.transport.dialled.clear()
 
     def handle(self) -> None:
@@ -131,6 +167,10 @@ class FakeMember:
         while self.now < until:
             self.now += 0.25
             self.links.tick(self.now)
+
+
+def url_of(name: str) -> str:
+    return f"tcp://{name}:1"
 
 
 def settle(*members: FakeMember) -> None:
@@ -173,7 +213,7 @@ class FakeCluster:
     def __init__(self, names: str = "abc", settings: Settings | None = None, config: Config | None = None) -> None:
         self.network = FakeNetwork()
         self.now = 1000.0
-        self.addresses = {name: f"tcp://{name}:1" for name in names}
+        self.addresses = {name: url_of(name) for name in names}
         self.settings = settings or Settings()
         self.config = config or Config()
         self.disks = {name: MemoryDisk() for name in names}
@@ -193,9 +233,8 @@ class FakeCluster:
     def crash(self, name: str) -> None:
         """Take a node away; its directory stays."""
         del self.nodes[name]
-        for one, other in list(self.network.pipes):
-            if name in (one, other):
-                self.network.cut(one, other)
+        self.network.ends[name].closed = True
+        self.network.cut_off(name)
         self.disks[name].close()
 
     def run(self, until: Callable[[], Any], seconds: float = 60.0) -> None:
@@ -207,10 +246,7 @@ class FakeCluster:
 
     def turn(self) -> None:
         self.now += 0.01
-        for one in self.nodes:
-            for other in self.nodes:
-                if one != other and (one, other) not in self.network.pipes:
-                    self.network.connect(one, other)
+        self.network.connect_all()
         for name, node in self.nodes.items():
             if name not in self.paused:
                 node.turn(0.0)

@@ -24,6 +24,7 @@ from replkv.messages import (
 )
 from replkv.raft import Raft, Ready, Restored, Role, Timing
 from replkv.raftlog import configuration_in
+from replkv.testing.raft_check import check_raft
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ def do(member: Raft, now: float) -> Ready:
             getattr(done, kind).extend(getattr(ready, kind))
         if ready.entries:
             member.synced(ready.entries[-1].index, ready.entries[-1].term, now)
-    member.check()
+    check_raft(member)
     return done
 
 
@@ -392,7 +393,7 @@ class Cluster:
         raft = member.raft
         if raft is None:
             return
-        raft.check()
+        check_raft(raft)
         self.check_terms(member, raft)
         self.check_log(member, raft)
         self.check_commit(raft)

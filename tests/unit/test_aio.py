@@ -29,7 +29,8 @@ from replkv import (
     WaitTimeout,
     kv,
 )
-from replkv.plans import NOT_YET, Read
+from replkv.plans import Read
+from replkv.reads import NOT_YET
 from replkv.surface import Consistency, Surface
 from replkv.waiting import LoopCall
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import crowd, protobuf, report, workloads, zookeeper_peer
+from benchmarks import crowd, protobuf, report, stalls, workloads, zookeeper_peer
 from benchmarks.meters import Meter, Sample, Usage, median, process_cpu
 
 SAMPLE = Sample(100, 0.5, 1.5, 2.5, 10.0, 20.0, 30.0, 0.01, 40.0)
@@ -217,3 +217,12 @@ def test_leases_of_many_clients_are_kept_alive(tmp_path: Path) -> None:
     figures = crowd.Figures()
     crowd.clients(tmp_path, 0.004, 1.0, figures)
     assert ("kept alive for 1 s: leases that were lost", "none of 40") in figures.rows
+
+
+def test_puts_beside_threads_that_compute_complete_under_one_leader(tmp_path: Path) -> None:
+    figures = crowd.Figures()
+    stalls.beside(tmp_path, stalls.Load("all", 1, 0.5, 0.001), figures)
+    told = dict(figures.rows)
+    assert told["– changes of leader, elections, terms"] == "0, 0, 1"
+    title = "1 threads compute in each of the three processes, with sys.setswitchinterval(0.001), for 0.5 s"
+    assert told[title].endswith("puts one after the other, all complete")

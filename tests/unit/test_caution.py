@@ -21,7 +21,7 @@ from raft_harness import (
 from rotting import Rotting
 
 from replkv import quorum
-from replkv.caution import ASK_EVERY, Caution
+from replkv.caution import ASK_EVERY, BEGIN_ANEW, Caution
 from replkv.messages import (
     NOWHERE,
     UNKNOWN,
@@ -29,6 +29,7 @@ from replkv.messages import (
     AppendReply,
     Census,
     CensusReply,
+    Configuration,
     EntryKind,
     HardState,
     Position,
@@ -50,6 +51,11 @@ def answer(number: int, last: tuple[int, int] = (1, 1), *, term: int = 1, in_dou
     return CensusReply(number, term, last[1], last[0], in_doubt)
 
 
+def heard(caution: Caution, sender: str, reply: CensusReply, now: float, configured: int = 1, known: Configuration | None = None) -> None:
+    """Hand over an answer, to a member whose newest configuration is the founders'."""
+    caution.heard(sender, reply, now, configured, known or Configuration(()))
+
+
 def question(caution: Caution, others: str = "bc", now: float = NOW) -> int:
     """Return the number of what is asked now."""
     ((_, census), *_) = caution.questions(others, now)
@@ -63,33 +69,68 @@ def test_it_asks_at_once_and_then_again_those_who_did_not_answer_or_did_not_know
     caution = Caution(UNKNOWN, 7, NOW)
     assert caution.questions("bcd", NOW) == [(name, Census(7)) for name in "bcd"]
     assert caution.questions("bcd", NOW + ASK_EVERY - 0.01) == []
-    caution.heard("b", answer(7, in_doubt=True), NOW + 0.1)
+    heard(caution, "b", answer(7, in_doubt=True), NOW + 0.1)
     assert caution.questions("bcd", NOW + 0.1) == [(name, Census(8)) for name in "bcd"]
-    caution.heard("b", answer(8, in_doubt=True), NOW + 0.2)
-    caution.heard("c", answer(8), NOW + 0.2)
+    heard(caution, "b", answer(8, in_doubt=True), NOW + 0.2)
+    heard(caution, "c", answer(8), NOW + 0.2)
     assert caution.ask_at == NOW + 0.1 + ASK_EVERY
     assert caution.questions("bcd", caution.ask_at) == [(name, Census(8)) for name in "bd"]
+
+
+BEFORE = Configuration(("a", "b", "c"), members={"a": 1, "b": 2, "c": 3})
+
+
+@pytest.mark.parametrize(
+    ("configured", "newer", "outgrown"),
+    [
+        (5, Configuration(("a", "b"), members={"a": 1, "b": 2}), True),
+        (5, Configuration(("a", "b", "c"), members={"a": 1, "b": 2, "c": 4}), True),
+        (5, Configuration(("a", "b", "c", "d"), members={"a": 1, "b": 2, "c": 3, "d": 4}), True),
+        (5, Configuration(("a", "b", "d"), ("a", "b", "c"), members={"a": 1, "b": 2, "c": 3, "d": 4}), True),
+        (5, Configuration(("a", "b", "c"), (), ("d",), {"a": 1, "b": 2, "c": 3, "d": 4}, {"a": "tcp://a:1"}), False),
+        (4, Configuration(("a", "b"), members={"a": 1, "b": 2}), False),
+        (3, Configuration(("a", "d"), members={"a": 1, "d": 4}), False),
+    ],
+)
+def test_who_votes_by_a_newer_configuration_is_not_for_it_to_say(configured: int, newer: Configuration, outgrown: bool) -> None:
+    """All whom it knows have answered; but others may have decided since, and one of those who answer has to know of that."""
+    caution = Caution(UNKNOWN, 7, NOW)
+    heard(caution, "b", CensusReply(7, 3, 9, 3, configured=configured, configuration=newer), NOW, 4, BEFORE)
+    assert caution.outgrown is outgrown
+    heard(caution, "c", answer(7, (3, 8)), NOW, 4, BEFORE)
+    assert caution.outgrown is outgrown, "one is enough, and nobody takes it back"
+    assert caution.settle("a", BEFORE, Position(1, 1)) is not outgrown
+    assert caution.in_doubt is outgrown
+
+
+def test_an_answer_to_another_question_tells_of_no_newer_voters() -> None:
+    caution = Caution(UNKNOWN, 7, NOW)
+    heard(caution, "b", CensusReply(6, 3, 9, 3, configured=9, configuration=Configuration(("b",), members={"b": 2})), NOW, 4, BEFORE)
+    assert not caution.outgrown
 
 
 def test_it_says_what_it_waits_for() -> None:
     """Nothing did: a member that waited for one that was gone looked like a cluster that elects nobody."""
     voters = configuration("a", "b", "c")
     caution = Caution(UNKNOWN, 7, NOW)
-    assert caution.wants("a", voters) == "lost the end of its log, and takes no part until it has heard b, c: start what is down"
-    caution.heard("b", answer(7, in_doubt=True), NOW)
+    assert (
+        caution.wants("a", voters)
+        == f"lost the end of its log, and takes no part until it has heard b, c: start what is down, or {BEGIN_ANEW}"
+    )
+    heard(caution, "b", answer(7, in_doubt=True), NOW)
     assert "lost the end of its log, and so did b, a majority of all voters: put back a copy" in caution.wants("a", voters)
     caution = Caution(Position(2, 9), 7, NOW)
-    caution.heard("b", answer(7, (2, 9)), NOW)
+    heard(caution, "b", answer(7, (2, 9)), NOW)
     assert "sent it the entries up to 9, or it has heard c: start what is down" in caution.wants("a", voters)
-    caution.heard("c", answer(7, (2, 8)), NOW)
+    heard(caution, "c", answer(7, (2, 8)), NOW)
     assert "others have lost the same: put back a copy" in caution.wants("a", voters)
 
 
 def test_an_answer_to_another_lifes_question_tells_nothing() -> None:
     caution = Caution(UNKNOWN, 7, NOW)
     for number in (0, 6, 8):
-        caution.heard("b", answer(number, term=9), NOW)
-        caution.heard("c", answer(number, term=9), NOW)
+        heard(caution, "b", answer(number, term=9), NOW)
+        heard(caution, "c", answer(number, term=9), NOW)
     assert caution.term == 0
     assert not caution.settle("a", configuration("a", "b", "c"), NOWHERE)
     assert caution.in_doubt
@@ -98,10 +139,10 @@ def test_an_answer_to_another_lifes_question_tells_nothing() -> None:
 def test_the_floor_is_the_newest_end_of_any_log_that_is_whole() -> None:
     caution = Caution(UNKNOWN, 7, NOW)
     voters = configuration("a", "b", "c", "d", "e")
-    caution.heard("e", answer(7, (9, 99), term=9, in_doubt=True), NOW)
+    heard(caution, "e", answer(7, (9, 99), term=9, in_doubt=True), NOW)
     for name, last in {"b": (2, 3), "c": (1, 8), "d": (2, 2)}.items():
         assert not caution.settle("a", voters, Position(1, 5)), "not all have answered"
-        caution.heard(name, answer(8, last, term=4), NOW)
+        heard(caution, name, answer(8, last, term=4), NOW)
     assert caution.settle("a", voters, Position(1, 5))
     assert (caution.floor, caution.term, caution.in_doubt) == (Position(2, 3), 9, False)
 
@@ -109,7 +150,7 @@ def test_the_floor_is_the_newest_end_of_any_log_that_is_whole() -> None:
 def test_the_own_log_bounds_the_floor_too() -> None:
     caution = Caution(UNKNOWN, 7, NOW)
     for name in "bc":
-        caution.heard(name, answer(7, (1, 3)), NOW)
+        heard(caution, name, answer(7, (1, 3)), NOW)
     assert caution.settle("a", configuration("a", "b", "c"), Position(1, 5))
     assert caution.floor == Position(1, 5)
 
@@ -117,8 +158,8 @@ def test_the_own_log_bounds_the_floor_too() -> None:
 def test_a_floor_that_is_known_is_lowered_to_what_anybody_else_reached_and_never_raised() -> None:
     for known, expected in ((Position(3, 9), Position(2, 4)), (Position(2, 4), Position(2, 4)), (Position(1, 9), Position(1, 9))):
         caution = Caution(known, 7, NOW)
-        caution.heard("b", answer(7, (2, 4)), NOW)
-        caution.heard("c", answer(7, (2, 3)), NOW)
+        heard(caution, "b", answer(7, (2, 4)), NOW)
+        heard(caution, "c", answer(7, (2, 3)), NOW)
         assert caution.settle("a", configuration("a", "b", "c"), Position(1, 2)) == (expected < known)
         assert caution.floor == expected
         assert not caution.settle("a", configuration("a", "b", "c"), Position(1, 2))
@@ -128,26 +169,26 @@ def test_whoever_answered_before_another_turned_out_to_be_in_doubt_is_asked_agai
     """The one in doubt may have led until it stopped, and decided something with the others after they had answered."""
     caution, voters = Caution(UNKNOWN, 7, NOW), configuration("a", "b", "c", "d", "e")
     for name in "bcd":
-        caution.heard(name, answer(7, (1, 5)), NOW)
-    caution.heard("e", answer(7, in_doubt=True), NOW)
+        heard(caution, name, answer(7, (1, 5)), NOW)
+    heard(caution, "e", answer(7, in_doubt=True), NOW)
     assert not caution.settle("a", voters, NOWHERE)
     number = question(caution, "bcde")
     assert number != 7
-    caution.heard("b", answer(7, (1, 5)), NOW)
+    heard(caution, "b", answer(7, (1, 5)), NOW)
     for name in "bcd":
         assert not caution.settle("a", voters, NOWHERE)
-        caution.heard(name, answer(number, (1, 6)), NOW)
+        heard(caution, name, answer(number, (1, 6)), NOW)
     assert caution.settle("a", voters, NOWHERE)
     assert caution.floor == Position(1, 6)
 
 
 def test_who_was_in_doubt_and_knows_by_now_counts_as_one_that_knows() -> None:
     caution = Caution(UNKNOWN, 7, NOW)
-    caution.heard("b", answer(7, in_doubt=True), NOW)
+    heard(caution, "b", answer(7, in_doubt=True), NOW)
     number = question(caution)
-    caution.heard("c", answer(number, (1, 4)), NOW)
+    heard(caution, "c", answer(number, (1, 4)), NOW)
     assert not caution.settle("a", configuration("a", "b", "c"), NOWHERE), "a and b could have decided what c does not know of"
-    caution.heard("b", answer(number, (1, 5)), NOW)
+    heard(caution, "b", answer(number, (1, 5)), NOW)
     assert caution.settle("a", configuration("a", "b", "c"), NOWHERE)
     assert caution.floor == Position(1, 5)
 
@@ -166,12 +207,12 @@ def test_a_doubt_ends_exactly_when_no_majority_could_have_decided_anything_unsee
     assert isinstance(voters, type(configuration("a")))
     caution = Caution(UNKNOWN, 7, NOW)
     for name in sorted(doubtful & answered):
-        caution.heard(name, answer(question(caution, "bcde", caution.ask_at), in_doubt=True), NOW)
+        heard(caution, name, answer(question(caution, "bcde", caution.ask_at), in_doubt=True), NOW)
     number = question(caution, "bcde", caution.ask_at)
     for name in sorted(doubtful & answered):
-        caution.heard(name, answer(number, in_doubt=True), NOW)
+        heard(caution, name, answer(number, in_doubt=True), NOW)
     for name in sorted(answered - doubtful):
-        caution.heard(name, answer(number), NOW)
+        heard(caution, name, answer(number), NOW)
     everybody = {*voters.voters, *voters.outgoing}
     all_answered = everybody <= answered | {"a"}
     majorities = [set(some) for size in range(6) for some in itertools.combinations("abcde", size) if quorum.won(voters, some)]
@@ -267,7 +308,7 @@ def test_a_log_that_reaches_its_floor_needs_no_caution() -> None:
 
 
 def test_what_a_member_with_a_floor_tells_others_of_its_end_is_the_floor() -> None:
-    assert said(cautious(), "b", Census(99)) == [CensusReply(99, 1, 4, 1)]
+    assert said(cautious(), "b", Census(99)) == [CensusReply(99, 1, 4, 1, configured=1, configuration=configuration("a", "b", "c"))]
 
 
 def test_a_leader_begins_anew_with_a_member_that_lost_something_and_forgets_what_it_acknowledged_before() -> None:
@@ -279,7 +320,7 @@ def test_a_leader_begins_anew_with_a_member_that_lost_something_and_forgets_what
     assert leader.peers["b"].match == 2
     leader.receive("b", Census(5), AFTER)
     (reply,) = [message for to, message in do(leader, AFTER).messages if to == "b" and isinstance(message, CensusReply)]
-    assert reply == CensusReply(5, leader.term, 3, leader.term)
+    assert reply == CensusReply(5, leader.term, 3, leader.term, configured=1, configuration=leader.configuration)
     peer = leader.peers["b"]
     assert (peer.match, peer.pace) == (0, Pace.PROBE)
     leader.receive("b", stale, AFTER)
@@ -342,7 +383,7 @@ def test_a_member_in_doubt_neither_votes_nor_acknowledges_nor_learns_anything(me
 
 
 def test_a_member_in_doubt_says_so_when_it_is_asked() -> None:
-    assert said(doubtful(term=3), "b", Census(9)) == [CensusReply(9, 3, 0, 0, in_doubt=True)]
+    assert said(doubtful(term=3), "b", Census(9)) == [CensusReply(9, 3, 0, 0, True, 1, configuration("a", "b", "c"))]
 
 
 def test_a_member_in_doubt_stays_so_until_everybody_has_answered() -> None:

@@ -32,6 +32,7 @@ from replkv import (
     ReplkvError,
     Settings,
     Status,
+    Transfer,
     WaitTimeout,
 )
 from replkv.__main__ import main
@@ -366,7 +367,7 @@ def test_status_shows_the_member_that_answers(run: Run) -> None:
     code, out, err = run("status")
     assert (code, err) == (0, "")
     title, headings, row = out.splitlines()
-    assert title == "1 member, leader m"
+    assert title == "1 member, leader m, feature level 1"
     assert headings.split() == ["member", "address", "state", "term", "revision", "commit", "applied", "last", "lag", "condition"]
     assert row.split()[:4] == ["m", "–".encode().decode("latin-1"), "●".encode().decode("latin-1"), "leader"]
     assert row.split()[-1] == "ok"
@@ -412,6 +413,26 @@ def test_every_member_has_a_row_that_says_what_ails_it() -> None:
     assert "not asked: d;" in " ".join(hint)
 
 
+def test_a_row_shows_how_far_snapshots_are() -> None:
+    transfers = (Transfer("sending", "b", 45_600_000, 100_000_000), Transfer("taking", "", 0, 1_250_000_000))
+    rows = (
+        attrs.evolve(ROWS[0], status=attrs.evolve(STATUS, unreachable=(), transfers=transfers)),
+        attrs.evolve(ROWS[1], status=attrs.evolve(STATUS, name="b", unreachable=(), transfers=(Transfer("loading", "a", 7, 7),))),
+        attrs.evolve(ROWS[2], status=attrs.evolve(STATUS, name="c", transfers=(Transfer("receiving", "a", 999, 1000),))),
+    )
+    console = Console(width=300, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(drawn(Panorama(rows)))
+    said = [" ".join(line.split()).partition(" 0 ")[2] for line in console.export_text().splitlines()[2:]]
+    console.file.close()
+    assert said == [
+        "sending a snapshot to b ████░░░░░░ 46% of 100.0 MB; taking a snapshot ░░░░░░░░░░ 0% of 1,250.0 MB",
+        "loading a snapshot ██████████ 100% of 0.0 MB",
+        "can't reach c; receiving a snapshot from a █████████░ 100% of 0.0 MB",
+    ]
+    members = json.loads(json.dumps(Panorama(rows).as_json()))["members"]
+    assert members[1]["transfers"] == [{"doing": "loading", "peer": "a", "done": 7, "total": 7}]
+
+
 def test_status_asks_every_member_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = {name: f"ipc://{tmp_path}/{name}.sock" for name in "abc"}
     members = [Replica(name, data_dir=tmp_path / name, cluster=cluster, settings=FAST) for name in cluster]
@@ -428,6 +449,38 @@ def test_status_asks_every_member_that_is_named(tmp_path: Path, capsys: pytest.C
         ]
         assert main(["members", "--json", *named]) == 0
         assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["a", "b", "c"]
+    finally:
+        for each in members:
+            each.close()
+
+
+def test_members_are_changed_and_the_leadership_is_handed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = {name: f"ipc://{tmp_path}/{name}.sock" for name in "ab"}
+    members = [Replica(name, data_dir=tmp_path / name, cluster=cluster, settings=FAST) for name in cluster]
+
+    def said(*arguments: str, code: int = 0) -> str:
+        assert main([*arguments, "--to", str(tmp_path / "a"), "--to", str(tmp_path / "b")]) == code
+        out, err = capsys.readouterr()
+        return str(err if code else out)
+
+    try:
+        for each in members:
+            each.wait_ready(PATIENCE)
+        for name in "ba":
+            assert said("transfer", name) == f"{name} leads\n"
+            assert members[0].status().raft_leader == members[1].status().raft_leader == name
+        assert json.loads(said("transfer", "--json")) == {"leader": "b"}
+        assert "no member x; those that can lead are a, b" in said("transfer", "x", code=REFUSED)
+        named = json.loads(said("members", "--learner", f"c=ipc://{tmp_path}/c.sock", "--json"))
+        assert [(one["name"], one["learner"]) for one in named] == [("a", False), ("b", False), ("c", True)]
+        assert said("members", "--remove", "c", "--promote", "b").split()[4:] == [
+            *("a", cluster["a"], "voter", "yes"),
+            *("b", cluster["b"], "voter", "yes"),
+        ]
+        assert "no member x" in said("members", "--remove", "x", code=REFUSED)
+        assert "no member x" in said("members", "--promote", "x", code=REFUSED)
+        for wrong in (("--add", "c"), ("--add", "c=h:port"), ("--add", "c=h:1", "--add", "c=h:2"), ("--add", "c=h:1", "--remove", "c")):
+            assert "members --help tells more" in said("members", *wrong, code=USAGE)
     finally:
         for each in members:
             each.close()
@@ -545,6 +598,83 @@ def test_without_the_extra_what_needs_it_says_so(missing: str) -> None:
     for plain in (["demo", "--help"], ["member", "--help"]):
         assert without(*plain).returncode == 0
     assert "pip install 'replkv[cli]'" in " ".join(without("--help").stdout.split())
+
+
+# -- when a cluster is gone ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_taken_by_a_client_and_can_be_checked_by_its_hash(run: Run, replica: Replica, tmp_path: Path) -> None:
+    replica.put("key", "value")
+    code, out, err = run("backup", str(tmp_path / "b"))
+    assert (code, err) == (0, "")
+    assert f"revision {replica.revision} of cluster" in out
+    (tmp_path / "sums").write_text(out)
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", str(tmp_path / "sums")], check=True)
+    code, out, err = run("backup", str(tmp_path / "b"))
+    assert (code, out) == (UNAVAILABLE, "")
+    assert "is there already" in err
+    assert "--overwrite" in err
+    code, out, _ = run("backup", str(tmp_path / "b"), "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(out)["revision"] == replica.revision
+    assert run("restore", str(tmp_path / "b"), str(tmp_path / "new"), "--name", "x")[0] == 0
+    with Replica("x", data_dir=tmp_path / "new") as restored:
+        assert restored.get("key", timeout=PATIENCE) is not None
+
+
+def test_a_backup_is_restored_and_says_what_to_do_next(run: Run, replica: Replica, tmp_path: Path) -> None:
+    replica.put("key", "value")
+    backup, new = replica.backup(tmp_path / "b"), str(tmp_path / "new")
+    cluster = f"x=ipc://{tmp_path}/x,y=ipc://{tmp_path}/y"
+    code, out, err = run("restore", backup.path, new, "--name", "x", "--cluster", cluster)
+    assert (code, err) == (0, "")
+    assert f"with revision {backup.revision} of cluster {backup.cluster}" in out
+    assert out.endswith("now start x with this directory, and y with empty directories\n")
+    with Replica("x", data_dir=new) as restored:
+        restored.wait_ready(PATIENCE)
+        assert restored.get("key") is not None
+    code, out, err = run("restore", backup.path, new, "--name", "x")
+    assert (code, out) == (USAGE, "")
+    assert "not empty" in err
+
+
+def test_what_was_restored_is_told_in_json(run: Run, replica: Replica, tmp_path: Path) -> None:
+    backup = replica.backup(tmp_path / "b")
+    code, out, _ = run("restore", backup.path, str(tmp_path / "new"), "--name", "x", "--revision-gap", "7", "--json")
+    assert code == 0
+    assert {"name": "x", "former": backup.cluster, "revision": backup.revision + 7, "damage": ""}.items() <= json.loads(out).items()
+
+
+def test_what_is_no_backup_is_not_restored(run: Run, tmp_path: Path) -> None:
+    for file, says in (ROOT / "README.md", "does not begin like a snapshot"), (tmp_path / "nothing", "No such file"):
+        code, out, err = run("restore", str(file), str(tmp_path / "new"), "--name", "x")
+        assert (code, out) == (UNAVAILABLE, "")
+        assert says in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_recovery_asks_before_it_begins(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {name: f"ipc://{tmp_path}/{name}" for name in "xy"}
+    first, second = (Replica(name, data_dir=tmp_path / f"data-{name}", cluster=cluster) for name in "xy")
+    first.put("key", "value", timeout=PATIENCE)
+    second.close()
+    directory = str(tmp_path / "data-x")
+    code, _, err = run("recover", directory, "--yes")
+    assert (code, "in use" in err) == (UNAVAILABLE, True)
+    first.close()
+    code, _, err = run("recover", directory)
+    assert (code, "--yes" in err) == (USAGE, True)
+    monkeypatch.setattr("click.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert run("recover", directory)[0] == INTERRUPTED
+    monkeypatch.undo()
+    code, out, err = run("recover", directory, "--yes", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["members"] == ["x", "y"]
+    with Replica("x", data_dir=directory, cluster=cluster) as alone:
+        assert alone.get("key", timeout=PATIENCE) is not None
+    code, _, err = run("recover", directory, "--yes")
+    assert (code, "only voter" in err) == (USAGE, True)
 
 
 # -- docs/CLI.md -------------------------------------------------------------------------------------------------------------------

@@ -447,7 +447,7 @@ def test_a_member_serves_clients_over_the_network(tmp_path: Path) -> None:
     config = Config(clients="127.0.0.1:0")
     with Replica("a", data_dir=tmp_path / "data", settings=FAST, config=config) as replica:
         replica.wait_ready(PATIENCE)
-        address = (tmp_path / "data" / "clients.address").read_text().split()[1]
+        address = (tmp_path / "data" / "clients.address").read_text().splitlines()[2]
         with connect(address) as client:
             client.put("k", "v")
             assert replica.get("k") == client.get("k")

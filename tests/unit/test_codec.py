@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kv import commands
@@ -28,7 +31,24 @@ names = st.text(max_size=20)
 name_lists = st.lists(names, max_size=4).map(tuple)
 clusters = st.binary(min_size=16, max_size=16)
 voters = st.lists(names, max_size=4, unique=True).map(tuple)
-configurations = st.builds(m.Configuration, voters, voters, voters, st.dictionaries(names, incarnations, max_size=4))
+urls = st.one_of(
+    st.builds("tcp://{}:{}".format, st.sampled_from(("a", "db-1.example", "10.0.0.1", "[::1]")), st.integers(0, 65535)),
+    st.builds("ipc://{}".format, st.text("abc/ ä", min_size=1, max_size=20)),
+    st.builds("inproc://{}".format, st.text("abc", min_size=1, max_size=20)),
+)
+url_or_none = st.one_of(st.just(""), urls)
+books = st.dictionaries(names, urls, max_size=3)
+abouts = st.builds(m.About, url_or_none, numbers, numbers, numbers)
+
+
+@st.composite
+def configurations_of_any_kind(draw: st.DrawFn) -> m.Configuration:
+    members = draw(st.dictionaries(names, incarnations, max_size=4))
+    known = {name: url for name in members if (url := draw(url_or_none))}
+    return m.Configuration(draw(voters), draw(voters), draw(voters), members, known)
+
+
+configurations = configurations_of_any_kind()
 metas = st.builds(m.SnapshotMeta, numbers, numbers, configurations)
 entries = st.builds(codec.make_entry, numbers, numbers, st.sampled_from(m.EntryKind), numbers, st.binary(max_size=40))
 batches = st.builds(
@@ -49,16 +69,19 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.ReadIndexReply: st.builds(m.ReadIndexReply, numbers, numbers, numbers),
     m.TimeoutNow: st.builds(m.TimeoutNow, numbers),
     m.Census: st.builds(m.Census, numbers),
-    m.CensusReply: st.builds(m.CensusReply, numbers, numbers, numbers, numbers, st.booleans()),
+    m.CensusReply: st.builds(m.CensusReply, numbers, numbers, numbers, numbers, st.booleans(), numbers, configurations),
     m.Forward: st.builds(m.Forward, st.lists(batches, max_size=3).map(tuple)),
     m.SnapshotChunk: st.builds(m.SnapshotChunk, numbers, metas, numbers, numbers, st.binary(max_size=50)),
     m.SnapshotAck: st.builds(m.SnapshotAck, numbers, numbers, numbers),
     m.Digest: st.builds(m.Digest, numbers, st.booleans(), st.binary(max_size=64)),
     m.Scarcity: st.builds(m.Scarcity, st.booleans()),
-    m.Hello: st.builds(m.Hello, st.tuples(numbers, numbers), clusters, names, incarnations, names, name_lists),
-    m.Welcome: st.builds(m.Welcome, numbers, clusters, names, incarnations, name_lists),
-    m.Refuse: st.builds(m.Refuse, st.text(max_size=300), clusters),
-    m.Found: st.builds(m.Found, entries),
+    m.Hello: st.builds(m.Hello, st.tuples(numbers, numbers), clusters, names, incarnations, names, name_lists, abouts),
+    m.Welcome: st.builds(m.Welcome, numbers, clusters, names, incarnations, name_lists, abouts),
+    m.Refuse: st.builds(m.Refuse, st.text(max_size=300), clusters, st.booleans()),
+    m.Found: st.builds(m.Found, entries, books, numbers),
+    m.Application: st.builds(m.Application, names, incarnations, url_or_none),
+    m.HandOver: st.builds(m.HandOver, names),
+    m.Hindrance: st.builds(m.Hindrance, st.text(max_size=300)),
     m.Ping: st.just(m.Ping()),
     m.Pong: st.just(m.Pong()),
 }
@@ -138,9 +161,8 @@ def test_entries_survive(entry: m.Entry) -> None:
 def test_configurations_survive_and_equal_ones_have_equal_bytes(configuration: m.Configuration) -> None:
     data = codec.encode_configuration(configuration)
     assert codec.decode_configuration(data) == configuration
-    turned = m.Configuration(
-        configuration.voters, configuration.outgoing, configuration.learners, dict(reversed(configuration.members.items()))
-    )
+    members, addresses = (dict(reversed(each.items())) for each in (configuration.members, configuration.addresses))
+    turned = evolve(configuration, members=members, addresses=addresses)
     assert codec.encode_configuration(turned) == data
 
 
@@ -187,8 +209,60 @@ def test_the_bytes_on_the_wire_and_in_the_log_never_change() -> None:
     envelope = "01 12 0d 00 00 00 " + CLUSTER.hex(" ") + " 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00"
     head = "97 01 01 01 01 07 ce 00 0f 42 40 91 2d"
     assert append.hex(" ") == " ".join(("72 4b 1d c2 86 ab", envelope, head, entry.encoded.hex(" ")))
-    founder = m.Configuration(voters=("a",), members={"a": 5})
-    assert codec.encode_configuration(founder).hex(" ") == "94 91 a1 61 90 90 91 92 a1 61 05"
+    founder = m.Configuration(voters=("a",), members={"a": 5}, addresses={"a": "tcp://a:1"})
+    where = "91 92 a1 61 a9 74 63 70 3a 2f 2f 61 3a 31"
+    assert codec.encode_configuration(founder).hex(" ") == "95 91 a1 61 90 90 91 92 a1 61 05 " + where
+
+
+FORMATS = (Path(codec.__file__).parent.parent / "docs" / "FORMATS.md").read_text(encoding="utf-8")
+
+
+def test_the_documentation_names_every_message_and_the_number_of_its_fields() -> None:
+    (table,) = re.findall(r"\| kind \| message \| head \| bulk \|\n\|---\|---\|---\|---\|\n(.*?)\n\n", FORMATS, re.DOTALL)
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    assert {int(kind): name for kind, name, *_ in rows} == {number: message.__name__ for message, (number, _) in codec._WRITERS.items()}
+    for kind, name, head, _ in rows:
+        fields = [field for field in re.sub(r"\[[^\]]*\]", "list", head).split(", ") if field]
+        assert len(fields) == codec._READERS[int(kind)][0], name
+
+
+def test_the_example_of_a_greeting_in_the_documentation_is_one() -> None:
+    (example,) = re.findall(r"to a member that it calls `a`:\n\n```\n(.*?)```", FORMATS, re.DOTALL)
+    data = bytes.fromhex("".join(line.split("   ")[0] for line in example.splitlines()))
+    hello = m.Hello((1, 1), codec.NO_CLUSTER, "d", 5, "a", about=m.About("tcp://d:1", level=1))
+    assert codec.encode_frame(codec.NO_CLUSTER, 5, 0, hello) == data
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        (("a", "tcp://a:1"),),
+        (("b", "tcp://b:1"), ("b", "tcp://b:2")),
+        (("c", "tcp://c:1"), ("b", "tcp://b:1")),
+        (("b", "b:1"),),
+        (("b", "tcp://b"),),
+        (("b", ""),),
+        (("b", b"tcp://b:1"),),
+        (("b", "tcp://b:1", 1),),
+        (("b",),),
+        "tcp://b:1",
+        None,
+    ],
+)
+def test_addresses_that_are_none_or_nobodys_make_no_configuration(addresses: object) -> None:
+    data = codec.pack((("b",), (), ("c",), (("b", 1), ("c", 2)), addresses))
+    with pytest.raises(DecodeError):
+        codec.decode_configuration(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a:1", "tcp://a", "TCP://a:1", "tcp://a:01", "tcp://[0:0::1]:1", "udp://a:1", "tls+tcp://a:1", 5, None]
+)
+def test_an_address_is_written_in_one_way(text: object) -> None:
+    with pytest.raises(DecodeError):
+        codec.url(text)
+    with pytest.raises(DecodeError):
+        codec.url_or_none(text)
 
 
 # -- hostile bytes ------------------------------------------------------------------------------------------------------------------------

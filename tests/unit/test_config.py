@@ -10,7 +10,7 @@ from attrs import fields
 from replkv.config import MAY_BE_OFF, Config, Settings
 from replkv.errors import Incompatible
 
-NUMBERS = [field.name for field in fields(Config) if field.name not in ("overload", "clients")]
+NUMBERS = [field.name for field in fields(Config) if field.name not in ("overload", "clients", "priority")]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -108,3 +108,13 @@ def test_blocks_and_segments_that_could_not_be_read_back_are_refused(name: str, 
     """One member with blocks of 16 MiB made its whole cluster stop: nobody could decode what all had committed."""
     with pytest.raises(ValueError, match=f"Config.{name} is at most"):
         Config(**{name: value})  # type: ignore[arg-type]  # both are numbers
+
+
+@pytest.mark.parametrize("priority", [-1, 1 << 63, 1.5, True, "1"])
+def test_a_priority_is_a_whole_number(priority: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="Config.priority must be"):
+        Config(priority=priority)
+
+
+def test_a_priority_of_0_is_that_of_who_wants_nothing() -> None:
+    assert Config(priority=0) == Config()

@@ -10,10 +10,11 @@ import pytest
 from visitors import Hall, Visitor, batch, pull, read
 
 from replkv import codec, door, errands, letters, ops, wire
-from replkv.door import ADDRESSES, Door, advertised
+from replkv.door import Door, advertised
 from replkv.errands import PullErrand
 from replkv.errors import Closed, Compacted, FutureRevision, Incompatible, LeaseNotFound, Overloaded, TooLarge, TooStale
 from replkv.letters import (
+    ADDRESSES,
     UNSEEN_MAX,
     Answer,
     Batch,
@@ -72,11 +73,18 @@ def test_a_member_that_is_not_founded_yet_answers_when_it_is() -> None:
     assert isinstance(visitor.hears(1), Welcome)
 
 
-def test_a_client_of_another_version_is_told_so(hall: Hall) -> None:
+def test_a_client_of_a_newer_version_is_told_which_one_the_member_speaks(hall: Hall) -> None:
     visitor = hall.stranger()
-    visitor.says(Hello(1, 2, 99), Ping(2))
+    visitor.says(Hello(1, letters.VERSION + 7, 99))
+    assert visitor.hears(1).version == letters.VERSION
+
+
+def test_a_client_of_a_version_that_is_too_old_is_told_so(hall: Hall) -> None:
+    visitor = hall.stranger()
+    visitor.says(Hello(1, letters.OLDEST - 1, 99), Ping(2))
     failed = visitor.hears(1)
     assert isinstance(failed.error, Incompatible)
+    assert "member a speaks versions 1 to 1 with clients, this client none above 0: upgrade it" in str(failed.error)
     assert visitor.listen() == []
     hall.wait(door.SILENT + 2)
     assert visitor.kicked
@@ -355,7 +363,8 @@ def test_a_cancelled_pull_leaves_nothing_behind(hall: Hall, visitor: Visitor) ->
         letters.encode_frame(0, [letters.encode_letter(Answer(1, (0,)))]),
         letters.encode_frame(99, []),
         letters.encode_frame(0, [letters.encode_letter(Batch(1, b"no batch"))]),
-        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((99,))])))]),
+        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((wire.PUT,))])))]),
+        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((wire.LEVEL, 9))])))]),
         letters.encode_frame(1, [letters.encode_letter(pull(5, 1000)), letters.encode_letter(Look(5, letters.LEASES))]),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fake_network import FakeCluster
 
@@ -9,9 +11,11 @@ from replkv import codec
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
-from replkv.errors import WrongCluster
-from replkv.founding import founding_entry, is_for
-from replkv.messages import Entry, EntryKind, Found, Identity
+from replkv.errors import Incompatible
+from replkv.founding import check_founding, founding_entry
+from replkv.messages import Configuration, Entry, EntryKind, Found, Founding
+from replkv.node import Node
+from replkv.raft import Role
 
 CLUSTER = b"c" * 16
 INCARNATIONS = {"b": 2, "a": 1, "c": 3}
@@ -21,38 +25,53 @@ def clusters(cluster: FakeCluster) -> set[bytes]:
     return {node.links.cluster for node in cluster.nodes.values()}
 
 
-def test_the_first_entry_names_cluster_founders_and_settings() -> None:
-    entry = founding_entry(CLUSTER, INCARNATIONS, Settings(max_txn_ops=7))
-    founding = codec.decode_founding(entry.payload)
+def founding(settings: Settings | None = None, **configuration: Any) -> Entry:
+    """A first entry, the founders' configuration in it as asked for."""
+    made = Configuration(**{"voters": ("a", "b", "c"), "members": INCARNATIONS, **configuration})
+    payload = codec.encode_founding(Founding(CLUSTER, made, (settings or Settings()).to_wire()))
+    return codec.make_entry(1, 1, EntryKind.FOUNDING, 0, payload)
+
+
+def test_the_first_entry_names_cluster_founders_addresses_and_settings() -> None:
+    entry = founding_entry(CLUSTER, INCARNATIONS, {"c": "tcp://c:1", "a": "tcp://a:1", "b": ""}, Settings(max_txn_ops=7))
+    made = codec.decode_founding(entry.payload)
     assert (entry.index, entry.term, entry.kind, entry.time) == (1, 1, EntryKind.FOUNDING, 0)
-    assert founding.cluster == CLUSTER
-    assert founding.configuration.voters == ("a", "b", "c")
-    assert founding.configuration.members == INCARNATIONS
-    assert Settings.from_wire(founding.settings) == Settings(max_txn_ops=7)
+    assert made.cluster == CLUSTER
+    assert made.configuration == Configuration(("a", "b", "c"), members=INCARNATIONS, addresses={"a": "tcp://a:1", "c": "tcp://c:1"})
+    assert Settings.from_wire(made.settings) == Settings(max_txn_ops=7)
+    check_founding(entry)
 
 
 def test_the_same_founders_in_any_order_make_the_same_entry() -> None:
-    shuffled = dict(sorted(INCARNATIONS.items(), reverse=True))
-    assert founding_entry(CLUSTER, INCARNATIONS, Settings()) == founding_entry(CLUSTER, shuffled, Settings())
-
-
-@pytest.mark.parametrize(("name", "incarnation", "meant"), [("a", 1, True), ("a", 9, False), ("z", 1, False), ("b", 1, False)])
-def test_only_the_very_members_it_names_take_it(name: str, incarnation: int, meant: bool) -> None:
-    assert is_for(founding_entry(CLUSTER, INCARNATIONS, Settings()), Identity(name, incarnation)) is meant
+    addresses = {name: f"tcp://{name}:1" for name in INCARNATIONS}
+    shuffled, elsewhere = (dict(sorted(each.items(), reverse=True)) for each in (INCARNATIONS, addresses))
+    assert founding_entry(CLUSTER, INCARNATIONS, addresses, Settings()) == founding_entry(CLUSTER, shuffled, elsewhere, Settings())
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        codec.make_entry(2, 1, EntryKind.FOUNDING, 0, founding_entry(CLUSTER, INCARNATIONS, Settings()).payload),
-        codec.make_entry(1, 1, EntryKind.BLOCK, 0, founding_entry(CLUSTER, INCARNATIONS, Settings()).payload),
+        codec.make_entry(2, 1, EntryKind.FOUNDING, 0, founding().payload),
+        codec.make_entry(1, 2, EntryKind.FOUNDING, 0, founding().payload),
+        codec.make_entry(1, 1, EntryKind.BLOCK, 0, founding().payload),
         codec.make_entry(1, 1, EntryKind.FOUNDING, 0, b""),
         codec.make_entry(1, 1, EntryKind.FOUNDING, 0, b"\x93\x01\x02\x03"),
+        founding(voters=("a", "b")),
+        founding(voters=("a", "b"), learners=("c",)),
+        founding(outgoing=("a",)),
+        founding(voters=("a", "b", "c", "d")),
     ],
 )
 def test_what_is_no_founding_entry_is_an_error(entry: Entry) -> None:
     with pytest.raises(DecodeError):
-        is_for(entry, Identity("a", 1))
+        check_founding(entry)
+
+
+def test_settings_that_this_version_does_not_know_found_nothing() -> None:
+    settings = {**Settings().to_wire(), "colour": 5}
+    payload = codec.encode_founding(Founding(CLUSTER, Configuration(("a",), members={"a": 1}), settings))
+    with pytest.raises(Incompatible):
+        check_founding(codec.make_entry(1, 1, EntryKind.FOUNDING, 0, payload))
 
 
 # -- whole members --------------------------------------------------------------------------------------------------------------------
@@ -108,23 +127,62 @@ def test_a_founder_that_was_away_when_the_others_began_to_work_joins_them() -> N
     assert len(clusters(cluster)) == 1
 
 
-def test_a_founder_whose_directory_was_emptied_after_the_founding_takes_no_part() -> None:
+def wipe(cluster: FakeCluster, name: str) -> Node:
+    """Start a member anew with an empty directory."""
+    cluster.crash(name)
+    cluster.disks[name] = MemoryDisk()
+    return cluster.start(name)
+
+
+def test_a_founder_whose_directory_was_emptied_after_the_founding_has_no_vote_until_it_is_let_in() -> None:
+    """Its first directory may have promised something, or acknowledged the only other copy of an entry."""
     cluster = FakeCluster()
     cluster.run(cluster.leader)
-    cluster.crash("c")
-    cluster.disks["c"] = MemoryDisk()
-    cluster.may_fail.add("c")
-    wiped = cluster.start("c")
-    cluster.run(lambda: wiped.stopped)
-    assert wiped.raft is None
-    assert isinstance(wiped.failure, WrongCluster)
-    assert "the data directory of c was replaced" in str(wiped.failure)
-    cluster.crash("c")
     cluster.crash("b")
-    assert cluster.nodes["a"].raft is not None
+    wiped = wipe(cluster, "c")
     for _ in range(500):
         cluster.turn()
-    assert cluster.nodes["a"].raft.leader is None, "one of three decides nothing, whoever answers under the third name"
+        assert wiped.raft is None, "nobody may let it in: of the three who decide, two are gone"
+    rest = cluster.nodes["a"].raft
+    assert rest is not None
+    assert rest.leader is None, "one of three decides nothing, whoever answers under the third name"
+    assert rest.configuration.members["c"] != wiped.links.identity.incarnation
+
+
+def test_a_founder_whose_directory_was_emptied_comes_back_as_a_new_incarnation() -> None:
+    cluster = FakeCluster()
+    cluster.run(lambda: all(node.ready for node in cluster.nodes.values()))
+    old = cluster.nodes["c"].links.identity.incarnation
+    wiped = wipe(cluster, "c")
+    new = wiped.links.identity.incarnation
+    steps = []
+
+    def is_settled() -> bool:
+        decided = cluster.nodes["a"].machine.configuration
+        if (step := (decided.voters, decided.learners, decided.members["c"])) not in steps:
+            steps.append(step)
+        return step == (("a", "b", "c"), (), new)
+
+    cluster.run(is_settled)
+    assert old != new
+    assert steps == [(("a", "b", "c"), (), old), (("a", "b"), ("c",), new), (("a", "b", "c"), (), new)]
+    assert len(clusters(cluster)) == 1
+    cluster.run(lambda: wiped.machine.configuration.members.get("c") == new)
+
+
+def test_a_founding_entry_gives_no_vote_to_another_incarnation_than_it_names() -> None:
+    cluster = FakeCluster()
+    cluster.run(cluster.leader)
+    entry = cluster.nodes["a"].log.founding_entry
+    for name in "ab":
+        cluster.crash(name)
+    wiped = wipe(cluster, "c")
+    wiped.membership.told("a", Found(entry), cluster.now)
+    assert wiped.raft is not None
+    assert wiped.raft.configuration.is_voter("c")
+    for _ in range(1000):
+        cluster.turn()
+    assert (wiped.raft.term, wiped.raft.role) == (1, Role.FOLLOWER), "it stands for nothing"
 
 
 def test_a_majority_that_was_emptied_founds_no_second_cluster() -> None:

@@ -17,6 +17,7 @@ from replkv.engine import THREADS
 from replkv.errors import (
     Closed,
     Compacted,
+    Corrupt,
     DiskFull,
     ForkedProcess,
     Incompatible,
@@ -24,6 +25,8 @@ from replkv.errors import (
     NoLeader,
     OutcomeUnknown,
     Overloaded,
+    Removed,
+    ReplkvError,
     TooLarge,
     TooStale,
     WaitTimeout,
@@ -32,11 +35,12 @@ from replkv.errors import (
 from replkv.feed import Wanted
 from replkv.keeper import Keeper
 from replkv.letters import Batch, Cancel, Look, Ping, Pong, Pull, Read
-from replkv.plans import NOT_YET, Ready, Write
 from replkv.plans import Read as ReadPlan
+from replkv.plans import Ready, Write
 from replkv.pulling import HELPINGS
 from replkv.questions import AGAIN_AFTER
-from replkv.remote import WELCOME_WITHIN
+from replkv.reads import NOT_YET
+from replkv.remote import WELCOME_WITHIN, WHEREABOUTS_AGAIN
 from replkv.valuecodec import TEXT
 from replkv.values import Event, Progress, Span, Synced
 from replkv.view import Source, View
@@ -206,6 +210,15 @@ def test_a_member_of_another_version_says_so(members: Members) -> None:
     assert isinstance(client.failure, Incompatible)
 
 
+def test_a_member_that_speaks_another_version_than_the_client_is_left(members: Members) -> None:
+    members.advertised.clear()
+    members["a"].spoken = 9
+    client = members.client("a")
+    client.run(lambda: client.stopped)
+    assert isinstance(client.failure, Incompatible)
+    assert "speaks version 9 with clients, this client 1 to 1: upgrade the members first, then their clients" in str(client.failure)
+
+
 # -- a member that is lost ----------------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +345,28 @@ def test_a_member_that_sends_everybody_away_is_not_tried_on_and_on(members: Memb
     members["a"].refusal = None
     client.run(lambda: call.finished)
     assert ok(call)
+
+
+def test_members_that_serve_clients_since_later_are_known_when_the_first_ones_are_gone(members: Members) -> None:
+    members.advertised.clear()
+    client = connected(members, "a")
+    members.write(*(ops.Put(letters.ADDRESSES + name, where) for name, where in ((b"b", members["b"].url), (b"x", "?"), (b"y", b"\xff"))))
+    client.settle(2 * WHEREABOUTS_AGAIN)
+    members["a"].die()
+    call = put(client, "k")
+    client.run(lambda: call.finished)
+    assert client.at == "b"
+    assert ok(call)
+
+
+@pytest.mark.parametrize("why", [Closed("a is closed"), Removed("a was removed"), Corrupt("a's disk"), InvariantBroken("a bug in a")])
+def test_what_a_member_that_stopped_left_undone_is_asked_of_the_next(members: Members, why: ReplkvError) -> None:
+    client = connected(members, "ab")
+    members["a"].refusal = why
+    calls = put(client, "k"), ask(client, "k")
+    client.run(lambda: all(call.finished for call in calls))
+    assert client.at == "b"
+    assert all(call.error is None for call in calls)
 
 
 def test_a_member_that_sends_nonsense_is_left(members: Members, caplog: pytest.LogCaptureFixture) -> None:

@@ -540,7 +540,20 @@ THREE = {"a": "127.0.0.1:7431", "b": "127.0.0.1:7432", "c": "127.0.0.1:7433"}
         ({"cluster": THREE, "listen": "ipc:///no/such/directory/socket"}, ValueError, "does not exist"),
         ({"cluster": THREE, "listen": 7431}, TypeError, "address is a str"),
         ({"cluster": THREE, "advertise": ""}, ValueError, "host:port"),
-        ({"listen": "127.0.0.1"}, ValueError, "need cluster="),
+        ({"listen": "*:7431"}, ValueError, "say in advertise= where a is reached"),
+        ({"listen": "192.0.2.1:7431"}, ValueError, "insecure=True"),
+        ({"join": ["127.0.0.1:7432"], "cluster": THREE}, ValueError, "not both"),
+        ({"join": "127.0.0.1:7432", "listen": "127.0.0.1:7431"}, TypeError, "join must be a list of addresses"),
+        ({"join": 5, "listen": "127.0.0.1:7431"}, TypeError, "join must be a list of addresses"),
+        ({"join": [5], "listen": "127.0.0.1:7431"}, TypeError, "address is a str"),
+        ({"join": [], "listen": "127.0.0.1:7431"}, ValueError, "address of one member at least"),
+        ({"join": ["*:7432"], "listen": "127.0.0.1:7431"}, ValueError, "can be dialled"),
+        ({"join": ["127.0.0.1:7432"]}, ValueError, "needs listen= or advertise="),
+        ({"join": ["127.0.0.1:7432"], "listen": "*:7431"}, ValueError, "say in advertise="),
+        ({"join": ["127.0.0.1:7432"], "listen": "127.0.0.1:7431", "data_dir": None}, ValueError, "data_dir="),
+        ({"join": ["127.0.0.1:7432"], "listen": "192.0.2.1:7431"}, ValueError, "insecure=True"),
+        ({"learner": True}, ValueError, "needs join="),
+        ({"learner": 1, "join": ["127.0.0.1:7432"], "listen": "127.0.0.1:7431"}, TypeError, "learner must be a bool"),
         ({"data_dir": 5}, TypeError, "data_dir must be"),
         ({"data_dir": b"data"}, TypeError, "data_dir must be"),
         ({"data_dir": ""}, ValueError, "data_dir must name"),
@@ -685,6 +698,16 @@ def test_the_environment_says_where_clients_are_served_unless_the_config_does(mo
     monkeypatch.setenv("REPLKV_CLIENTS", "ipc:///tmp/clients")
     with pytest.raises(ValueError, match="REPLKV_CLIENTS: .* must be host:port"):
         Replica.from_env()
+
+
+def test_the_environment_says_how_much_a_member_is_wanted_as_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLKV_PRIORITY", "5")
+    with Replica.from_env() as first, Replica.from_env(config=Config(priority=7)) as second:
+        assert (first._config.priority, second._config.priority) == (5, 7)
+    for wrong in ("high", "-1"):
+        monkeypatch.setenv("REPLKV_PRIORITY", wrong)
+        with pytest.raises(ValueError, match="REPLKV_PRIORITY: "):
+            Replica.from_env()
 
 
 # -- processes ------------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 
 from replkv import Config, Replica, letters, serving, whereabouts
 from replkv.door import Door
-from replkv.errors import DirectoryInUse
+from replkv.errors import DirectoryInUse, Incompatible
 from replkv.letters import Hello, Ping, Pong, Welcome
 from replkv.stream import Stream
 
@@ -215,6 +215,21 @@ def test_a_forked_child_leaves_its_parent_s_door_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_address_is_not_taken_for_one(tmp_path: Path) -> None:
-    (tmp_path / whereabouts.ADDRESSES).write_text("http://x\n")
+    (tmp_path / whereabouts.ADDRESSES).write_text("replkv-clients 1\nhttp://x\n")
     with pytest.raises(ValueError, match="addresses begin with"):
         whereabouts.find(str(tmp_path))
+
+
+@pytest.mark.parametrize("first", ["tcp://127.0.0.1:7420", "replkv-clients", "replkv-clients one", "#"])
+def test_a_file_that_does_not_begin_with_its_version_is_not_taken_for_one_of_addresses(tmp_path: Path, first: str) -> None:
+    (tmp_path / whereabouts.ADDRESSES).write_text(f"{first}\ntcp://127.0.0.1:7421\n")
+    with pytest.raises(ValueError, match="is not what a file of addresses begins with"):
+        whereabouts.find(str(tmp_path))
+
+
+def test_a_newer_version_s_file_of_addresses_is_refused_by_name_and_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / whereabouts.ADDRESSES).write_text("replkv-clients 2\nin some other way\n")
+    with pytest.raises(Incompatible, match="has version 2, this version reads 1: upgrade this client"):
+        whereabouts.find(str(tmp_path))
+    whereabouts.withdraw(str(tmp_path))
+    assert not os.listdir(tmp_path)

@@ -134,15 +134,16 @@ def test_a_large_snapshot_is_synced_as_it_grows() -> None:
 
 def test_the_bytes_are_those_of_the_manual() -> None:
     disk = MemoryDisk()
-    meta = SnapshotMeta(5, 2, Configuration(("a",), members={"a": 7}))
+    meta = SnapshotMeta(5, 2, Configuration(("a",), members={"a": 7}, addresses={"a": "tcp://a:1"}))
     file = write(disk, [b"state of five"], meta)
     data = disk.read(file.name, 0, file.size)
     assert file.name == "snapshot-0000000000000005-0000000000000002"
-    assert data[:0x3D].hex() == (
-        "726b536e6170010021000000d7e9445092c410000102030405060708090a0b0c0d0e0f9305029491a16190909192a161071a0000000d000000c68b4054"
+    assert data[:0x3F].hex() == (
+        "726b536e617001002f0000006a4ebef692c410000102030405060708090a0b0c0d0e0f9305029591a16190909192a161079192a161a97463703a2f2f613a31"
     )
-    assert data[0x46:0x53] == b"state of five"
-    assert data[0x57:] == bytes(8) + (13).to_bytes(8, "little") + file.sha256 + bytes.fromhex("58205243")
+    assert data[0x3F:0x4B].hex() == "1a0000000d000000c68b4054"
+    assert data[0x54:0x61] == b"state of five"
+    assert data[0x65:] == bytes(8) + (13).to_bytes(8, "little") + file.sha256 + bytes.fromhex("58205243")
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------------------

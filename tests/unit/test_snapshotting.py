@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from fake_network import FakeCluster, InlineHousekeeper
 
 from replkv import codec, ops, snapshotting
 from replkv.config import Config
-from replkv.errors import Corrupt
+from replkv.errors import Corrupt, DiskFull
 from replkv.machine import Machine
 from replkv.messages import Message, SnapshotAck, SnapshotChunk
 from replkv.node import Node
-from replkv.snapshotting import GIVE_UP_AFTER, HOLD
+from replkv.snapshot import SnapshotReceiver
+from replkv.snapshotting import GIVE_UP_AFTER, HOLD, LATELY, ROOM_AGAIN, Measure, Snapshots
+from replkv.status import Status, Transfer
 
 RNG = random.Random(5)
 SMALL = Config(snapshot_bytes=20_000, trailing_entries=4, segment_bytes=1 << 16)
@@ -229,6 +232,24 @@ def test_a_snapshot_that_somebody_else_needs_too_is_not_dropped(cluster: FakeClu
     assert other.name not in whole_snapshots(cluster, "a")
 
 
+def test_a_snapshot_that_was_not_needed_while_another_was_taken_does_not_stay(cluster: FakeCluster) -> None:
+    """It might have been the one that was being taken, and was left where it was until the next start."""
+    grow(cluster)
+    cluster.run(lambda: all(base(node) for node in cluster.nodes.values()))
+    node = cluster.nodes["a"]
+    assert isinstance(node.housekeeper, InlineHousekeeper)
+    assert node.log.snapshot is not None
+    node.housekeeper.idle = node.snapshots._damaged = True
+    cluster.run(lambda: node.snapshots.taking)
+    other = evolve(node.log.snapshot, name="snapshot-0000000000000001-0000000000000001")
+    cluster.disks["a"].allocate(other.name, 10)
+    node.snapshots._drop(other)
+    assert other.name in whole_snapshots(cluster, "a")
+    rouse(node)
+    cluster.run(lambda: not node.snapshots.taking)
+    assert other.name not in whole_snapshots(cluster, "a")
+
+
 def test_a_leader_that_goes_in_the_middle_of_a_snapshot_is_followed_by_one_that_sends_its_own(cluster: FakeCluster) -> None:
     late = fall_behind(cluster)
     leader = cluster.leader()
@@ -356,22 +377,23 @@ def test_a_snapshot_brings_leases_and_compacted_history_to_a_member_that_fell_be
     assert [record[0] for record in node.machine.store.events if record[1] is None and record[5]] == [b"short", b"passing"]
 
 
-def test_members_that_scrubbed_differently_take_equal_snapshots(cluster: FakeCluster) -> None:
+def test_members_that_scrubbed_differently_take_equal_snapshots(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Snapshots, "_share", lambda self, raft, before: SMALL.snapshot_bytes)  # all at the same entries
     leader = cluster.leader() or ""
     slow = next(name for name in "abc" if name != leader)
     cluster.nodes[slow].upkeep._scrubbing.next_at = float("inf")  # it never comes to it
-    sums: dict[int, set[bytes]] = {}
+    sums: dict[int, dict[str, bytes]] = {}
     for number in range(60):
         execute(cluster, leader, ops.Put(f"k{number % 4}", RNG.randbytes(1500)), ops.Delete(f"k{number % 3}"))
         if number % 10 == 9:
             execute(cluster, leader, ops.Compact(cluster.nodes[leader].published.revision - 7))
-        for node in cluster.nodes.values():
+        for name, node in cluster.nodes.items():
             if (file := node.log.snapshot) is not None:
-                sums.setdefault(file.meta.index, set()).add(file.sha256)
+                sums.setdefault(file.meta.index, {})[name] = file.sha256
     cluster.run(lambda: not cluster.nodes[leader].machine.store.unscrubbed and equal(cluster))
     assert cluster.nodes[slow].machine.store.unscrubbed
-    assert len(sums) >= 3
-    assert {len(each) for each in sums.values()} == {1}
+    assert sum(len(each) == 3 for each in sums.values()) >= 3
+    assert {len({*each.values()}) for each in sums.values()} == {1}
 
 
 def loading(cluster: FakeCluster) -> tuple[str, Node]:
@@ -475,3 +497,391 @@ def test_a_snapshot_that_a_follower_has_asked_for_is_not_replaced_before_it_is_s
     cluster.now += HOLD
     leader.snapshots.applied(leader.raft, leader.machine, SMALL.snapshot_bytes)
     assert leader.snapshots.taking
+
+
+# -- taking turns --------------------------------------------------------------------------------------------------------------------
+
+
+SPREAD = Config(snapshot_bytes=12_000, trailing_entries=4, segment_bytes=1 << 16)
+
+
+def places(cluster: FakeCluster, count: int) -> dict[str, list[int]]:
+    """Write entries of one size until each member has taken some snapshots; return at which entries, by member."""
+    taken: dict[str, list[int]] = {name: [] for name in cluster.nodes}
+    number = 0
+    while min(map(len, taken.values())) < count:
+        number += 1
+        call = write(cluster, cluster.leader() or "a", ops.Put("k", RNG.randbytes(200)))
+        cluster.run(lambda: call.finished)  # noqa: B023
+        for name, node in cluster.nodes.items():
+            if base(node) and base(node) not in taken[name]:
+                taken[name].append(base(node))
+        assert number < 1000
+    return taken
+
+
+def distances(taken: dict[str, list[int]], apart: int) -> list[int]:
+    """Return how many entries lie between each snapshot and the nearest of another member, from their ``apart``-th on."""
+    everywhere = [(index, name) for name, indexes in taken.items() for index in indexes]
+    ends = min(indexes[-1] for indexes in taken.values())
+    return [
+        min(abs(index - other) for other, whose in everywhere if whose != name)
+        for name, indexes in taken.items()
+        for index in indexes[apart:]
+        if index <= ends
+    ]
+
+
+def test_members_do_not_all_take_their_snapshots_at_the_same_moment() -> None:
+    """All counted the same bytes of log, and so began at the same entry."""
+    cluster = FakeCluster(config=SPREAD)
+    cluster.run(cluster.leader)
+    taken = places(cluster, 4)
+    period = taken["a"][2] - taken["a"][1]
+    assert min(distances(taken, 0)) >= period // 4
+    for indexes in taken.values():  # each as often as if it were alone
+        assert max(later - sooner for sooner, later in pairwise(indexes)) <= period + 2
+
+
+def test_a_member_that_installed_the_leaders_snapshot_does_not_go_on_in_step_with_it() -> None:
+    cluster = FakeCluster(config=SPREAD)
+    cluster.run(cluster.leader)
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: base(node) > 8 and equal(cluster))
+    assert base(node) in {base(other) for name, other in cluster.nodes.items() if name != late}
+    taken = places(cluster, 4)
+    assert min(distances(taken, 1)) >= 3
+
+
+def test_a_member_that_no_configuration_names_waits_for_as_much_log_as_any() -> None:
+    cluster = FakeCluster(config=SPREAD)
+    cluster.run(cluster.leader)
+    node = cluster.nodes["b"]
+    assert node.raft is not None
+    assert [node.snapshots._share(node.raft, before) for before in (None, "a", "b", "c", "x")] == [8000, 4000, 12_000, 8000, 8000]
+    node.snapshots._name = "x"
+    assert node.snapshots._share(node.raft, "a") == 12_000
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_between_two_entries_are_known_to_a_grain() -> None:
+    measure = Measure(100)
+    assert measure.first(7, 1000) == 8  # nothing was counted: nothing is kept
+    sizes = {index: RNG.randrange(1, 80) for index in range(11, 400)}
+    for index, size in sizes.items():
+        measure.add(index, size)
+    for index, most in ((399, 0), (399, 1000), (399, 5000), (350, 777), (11, 50), (399, 10**9), (200, 10**9)):
+        first = measure.first(index, most)
+        kept = sum(sizes[one] for one in range(first, index + 1))
+        assert kept <= most + 180
+        assert first == 11 or kept + sizes.get(first - 1, 0) >= most - 180
+    measure.forget(300)
+    assert 299 <= measure.first(399, 10**9) <= 301
+    measure.restart()
+    assert measure.first(399, 10**9) == 400
+    measure.add(1000, 10)
+    assert measure.first(1000, 10**9) == 1000
+
+
+def small_writes(cluster: FakeCluster, until: Callable[[], Any]) -> None:
+    """Let the log grow by small entries."""
+    name = next(name for name in cluster.nodes if name not in cluster.paused)
+    for number in range(3000):
+        if until():
+            return
+        call = write(cluster, name, ops.Put("k", b"%d" % number))
+        cluster.run(lambda: call.finished)  # noqa: B023
+    raise AssertionError("in vain")
+
+
+def test_a_follower_that_is_some_hundred_small_entries_behind_needs_no_snapshot() -> None:
+    """256 entries were kept, whatever their size: a pause of a second was enough."""
+    cluster = FakeCluster(config=Config(snapshot_bytes=60_000))
+    cluster.run(cluster.leader)
+    leader = cluster.nodes[cluster.leader() or ""]
+    small_writes(cluster, lambda: leader.snapshots.taken == 1 and leader.snapshots.log_bytes > 20_000)
+    late = next(name for name in "abc" if cluster.nodes[name] is not leader)
+    before = cluster.nodes[late].raft
+    assert before is not None
+    cluster.crash(late)
+    small_writes(cluster, lambda: leader.snapshots.taken == 2 and base(leader) - before.last_index > 300)
+    assert cluster.now < 1000 + LATELY
+    node = cluster.start(late)
+    seen = chunks_to(cluster, late)
+    cluster.run(lambda: node.machine.applied == leader.machine.applied)
+    assert seen == []
+
+
+def test_a_follower_that_was_away_for_long_holds_up_no_trimming() -> None:
+    cluster = FakeCluster(config=Config(snapshot_bytes=60_000, trailing_entries=4))
+    cluster.run(cluster.leader)
+    leader = cluster.nodes[cluster.leader() or ""]
+    late = next(name for name in "abc" if cluster.nodes[name] is not leader)
+    cluster.crash(late)
+    until = cluster.now + LATELY
+    cluster.run(lambda: cluster.now > until, LATELY + 10)
+    small_writes(cluster, lambda: leader.snapshots.taken == 1)
+    assert leader.raft is not None
+    log = leader.raft._log
+    kept = sum(len(entry.encoded) for entry in log.between(log.base_index + 1, base(leader)))
+    assert 60_000 / 8 < kept < 60_000 / 3  # a quarter, for anybody
+    assert leader.raft.peers[late].match < log.base_index
+
+
+def test_large_entries_are_not_kept_by_the_hundred() -> None:
+    """They were counted, not weighed: 256 blocks may have 128 MiB."""
+    cluster = FakeCluster(config=Config(snapshot_bytes=200_000))
+    cluster.run(cluster.leader)
+    leader = cluster.nodes[cluster.leader() or ""]
+    for _ in range(3):
+        grow(cluster)
+    cluster.run(lambda: not leader.snapshots.taking)
+    assert leader.raft is not None
+    log = leader.raft._log
+    assert sum(len(entry.encoded) for entry in log.between(log.base_index + 1, log.last_index)) < 3 * 200_000
+
+
+def test_a_log_does_not_grow_without_limit_while_a_snapshot_is_sent_slowly(cluster: FakeCluster) -> None:
+    """No other was taken meanwhile, however long it took."""
+    late = fall_behind(cluster)
+    leader = cluster.nodes[cluster.leader() or ""]
+    cluster.start(late)
+    tamper(cluster, late, lambda message: isinstance(message, SnapshotAck))
+    cluster.run(lambda: leader.snapshots._sending)
+    sending = leader.snapshots._sending[late]
+    for _ in range(6):
+        for number in range(20):
+            sending.progressed = cluster.now  # as if one chunk came through now and then
+            call = write(cluster, leader.name, ops.Put(f"k{number}", RNG.randbytes(60_000)))
+            cluster.run(lambda: call.finished)  # noqa: B023
+            large = leader.log.snapshot.size if leader.log.snapshot is not None else 0
+            assert leader.snapshots.log_bytes < SMALL.snapshot_bytes + large + 2 * 60_000
+    assert leader.snapshots._sending.get(late) is not sending
+    assert leader.log.snapshot is not None
+    assert leader.log.snapshot.meta.index > sending.file.meta.index
+    assert sending.file.name not in cluster.disks[leader.name].list()
+
+
+def test_a_follower_that_is_there_but_slow_is_not_left_behind(cluster: FakeCluster) -> None:
+    """The snapshot waits for it until the log has grown by as much again."""
+    leader = cluster.nodes[cluster.leader() or ""]
+    assert leader.raft is not None
+    late = next(name for name in "abc" if cluster.nodes[name] is not leader)
+    grow(cluster)
+    cluster.run(lambda: leader.raft is not None and leader.raft.peers[late].match == leader.raft.last_index)
+    at, snapshots = leader.machine.applied, leader.snapshots
+    before = leader.raft.peers[late].match
+    assert not snapshots._leaves_behind(leader.raft, at, cluster.now)
+    for peer in leader.raft.peers.values():
+        peer.match = at + 9
+    leader.raft.peers[late].match = base(leader)
+    for index in range(at + 1, at + 10):
+        snapshots._measure.add(index, SMALL.snapshot_bytes // 4)
+    assert snapshots._leaves_behind(leader.raft, at + 9, cluster.now)
+    assert not snapshots._leaves_behind(leader.raft, at + 9, cluster.now + 10)  # it is gone
+    leader.raft.peers[late].match = base(leader) - 1
+    assert not snapshots._leaves_behind(leader.raft, at + 9, cluster.now)  # it needs a snapshot anyway
+    leader.raft.peers[late].match = before
+    snapshots._bytes = 10**9
+    snapshots._sending[late] = snapshotting._Sending(1, leader.log.snapshot, 0, 0.0, 0.0)  # type: ignore[arg-type]
+    assert not snapshots._is_held(leader.raft, at)
+
+
+# -- going on ------------------------------------------------------------------------------------------------------------------------
+
+
+def chunks_to(cluster: FakeCluster, late: str) -> list[tuple[str, int]]:
+    """Return a list that the sender and the offset of each chunk to a member are added to as it leaves."""
+    seen: list[tuple[str, int]] = []
+    for name in cluster.nodes:
+
+        def note(message: Message, name: str = name) -> bool:
+            if isinstance(message, SnapshotChunk):
+                seen.append((name, message.offset))
+            return False
+
+        if name != late:
+            tamper(cluster, name, note)
+    return seen
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2 * GIVE_UP_AFTER], ids=["for a moment", "for so long that it was given up"])
+def test_a_snapshot_goes_on_where_it_was_when_the_connection_was_lost(
+    cluster: FakeCluster, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshotting, "CHUNK", 50_000)
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.snapshots._receiver is not None and node.snapshots._receiver.offset >= 500_000)
+    receiver = node.snapshots._receiver
+    cluster.paused.add(late)
+    for peer in "abc":
+        cluster.network.cut(late, peer)
+        cluster.network.cut(peer, late)
+    until = cluster.now + seconds
+    while cluster.now < until:
+        cluster.turn()
+        for peer in "abc":
+            cluster.network.cut(late, peer, told=False)
+            cluster.network.cut(peer, late, told=False)
+    cluster.paused.clear()
+    cluster.network.ends[late].events.clear()
+    seen = chunks_to(cluster, late)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+    assert receiver is not None
+    assert node.snapshots._receiver is None
+    assert all(offset == 0 or offset >= 450_000 for _, offset in seen)
+    assert seen
+
+
+def test_a_snapshot_goes_on_where_it_was_when_its_leader_was_started_again(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshotting, "CHUNK", 50_000)
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.snapshots._receiver is not None and node.snapshots._receiver.offset >= 500_000)
+    leader = cluster.leader() or ""
+    cluster.crash(next(name for name in "abc" if name not in (late, leader)))  # so that nobody else can lead
+    cluster.crash(leader)
+    cluster.start(leader)
+    seen = chunks_to(cluster, late)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+    assert seen
+    assert {name for name, _ in seen} == {leader}
+    assert all(offset == 0 or offset >= 500_000 for _, offset in seen)
+
+
+def test_a_leader_waits_for_a_follower_that_takes_longer_to_load_than_it_would_wait_for_one_that_is_silent(cluster: FakeCluster) -> None:
+    """It gave up after ten seconds, took its next snapshot, and trimmed what the follower needed: a large state never came through."""
+    late, node = loading(cluster)
+    leader = cluster.nodes[cluster.leader() or ""]
+    sending = leader.snapshots._sending[late]
+    until = cluster.now + 3 * GIVE_UP_AFTER
+    while cluster.now < until:
+        call = write(cluster, leader.name, ops.Put("meanwhile", RNG.randbytes(1000)))
+        cluster.run(lambda: call.finished)  # noqa: B023
+        later = cluster.now + 1.0
+        cluster.run(lambda: cluster.now > later)  # noqa: B023
+    assert leader.snapshots._sending[late] is sending
+    assert leader.log.snapshot == sending.file
+    rouse(node)
+    seen = chunks_to(cluster, late)
+    cluster.run(lambda: equal(cluster))
+    assert all(offset > 0 for _, offset in seen)
+
+
+def test_what_has_arrived_of_a_snapshot_that_nobody_needs_any_more_does_not_stay(cluster: FakeCluster) -> None:
+    """The next leader had the log that was missing: the half stayed on the disk until the next start."""
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    cluster.run(lambda: node.snapshots._receiver is not None)
+    receiver, raft = node.snapshots._receiver, node.raft
+    assert receiver is not None
+    assert raft is not None
+    node.snapshots.tick(raft, cluster.now)
+    assert node.snapshots._receiver is receiver
+    raft.commit, commit = receiver.meta.index, raft.commit
+    node.snapshots.tick(raft, cluster.now)
+    raft.commit = commit
+    assert node.snapshots._receiver is None
+    assert not [name for name in cluster.disks[late].list() if name.endswith(".tmp")]
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+
+
+def test_a_follower_without_room_for_a_snapshot_is_not_sent_it_again_and_again(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was filled up, emptied and filled up again as fast as the leader could send."""
+    late = fall_behind(cluster)
+    node = cluster.start(late)
+    tried: list[float] = []
+    add = SnapshotReceiver.add
+
+    def full(self: SnapshotReceiver, offset: int, data: bytes) -> None:
+        if len(tried) < 3:
+            tried.append(cluster.now)
+            raise DiskFull("no room")
+        add(self, offset, data)
+
+    monkeypatch.setattr(SnapshotReceiver, "add", full)
+    cluster.run(lambda: node.machine.applied > 8 and equal(cluster), 120.0)
+    assert min(later - sooner for sooner, later in pairwise(tried)) >= ROOM_AGAIN
+
+
+def test_nothing_is_sent_to_or_kept_for_one_that_is_no_follower_any_more(cluster: FakeCluster) -> None:
+    late = fall_behind(cluster)
+    leader = cluster.nodes[cluster.leader() or ""]
+    cluster.start(late)
+    tamper(cluster, late, lambda message: isinstance(message, SnapshotAck))
+    cluster.run(lambda: leader.snapshots._sending)
+    assert leader.raft is not None
+    assert leader.raft._lead is not None
+    del leader.raft._lead.peers[late]
+    leader.snapshots.tick(leader.raft, cluster.now + GIVE_UP_AFTER)
+    assert not leader.snapshots._sending
+    assert leader.snapshots._held_until <= cluster.now + HOLD
+
+
+# -- to look at ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_status_tells_how_far_snapshots_are(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshotting, "CHUNK", 50_000)
+    late = fall_behind(cluster)
+    leader = cluster.nodes[cluster.leader() or ""]
+    assert leader.status().transfers == ()
+    assert isinstance(leader.housekeeper, InlineHousekeeper)
+    leader.housekeeper.idle = leader.snapshots._damaged = True
+    cluster.run(lambda: leader.snapshots.taking)
+    leader.housekeeper.idle = False
+    node = cluster.start(late)
+    seen: dict[str, list[Transfer]] = {}
+    while node.machine.applied < 8:
+        cluster.turn()
+        for one in (*leader.status().transfers, *node.status().transfers):
+            seen.setdefault(one.doing, []).append(one)
+    assert {*seen} >= {"sending", "receiving"}
+    assert {one.peer for one in seen["sending"]} == {late}
+    assert {one.peer for one in seen["receiving"]} == {leader.name}
+    for some in (seen["sending"], seen["receiving"]):
+        assert {one.total for one in some} == {leader.log.snapshot.size if leader.log.snapshot is not None else 0}
+        assert [one.done for one in some] == sorted(one.done for one in some)
+        assert len({one.done for one in some}) > 5
+    cluster.run(lambda: node.status().transfers == leader.status().transfers == ())
+
+
+def test_a_status_tells_of_a_snapshot_that_is_loaded(cluster: FakeCluster) -> None:
+    _, node = loading(cluster)
+    assert [(one.doing, one.share) for one in node.status().transfers] == [("loading", 1.0)]
+
+
+def test_a_status_tells_how_far_the_taking_of_a_snapshot_is(cluster: FakeCluster) -> None:
+    grow(cluster)
+    cluster.run(lambda: all(base(node) > 8 for node in cluster.nodes.values()))
+    node = cluster.nodes["a"]
+    assert isinstance(node.housekeeper, InlineHousekeeper)
+    node.housekeeper.idle = node.snapshots._damaged = True
+    cluster.run(lambda: node.snapshots.taking)
+    steps, done = node.housekeeper.jobs.pop()
+    shares = []
+    for _ in steps:
+        (one,) = node.status().transfers
+        assert (one.doing, one.peer) == ("taking", "")
+        shares.append(one.share)
+    done(None)
+    assert shares == sorted(shares)
+    assert shares[0] < 0.3
+    assert shares[-1] > 0.9
+    assert node.status().transfers == ()
+
+
+def test_a_status_survives_its_way_to_a_client_also_from_another_version() -> None:
+    status = Status("a", "leader", "a", 3, 4, 5, 6, 7, ("a", "b"), ("b",), transfers=(Transfer("sending", "b", 10, 40),))
+    wire = codec.unpack(codec.pack(status.to_wire()))
+    assert Status.from_wire(wire) == status
+    assert status.transfers[0].share == 0.25
+    assert Status.from_wire((*wire, "more")) == status
+    assert Status.from_wire(wire[:10]) == evolve(status, transfers=())
+    assert Transfer("taking", "", 0, 0).share == 1.0

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kv import KEYS, Dice, carry_out, commands, keys, long_throws, reading_txns, same, simple, spans, txns
 
 from replkv import codec, errors, ops, wire
+from replkv.address import parse_address
 from replkv.codec import DecodeError
 from replkv.kv import Store, run
 from replkv.lease import Leases
+from replkv.member_ops import ChangeMembers, to_member_name
 from replkv.ops import KEEP, Key
 from replkv.refusals import STATUS, refuse
 from replkv.txn import Writer
@@ -290,6 +293,29 @@ def rebuilt_grant(lease: int, ttl: int, keeper: int) -> ops.Grant:
     return ops.Grant(lease, ttl, keeper)
 
 
+@frozen
+class Level:
+    """There is no operation for it: members propose it by themselves."""
+
+    level: int
+
+    def to_wire(self) -> Raw:
+        if not self.level:
+            raise ValueError("no level")
+        return (wire.LEVEL, self.level)
+
+
+def rebuilt_members(add: Any, remove: Any, learners: Any, promote: Any) -> ChangeMembers:
+    pairs = [(strict(str, name), address) for name, address in (*strict(tuple, add), *strict(tuple, learners))]
+    for _, address in pairs:
+        if address and parse_address(strict(str, address)) != address:
+            raise ValueError("not a url")
+    names = [*(name for name, _ in pairs), *(strict(str, name) for name in (*strict(tuple, remove), *strict(tuple, promote)))]
+    if len({to_member_name(name) for name in names}) != len(names) or not names or max(map(len, (add, remove, learners, promote))) > 64:
+        raise ValueError("a name twice, or none, or too many")
+    return ChangeMembers(tuple((name, strict(str, address)) for name, address in add), remove, learners, promote)
+
+
 PLAIN: dict[int, Any] = {
     wire.PUT: rebuilt_put,
     wire.PUT_WITH: rebuilt_put,
@@ -306,6 +332,8 @@ ALONE: dict[int, Any] = {
     wire.RENEW: numbered(ops.Renew),
     wire.KEEP_ALIVE: numbered(ops.KeepAlive),
     wire.REVOKE: numbered(ops.Revoke),
+    wire.MEMBERS: rebuilt_members,
+    wire.LEVEL: numbered(Level),
 }
 
 
@@ -463,6 +491,33 @@ def test_transactions_may_be_nested_16_deep_and_no_deeper() -> None:
         (wire.TXN, ((b"l", b"l\x00", wire.FENCE, 1, b"1"),), (), ()),
         (wire.TXN, ((b"l", b"l\x00", float(wire.FENCE), 1, 1),), (), ()),
         (wire.COMPACT, None),
+        (wire.MEMBERS, (), (), (), ()),
+        (wire.MEMBERS, (), ("a",), ()),
+        (wire.MEMBERS, None, ("a",), (), ()),
+        (wire.MEMBERS, (), "a", (), ()),
+        (wire.MEMBERS, (), (b"a",), (), ()),
+        (wire.MEMBERS, (), ("",), (), ()),
+        (wire.MEMBERS, (), (".a",), (), ()),
+        (wire.MEMBERS, (), ("ä",), (), ()),
+        (wire.MEMBERS, (), ("a\n",), (), ()),
+        (wire.MEMBERS, (), ("x" * 65,), (), ()),
+        (wire.MEMBERS, (), ("a", "a"), (), ()),
+        (wire.MEMBERS, (("a", ""),), ("a",), (), ()),
+        (wire.MEMBERS, (("a", ""),), (), (("a", ""),), ()),
+        (wire.MEMBERS, (), ("a",), (), ("a",)),
+        (wire.MEMBERS, (("a", ""), ("a", "tcp://a:1")), (), (), ()),
+        (wire.MEMBERS, (("a",),), (), (), ()),
+        (wire.MEMBERS, (("a", "", ""),), (), (), ()),
+        (wire.MEMBERS, ("a",), (), (), ()),
+        (wire.MEMBERS, (("a", None),), (), (), ()),
+        (wire.MEMBERS, (("a", b""),), (), (), ()),
+        (wire.MEMBERS, (("a", "a:1"),), (), (), ()),
+        (wire.MEMBERS, (("a", "tcp://a"),), (), (), ()),
+        (wire.MEMBERS, (("a", f"inproc://{'x' * 255}"),), (), (), ()),
+        (wire.MEMBERS, (), tuple(f"m{number}" for number in range(65)), (), ()),
+        (wire.LEVEL, 0),
+        (wire.LEVEL, True),
+        (wire.LEVEL, 1 << 63),
         (wire.GRANT, 0, 0, 0),
         (wire.KEEP_ALIVE,),
         (wire.TXN, (), ()),

@@ -13,6 +13,7 @@ from replkv.messages import NOWHERE, UNKNOWN, Append, AppendReply, Census, Censu
 from replkv.raft import Role
 from replkv.raftlog import configuration_in
 from replkv.testing.history import Violation
+from replkv.testing.raft_check import check_raft
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ def check_step(before: Member, after: Member, *, restarted: bool) -> None:
         Violation: it did go back.
     """
     try:
-        after.raft.check()
+        check_raft(after.raft)
     except InvariantBroken as broken:
         raise Violation("P2", str(broken)) from broken
     if not restarted:
