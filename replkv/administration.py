@@ -47,7 +47,9 @@ class Administration(Surface[W, L]):
             WaitTimeout: the change is decided, and will be carried out; it was not within the timeout.
             OutcomeUnknown: handed over, and no answer in time.
         """
-        return self._run(ChangeMembership(ChangeMembers.of({} if add is None else add, remove, {} if learners is None else learners)), timeout)
+        return self._run(
+            ChangeMembership(ChangeMembers.of({} if add is None else add, remove, {} if learners is None else learners)), timeout
+        )
 
     @operation
     def promote(self, name: str, *, timeout: Timeout = DEFAULT) -> Plan[None]:

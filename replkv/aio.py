@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
 from replkv import fork
-from replkv.backup import Backup, File, Pin, write_beside
 from replkv.client import AsyncClient, Target
 from replkv.config import Config
 from replkv.facade import AwaitingFacade
@@ -44,28 +42,6 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
             loop.run_in_executor(None, self._close, 5.0)  # nobody is left who would
             raise
         return self
-
-    async def backup(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        on_progress: Callable[[int], object] | None = None,
-        timeout: Timeout = DEFAULT,
-    ) -> Backup:
-        """Write all there is to a file, as ``Replica.backup``, on a thread of its own; nothing is left of one that is cancelled.
-
-        Args:
-            path: of the file.
-            overwrite: it may take the place of a file that is there.
-            on_progress: called on that thread, now and then, with the bytes of content that were written so far.
-            timeout: seconds until the state is at hand.
-
-        Raises:
-            TypeError, ValueError, OSError, Corrupt: as by ``Replica.backup``.
-        """
-        with File.of(path, overwrite=overwrite) as file:
-            return await write_beside(await self._run(Pin(), timeout), file, on_progress)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.

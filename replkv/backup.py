@@ -1,7 +1,7 @@
 """Backups: the state of a member at one entry of the log, in one file with which another cluster can begin (``new_cluster.py``).
 
 It is a snapshot file, and as such it is checked.  The member's thread only takes hold of the state; the file is written on a thread of
-whoever asked, while writes go on.  It gets its name when it is whole and durable, and counts when it has been read back.
+whoever asked, while writes go on.  It gets its name when it is whole and durable, and was read back.
 """
 
 from __future__ import annotations
@@ -92,14 +92,43 @@ class State:
     chunks: Iterator[bytes]
 
 
-class Pin(Plan[State]):
-    """Take hold of the state that has everything acknowledged before, to write it down on another thread.
-
-    As long as what is returned lives, nothing in it is removed.
-    """
+class Outlined(Plan[Any]):
+    """Take down what the state is besides its pairs: for a client, which reads those by itself, at the same revision."""
 
     __slots__ = ()
     looks = True
+
+    def look(self, machine: Machine, time: int) -> Any:
+        """Take it down."""
+        del time
+        return machine.outline()
+
+    def meaning(self, raw: Raw) -> State | Raw:
+        """Return what was taken.
+
+        Raises:
+            Incompatible: the member is of a version whose dumps are others.
+        """
+        taken: State | Raw = raw[1]
+        if not isinstance(taken, State) and taken[0] != DUMP_VERSION:
+            raise Incompatible(
+                f"the member's state is of version {taken[0]}, this client's of {DUMP_VERSION}: use the member's version here"
+            )
+        return taken
+
+
+class TakeHold(Outlined):
+    """Take hold of the state that has everything acknowledged before, to write it down; in a client, of its outline.
+
+    A member removes nothing of it as long as what is returned lives.
+    """
+
+    __slots__ = ()
+
+    def letter(self, number: int, asker: Asker) -> letters.Look:
+        """Ask a member for the outline."""
+        del asker
+        return letters.Look(number, letters.OUTLINE)
 
     def look(self, machine: Machine, time: int) -> State:
         """Take hold of it."""
@@ -109,41 +138,6 @@ class Pin(Plan[State]):
         state = State(meta, machine.founding.cluster, machine.store.revision, machine.dump())
         machine.pins.add(state)
         return state
-
-    def meaning(self, raw: Raw) -> State:
-        """Hand it on."""
-        state: State = raw[1]
-        return state
-
-
-class Outlined(Plan["Raw"]):
-    """Ask for what the state is besides its pairs; a client reads those, at the same revision."""
-
-    __slots__ = ()
-    looks = True
-
-    def letter(self, number: int, asker: Asker) -> letters.Look:
-        """Ask a member."""
-        del asker
-        return letters.Look(number, letters.OUTLINE)
-
-    def look(self, machine: Machine, time: int) -> Raw:
-        """Take it down."""
-        del time
-        return machine.outline()
-
-    def meaning(self, raw: Raw) -> Raw:
-        """Return it as it is.
-
-        Raises:
-            Incompatible: the member is of a version whose dumps are others.
-        """
-        outline: Raw = raw[1]
-        if outline[0] != DUMP_VERSION:
-            raise Incompatible(
-                f"the member's state is of version {outline[0]}, this client's of {DUMP_VERSION}: use the member's version here"
-            )
-        return outline
 
 
 class Scan(Protocol):
@@ -188,7 +182,7 @@ def _pairs(scan: Scan, revision: int) -> Iterator[tuple[Any, ...]]:
 class File:
     """One file anywhere, seen as the directory in which snapshots are written and read: whatever they call it, it is this one.
 
-    Until ``rename`` it has a name of its own beside the one it is to have.
+    Until ``publish`` it has a name of its own beside the one it is to have.
 
     Args:
         path: of the file.
@@ -262,16 +256,26 @@ class File:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def rename(self, old: str, new: str) -> None:
-        """Give it the name it is to have.
+        """Do nothing yet; see ``publish``."""
+
+    def sync_directory(self) -> None:
+        """Do nothing yet; see ``publish``."""
+
+    def publish(self) -> None:
+        """Give it the name it is to have; durable when this returns.
 
         Raises:
             FileExistsError: another file has it by now.
         """
-        del old, new
         where: dict[str, Any] = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
         if self._overwrite:
             os.rename(self._temporary, self._name, **where)
-            return
+        else:
+            self._link(where)
+        os.fsync(self._directory)
+
+    def _link(self, where: dict[str, Any]) -> None:
+        """Take the name if nobody has it."""
         try:
             os.link(self._temporary, self._name, follow_symlinks=False, **where)
         except FileExistsError:
@@ -284,10 +288,6 @@ class File:
             os.rename(self._temporary, self._name, **where)
         else:
             os.unlink(self._temporary, dir_fd=self._directory)
-
-    def sync_directory(self) -> None:
-        """Make its name durable."""
-        os.fsync(self._directory)
 
     def size(self, name: str) -> int:
         """Return its size in bytes."""
@@ -335,40 +335,55 @@ class File:
 
 
 def write_backup(state: State, file: File, stop: threading.Event | None = None, progress: Progress | None = None) -> Backup:
-    """Write a state down, make the file durable, and read it back; on the caller's thread.
+    """Write a state down, make the file durable, read it back, and give it its name; on the caller's thread.
 
     Args:
         state: what to write.
-        file: where to.
+        file: where to; it is closed.
         stop: when it is set, nothing is left of it, and ``InterruptedError`` is raised.
         progress: called now and then with the bytes of content that are written.
 
     Raises:
         OSError: the disk did not take it; nothing is left of it.
-        Corrupt: what is read back is not what was written; it is left to be looked at.
+        Corrupt: what is read back is not what was written; nothing is left of it.
     """
     with file:
         try:
-            writer = SnapshotWriter(file, state.meta, state.cluster, state.chunks)
-            written = None
-            while written is None:
-                begun = time.thread_time()
-                written = writer.step()
-                time.sleep(REST * (time.thread_time() - begun))
-                if progress is not None:
-                    progress(writer.plain)
-                if stop is not None and stop.is_set():
-                    raise InterruptedError(f"the backup to {file.where} was stopped")
+            sha256 = _read_back(file, _write(state, file, stop, progress))
+            file.publish()
         except BaseException:
             file.discard()
             raise
-        parser, digest = SnapshotParser(file.where), hashlib.sha256()
+        size = file.size("")
+    return Backup(file.where, state.revision, state.meta.index, state.meta.term, size, sha256, state.cluster.hex())
+
+
+def _write(state: State, file: File, stop: threading.Event | None, progress: Progress | None) -> bytes:
+    """Write a state down, and return the SHA-256 of its plain stream; not too fast."""
+    writer = SnapshotWriter(file, state.meta, state.cluster, state.chunks)
+    written = None
+    while written is None:
+        begun = time.thread_time()
+        written = writer.step()
+        time.sleep(REST * (time.thread_time() - begun))
+        if progress is not None:
+            progress(writer.plain)
+        if stop is not None and stop.is_set():
+            raise InterruptedError(f"the backup to {file.where} was stopped")
+    return written.sha256
+
+
+def _read_back(file: File, written: bytes) -> str:
+    """Return the SHA-256 of a file whose plain stream has to have another one."""
+    parser, digest = SnapshotParser(file.where), hashlib.sha256()
+    try:
         for _ in read_through(file, parser, digest.update):
             pass
-        if parser.sha256 != written.sha256:
-            raise Corrupt(f"{file.where} does not hold what was written to it: the disk it is on can't be trusted")
-        size = file.size("")
-    return Backup(file.where, state.revision, state.meta.index, state.meta.term, size, digest.hexdigest(), state.cluster.hex())
+    except Corrupt as error:
+        raise Corrupt(f"{error.damage}, as soon as it was written: the disk it is on can't be trusted", error.damage) from None
+    if parser.sha256 != written:
+        raise Corrupt(f"{file.where} holds something else than was written to it: the disk it is on can't be trusted")
+    return digest.hexdigest()
 
 
 async def write_beside(state: State, file: File, progress: Progress | None = None) -> Backup:

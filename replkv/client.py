@@ -15,13 +15,11 @@ import random
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterable
-from functools import partial
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from replkv import address, letters
-from replkv.backup import Backup, File, Outlined, gathered, write_backup, write_beside
 from replkv.config import Config
 from replkv.errors import Closed, NoLeader, ReplkvError
 from replkv.facade import AwaitingFacade, BlockingFacade, Facade
@@ -32,7 +30,6 @@ from replkv.replica import boottime
 from replkv.sockets import Sockets
 from replkv.status import Member, Status
 from replkv.surface import DEFAULT, Timeout, operation
-from replkv.values import ScanResult
 from replkv.waiting import Notifier
 from replkv.watching import AsyncWatch, Watch
 from replkv.wire import Raw
@@ -208,33 +205,6 @@ class Client(ConnectedClient[Watch, Lease], BlockingFacade[Watch, Lease]):
             self._close(0.0)
             raise
 
-    def backup(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        on_progress: Callable[[int], object] | None = None,
-        timeout: Timeout = DEFAULT,
-    ) -> Backup:
-        """Write all there is to a file on this machine, as ``Replica.backup``, but for history, which a restore leaves out in any case.
-
-        It is read bit by bit at one revision: where so much is written meanwhile that this one is compacted, have a member take it.
-
-        Args:
-            path: of the file, in a directory that exists.
-            overwrite: it may take the place of a file that is there.
-            on_progress: called now and then with the bytes of content that were written so far.
-            timeout: seconds for each of the calls that read.
-
-        Raises:
-            TypeError, ValueError, OSError, Corrupt: as by ``Replica.backup``.
-            Compacted: what was to be read is not kept any more; nothing is left of the file.
-            Incompatible: the member is of another version than this client.
-        """
-        with File.of(path, overwrite=overwrite) as file:
-            state = gathered(self._run(Outlined(), timeout), partial(self.scan, timeout=timeout))
-            return write_backup(state, file, progress=on_progress)
-
     def close(self, timeout: float = 5.0) -> None:
         """Wait a moment for what is under way, and end; does nothing when closed already, and in a forked child.
 
@@ -277,35 +247,6 @@ class AsyncClient(ConnectedClient[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
     def _close_soon(self) -> None:
         self._closed = True  # at once, for who tries again at once
         asyncio.get_running_loop().run_in_executor(None, self._close, 0.0)
-
-    async def backup(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        on_progress: Callable[[int], object] | None = None,
-        timeout: Timeout = DEFAULT,
-    ) -> Backup:
-        """Write all there is to a file on this machine, as ``Client.backup``, on a thread of its own; nothing is left when it is cancelled.
-
-        Args:
-            path: of the file, in a directory that exists.
-            overwrite: it may take the place of a file that is there.
-            on_progress: called on that thread, now and then, with the bytes of content that were written so far.
-            timeout: seconds for each of the calls that read.
-
-        Raises:
-            TypeError, ValueError, OSError, Corrupt, Compacted, Incompatible: as by ``Client.backup``.
-        """
-        loop = asyncio.get_running_loop()
-
-        def scan(**arguments: Any) -> ScanResult:
-            return asyncio.run_coroutine_threadsafe(self.scan(**arguments, timeout=timeout), loop).result()
-
-        with File.of(path, overwrite=overwrite) as file:
-            outline = await self._run(Outlined(), timeout)
-            state = await loop.run_in_executor(None, gathered, outline, scan)
-            return await write_beside(state, file, on_progress)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Wait a moment for what is under way, and end; as ``Client.close``.

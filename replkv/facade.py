@@ -6,19 +6,21 @@ What carries it out is the facade's ``Engine``, a member in this process or a co
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import abstractmethod
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from replkv.administration import Administration
 from replkv.awaiting import AwaitingSurface
+from replkv.backup import Backup, File, State, TakeHold, gathered, write_backup, write_beside
 from replkv.blocking import BlockingSurface
 from replkv.errors import ReplkvError
 from replkv.plans import Plan
 from replkv.reads import NOT_YET
 from replkv.surface import DEFAULT, Timeout
-from replkv.values import to_timeout
+from replkv.values import ScanResult, to_timeout
 from replkv.waiting import BlockedCall, FutureCall, LoopCall, Resolver, finished, overloaded, resumable, time_left
 
 if TYPE_CHECKING:
@@ -78,6 +80,41 @@ class Facade(Administration[W, L]):
 
 class BlockingFacade(Facade[W, L], BlockingSurface):
     """A facade on which a call blocks until it has its result."""
+
+    def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> Backup:
+        """Write all there is to a file on this machine, with which ``replkv.restore`` can begin a cluster; everything else goes on.
+
+        Any member can, learners too, and any client; what was acknowledged before is in it.  The file gets its name when it is whole and
+        durable, and was read back and found to be what was written.  Only its owner may read it.
+
+        A member keeps history until it has written it.  A client reads bit by bit at one revision, and leaves history out, as a restore
+        does in any case: where so much is written meanwhile that this revision is compacted, have a member take the backup.
+
+        Args:
+            path: of the file, in a directory that exists; a backup that was cut off leaves at most a hidden file beside it.
+            overwrite: it may take the place of a file that is there.
+            on_progress: called now and then with the bytes of content that were written so far.
+            timeout: seconds for each of the calls that ask for the state; writing takes as long as it takes.
+
+        Raises:
+            TypeError, ValueError: no path or timeout.
+            OSError: the file can't be written; nothing is left of it.  ``FileExistsError``: it is there.
+            Corrupt: what was read back is not what was written; nothing is left of it.
+            Compacted: by a client, see above; nothing is left of the file.
+            Incompatible: by a client whose version is not that of the member.
+        """
+        with File.of(path, overwrite=overwrite) as file:
+            state = self._run(TakeHold(), timeout)
+            if not isinstance(state, State):
+                state = gathered(state, partial(self.scan, timeout=timeout))
+            return write_backup(state, file, progress=on_progress)
 
     def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
         engine = self._engine()
@@ -153,6 +190,36 @@ class BlockingFacade(Facade[W, L], BlockingSurface):
 
 class AwaitingFacade(Facade[W, L], AwaitingSurface):
     """A facade on which a call is awaited."""
+
+    async def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> Backup:
+        """Write all there is to a file, as ``Replica.backup``, on a thread of its own; nothing is left of one that is cancelled.
+
+        Args:
+            path: of the file, in a directory that exists.
+            overwrite: it may take the place of a file that is there.
+            on_progress: called on that thread, now and then, with the bytes of content that were written so far.
+            timeout: seconds for each of the calls that ask for the state.
+
+        Raises:
+            TypeError, ValueError, OSError, Corrupt, Compacted, Incompatible: as by ``Replica.backup``.
+        """
+        loop = asyncio.get_running_loop()
+
+        def scan(**arguments: Any) -> ScanResult:
+            return asyncio.run_coroutine_threadsafe(self.scan(**arguments, timeout=timeout), loop).result()
+
+        with File.of(path, overwrite=overwrite) as file:
+            state = await self._run(TakeHold(), timeout)
+            if not isinstance(state, State):
+                state = await loop.run_in_executor(None, gathered, state, scan)
+            return await write_beside(state, file, on_progress)
 
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
         engine = self._engine()

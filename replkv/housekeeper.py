@@ -44,15 +44,13 @@ _trim = _find_trim()
 LONG = 256
 """Steps after which a job has taken so much memory that it is given back to the system afterwards: glibc would keep the gaps."""
 REST = 2.0
-"""How many times as long as it works the thread rests, be it that it waits for the disk or for the interpreter.
+"""How many times as long as a step took of the CPU the thread rests behind it.
 
 Each time the node's thread, or a caller's, comes back from the kernel it needs the interpreter, a dozen times per put.  Beside a thread
 that only computes it would have to wait each time, and a put would take many times as long.
 """
 LONGEST_REST = 0.02
 """Seconds; who closes the member need not wait longer, nor does a new job."""
-LONGEST_WORK = 0.002
-"""Seconds for which it works without a rest at most, after it had to wait for long."""
 
 Job: TypeAlias = tuple[Iterator[None], Done]
 
@@ -89,20 +87,16 @@ class HousekeeperThread:
 
     def _run(self) -> None:
         jobs: deque[tuple[Iterator[None], Done, int]] = deque()  # with the steps that were done
-        owed = 0.0
         while not self._closed:
             if not jobs or not self._new.empty():
                 if (new := self._new.get()) is not None:
                     jobs.append((*new, 0))
                 del new
                 continue
-            begun, worked = time.perf_counter(), time.thread_time()
-            if owed > 0.0:
-                time.sleep(min(LONGEST_REST, owed))
+            begun = time.thread_time()
             self._step(jobs)
-            worked = time.thread_time() - worked
-            owed += REST * worked - (time.perf_counter() - begun - worked)
-            owed = max(-REST * LONGEST_WORK, owed) if jobs else 0.0
+            if jobs and self._new.empty():
+                time.sleep(min(LONGEST_REST, REST * (time.thread_time() - begun)))
 
     def _step(self, jobs: deque[tuple[Iterator[None], Done, int]]) -> None:
         """Do the next step of the first job; the job goes to the end of the line, or is over."""

@@ -61,6 +61,9 @@ FAREWELL = 2.0
 """Seconds for which a link is kept to somebody who is no longer a member: what tells so is on its way."""
 HELLO_MAX = 4096
 """Bytes a frame may have before its sender is known."""
+ITSELF = "this is the same member"
+"""The answer to a member that found itself at an address that it was told; others may answer there the next time."""
+
 NOTHING = About()
 """What somebody says who has said nothing yet."""
 
@@ -380,7 +383,7 @@ class Links:
             self.removed_by[peer.removeprefix(SEED)] = refuse.reason
         if self.cluster != codec.NO_CLUSTER and refuse.cluster not in (codec.NO_CLUSTER, self.cluster):
             self.excluded_by[peer] = refuse.reason
-        if refuse.reason not in link.refusals:
+        if refuse.reason not in link.refusals and refuse.reason != ITSELF:
             logger.warning("%s is refused by %s at %s: %s", self.identity.name, peer, link.url, refuse.reason)
         link.refusals.add(refuse.reason)
         link.refusal = refuse.reason
@@ -477,7 +480,7 @@ class Links:
         if name != expected:
             return f"member {name} answers at the address of {expected}; correct the address"
         if name == me:
-            return f"two members are called {me}; give each its own name"
+            return ITSELF if peer.incarnation == self.identity.incarnation else f"two members are called {me}; give each its own name"
         if codec.NO_CLUSTER not in (cluster, self.cluster) and cluster != self.cluster:
             return f"{me} belongs to cluster {self.cluster.hex()}, {name} to cluster {cluster.hex()}; use each directory with its own peers"
         if self.members is not None:

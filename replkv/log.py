@@ -295,7 +295,8 @@ class Log:
         self._identity = identity
         self._write_afresh(Salvage(identity, founding.encoded, HardState(end.term), end, snapshot, (), configuration, *used))
         self._remove_all_but({self._segment}, self._disk.list())
-        self.prepare()
+        with contextlib.suppress(DiskFull):  # there may be room when it starts
+            self.prepare()
 
     @property
     def last_index(self) -> int:

@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 
 from replkv import codec
 from replkv.address_book import SEED
-from replkv.errors import Incompatible, Removed, WrongCluster
+from replkv.errors import Removed, WrongCluster
 from replkv.founding import check_founding, founding_entry
 from replkv.member_ops import ChangeMembers
 from replkv.messages import EXPECTED, Application, EntryKind, Found
@@ -99,12 +99,16 @@ class Membership:
         return True
 
     def told(self, peer: str, message: Found, now: float) -> None:
-        """Begin an empty log with the founding entry of the cluster that this member was let into; it may be one of its founders."""
+        """Begin an empty log with the founding entry of the cluster that this member was let into; it may be one of its founders.
+
+        Raises:
+            Incompatible: this version can't take part in that cluster.
+        """
         if self._log.last_index:
             return
         try:
             check_founding(message.entry)
-        except (codec.DecodeError, Incompatible) as error:
+        except codec.DecodeError as error:
             logger.warning("%s dropped a founding entry from %s: %s", self._name, peer, error)
             return
         self._book.told(message.addresses)
@@ -177,22 +181,27 @@ class Membership:
             reasons = ", ".join(f"{peer} says: {reason}" for peer, reason in sorted(removed_by.items()))
             raise Removed(f"member {self._name} was removed from its cluster: {reasons}")
 
-    def check_cluster(self, raft: Raft | None) -> None:
+    def check_cluster(self, raft: Raft) -> None:
         """Find out that most of the peers belong to another cluster.
+
+        Only who is in the newest configuration is asked: where somebody was who has gone, there may be another cluster by now.
 
         Raises:
             WrongCluster: they do.
         """
-        excluded_by, peers = self._links.excluded_by, len(self._book.peers) - (self._name in self._book.peers)
-        if 2 * len(excluded_by) > peers > 0 and (raft is None or raft.leader is None):
+        if raft.leader is not None or raft.configured < self._links.newest:
+            return
+        excluded_by = {peer: reason for peer, reason in self._links.excluded_by.items() if peer in raft.others}
+        if 2 * len(excluded_by) > len(raft.others):
             reasons = ", ".join(f"{peer} says: {reason}" for peer, reason in sorted(excluded_by.items()))
             raise WrongCluster(f"{self._name} is no member of the cluster that most of its peers belong to; {reasons}")
 
     # -- steering ------------------------------------------------------------------------------------------------------------------
 
-    def heard(self, message: Application, now: float) -> None:
+    def heard(self, raft: Raft, message: Application, now: float) -> None:
         """Note a newcomer that another member told of."""
-        self._told[message.name] = message, now + TOLD_FOR
+        if raft.role is Role.LEADER and message.name in raft.configuration.members:
+            self._told[message.name] = message, now + TOLD_FOR
 
     def _note_office(self, raft: Raft, now: float) -> None:
         if self._office != raft.term:
@@ -218,7 +227,7 @@ class Membership:
         """
         self._seen = machine.configured, machine.roster.changes
         behind = machine.applied < raft.configured  # it may not know yet who is wanted, for whom the configuration was made
-        if raft.role is not Role.LEADER or not raft.can_propose or raft.is_unsettled or behind:
+        if raft.role is not Role.LEADER or not raft.is_in_charge or raft.is_unsettled or behind:
             return
         if (step := self.step(raft, machine, now)) is None:
             return

@@ -128,7 +128,7 @@ def recover_lost_majority(
     """Turn the directory of a member that is left of a cluster into that of the first member of a new one; the member must not run.
 
     Only for when the majority is lost for good: as long as it may come back, wait.  Of several that are left choose the one whose
-    ``status().applied`` and ``raft_term`` were highest, and start all others with empty directories.
+    ``status().last_index`` is the largest, and start all others with empty directories.
 
     All that is in this member's log counts, also what nobody knew to be decided: a write may be there that was never acknowledged.  What
     only the lost members had is lost, even if it was acknowledged.  Members of the old cluster that come back are refused with

@@ -174,7 +174,7 @@ class Node(Described):
 
     def _recover(self, recovered: Recovered, now: float) -> None:
         recovered = self._load(recovered)
-        self.book = AddressBook({**self.addresses, **{f"{SEED}{url}": url for url in self.join}})
+        self.book = AddressBook({**self.addresses, **{f"{SEED}{url}": url for url in self.join if url != self.addresses[self.name]}})
         self.links = Links(self.transport, recovered.identity, () if self.join else tuple(sorted(self.addresses)), self.book)
         self.links.about = About(self.addresses[self.name], level=features.LEVEL, priority=self.config.priority)
         founders = {} if self.join else self.addresses
@@ -490,7 +490,7 @@ class Node(Described):
                 self.membership.configured(self.machine, certain=self.ready)
                 self.membership.look_around(self.raft, self.machine, now)
                 self._steer(self.raft, now)
-        self.membership.check_cluster(self.raft)
+            self.membership.check_cluster(self.raft)
 
     # -- what arrives --------------------------------------------------------------------------------------------------------------
 
@@ -510,7 +510,7 @@ class Node(Described):
         elif isinstance(message, Digest):
             self.upkeep.heard(raft, peer, message)
         elif isinstance(message, Application):
-            self.membership.heard(message, now)
+            self.membership.heard(raft, message, now)
         elif isinstance(message, (HandOver, Hindrance)):
             self.succession.heard(raft, peer, message, now)
         elif isinstance(message, Scarcity):

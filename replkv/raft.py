@@ -64,17 +64,15 @@ class Raft:
         rng: source of all randomness.
         restored: the durable state; the default founds nothing and waits for a leader.
         now: seconds.
-        incarnation: if given, this member counts itself as a voter only where the configuration names this incarnation.
+        own: if given, this member counts itself as a voter only where the configuration names this incarnation.
 
     Raises:
         InvariantBroken: the durable state contradicts itself.
     """
 
-    def __init__(
-        self, name: str, timing: Timing, rng: random.Random, restored: Restored, now: float, incarnation: int | None = None
-    ) -> None:
+    def __init__(self, name: str, timing: Timing, rng: random.Random, restored: Restored, now: float, own: int | None = None) -> None:
         self.name = name
-        self._incarnation = incarnation
+        self._incarnation = own
         self.timing = timing
         self._now = now
         self._log = RaftLog(restored.snapshot, restored.entries)
@@ -91,7 +89,7 @@ class Raft:
         self._out = Ready()
         self._configure()
         founded = [configuration for configuration in self._log.configurations if configuration.voters]
-        if founded and all(map(self._is_alone_in, founded)):
+        if founded and all(each.all_voters == {name} and self._votes_in(each) for each in founded):
             self._patience.promised_until = now  # there never was anybody else to promise anything to
             self._stand()
 
@@ -127,10 +125,15 @@ class Raft:
         return self._lead.peers if self._lead else {}
 
     @property
+    def is_in_charge(self) -> bool:
+        """Whether it leads, is not handing over, and has room on the disk: enough for a configuration."""
+        return self._lead is not None and self._lead.heir is None and not self.full
+
+    @property
     def can_propose(self) -> bool:
-        """Whether ``propose`` would take a block now: leading, not handing over, and with room on the disk and in the window."""
-        lead = None if self.full else self._lead
-        return lead is not None and lead.heir is None and self._log.last_index - max(self.commit, lead.first_index - 1) < WINDOW
+        """Whether ``propose`` would take a block now: in charge, and with room in the window."""
+        lead = self._lead if self.is_in_charge else None
+        return lead is not None and self._log.last_index - max(self.commit, lead.first_index - 1) < WINDOW
 
     @property
     def lease_until(self) -> float:
@@ -179,8 +182,8 @@ class Raft:
         """Append an entry as leader.
 
         Returns:
-            Its index; None if this member does not lead, is handing over, or its window is full; for a configuration also while
-            another one, or the leader's first entry, is not committed yet (§4.1 and its erratum).
+            Its index; None if this member is not in charge, or for a block its window is full, for a configuration another one, or
+            the leader's first entry, is not committed yet (§4.1 and its erratum).
 
         Raises:
             ValueError: the configuration can't follow the one in effect, or a cluster would be founded twice.
@@ -188,9 +191,10 @@ class Raft:
         self._pass_time(now)
         if kind is EntryKind.FOUNDING:
             raise ValueError("a cluster is founded once, before its first election")
-        if not (self._lead and self.can_propose):
+        lead = self._lead if self.is_in_charge else None
+        if lead is None or (kind is EntryKind.BLOCK and not self.can_propose):
             return None
-        if kind is EntryKind.CONFIGURATION and not self._lead.may_change_to(codec.decode_configuration(payload), self.commit):
+        if kind is EntryKind.CONFIGURATION and not lead.may_change_to(codec.decode_configuration(payload), self.commit):
             return None
         return self._append_own(kind, payload)
 
@@ -380,16 +384,12 @@ class Raft:
         # A leader that removes itself may be the only one to hold that entry: until it is committed it may be needed once more (§4.2.2).
         return self._votes_in(self.configuration) or (self.is_unsettled and self._votes_in(self._log.configurations[-2]))
 
-    def _is_alone_in(self, configuration: Configuration) -> bool:
-        return configuration.all_voters == {self.name} and self._votes_in(configuration)
-
     def _commit_to(self, index: int) -> None:
         before, self.commit = self.commit, index
-        if before < self._log.configuration_index <= index:
-            if self._lead:
-                self._lead.settling = True
-            else:
-                self._configure()
+        if before < self._log.configuration_index <= index and self._lead:
+            self._lead.settling = True
+        elif before < self._log.configuration_index <= index:
+            self._configure()
 
     def _enter(self, term: int) -> None:
         """Begin a higher term: what was promised to the older one and not yet said need not be said (§3.3)."""

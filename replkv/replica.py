@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from attrs import evolve
 
 from replkv import address, fork
-from replkv.backup import Backup, File, Pin, write_backup
 from replkv.config import Config, Settings
 from replkv.disk import ForgetfulDisk, MemoryDisk, RealDisk
 from replkv.engine import Embedded
@@ -272,7 +271,7 @@ class EmbeddedMember(Facade[W, L]):
         ``_LEARNER`` and ``_INSECURE`` ("1" or "0"), and of ``Config`` ``_CLIENTS`` and ``_PRIORITY``.
 
         Args:
-            overrides: arguments that win over the environment; a ``config`` that names no ``clients``, or no ``priority``, leaves that to it.
+            overrides: arguments that win over the environment; a ``config`` without ``clients`` or ``priority`` leaves that to it.
 
         Raises:
             ValueError: a variable is not in its form; the text names it.
@@ -327,33 +326,6 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
 
     def _constructed(self) -> None:
         self._start_once()
-
-    def backup(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        on_progress: Callable[[int], object] | None = None,
-        timeout: Timeout = DEFAULT,
-    ) -> Backup:
-        """Write all there is to a file with which ``replkv.restore`` can begin a cluster, while everything else goes on.
-
-        Any member can, learners too; what was acknowledged before is in it.  The file gets its name when it is whole and durable, and is
-        then read back: when this returns it is known to be what was written.  Only its owner may read it.  History is kept meanwhile.
-
-        Args:
-            path: of the file, in a directory that exists; a backup that was cut off leaves at most a hidden file beside it.
-            overwrite: it may take the place of a file that is there.
-            on_progress: called now and then with the bytes of content that were written so far.
-            timeout: seconds until the state is at hand; writing takes as long as it takes.
-
-        Raises:
-            TypeError, ValueError: no path or timeout.
-            OSError: the file can't be written; nothing is left of it.  ``FileExistsError``: it is there.
-            Corrupt: what was read back is not what was written.
-        """
-        with File.of(path, overwrite=overwrite) as file:
-            return write_backup(self._run(Pin(), timeout), file, progress=on_progress)
 
     def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
@@ -548,7 +520,7 @@ def _with_choice(config: object, choice: str, value: str) -> Any:
     if not isinstance(config, Config) or getattr(config, choice):
         return config
     try:
-        return evolve(config, **{choice: int(value) if choice == "priority" else value})
+        return evolve(config, priority=int(value)) if choice == "priority" else evolve(config, clients=value)
     except ValueError as error:
         raise ValueError(f"REPLKV_{choice.upper()}: {error}") from None
 

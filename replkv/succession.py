@@ -101,28 +101,28 @@ class Succession:
         if not self._wishes:
             self.hindrance = ""
             return
-        with self._gate:
-            wishes = list(self._wishes)
-        for wish in wishes if raft.leader is not None else ():
-            wish.old = wish.old or raft.leader
-            if raft.leader == wish.to or (wish.to is None and raft.leader != wish.old):
-                self._finish(wish, None)
-            elif (error := _impossible(raft.configuration, wish.to, raft.leader)) is not None:
-                self._finish(wish, error)
-            else:
-                self._pursue(raft, wish, now)
+        if raft.leader is not None:
+            with self._gate:
+                wishes = list(self._wishes)
+            for wish in wishes:
+                self._pursue(raft, raft.leader, wish, now)
+
+    def _pursue(self, raft: Raft, leader: str, wish: _Wish, now: float) -> None:
+        wish.old = wish.old or leader
+        if leader == wish.to or (wish.to is None and leader != wish.old):
+            self._finish(wish, None)
+        elif (error := _impossible(raft.configuration, wish.to, leader)) is not None:
+            self._finish(wish, error)
+        elif raft.role is Role.LEADER:
+            self.hindrance = self._offer(raft, wish.to, now)
+        elif now >= wish.ask_at:
+            wish.ask_at = now + ASK_EVERY
+            self._links.send(leader, HandOver(wish.to or ""))
 
     def _finish(self, wish: _Wish, error: ReplkvError | None) -> None:
         self.give_up(wish.call)
         wish.call.error = error
         wish.call.finish()
-
-    def _pursue(self, raft: Raft, wish: _Wish, now: float) -> None:
-        if raft.role is Role.LEADER:
-            self.hindrance = self._offer(raft, wish.to, now)
-        elif raft.leader is not None and now >= wish.ask_at:
-            wish.ask_at = now + ASK_EVERY
-            self._links.send(raft.leader, HandOver(wish.to or ""))
 
     def _hear_followers(self, raft: Raft, now: float) -> None:
         """Offer this leader's place to whom followers ask for as soon as that one is fit."""

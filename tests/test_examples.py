@@ -177,6 +177,7 @@ def test_the_readme_lists_every_example_and_nothing_else() -> None:
     ("example", "instead", "said"),
     [
         ("feature_flags.py", {}, "worker replica serves port .*"),
+        ("kubernetes", {}, "replica serves port .*"),
         ("live_config_flask.py", {}, "replica serves port .*"),
         ("discovery.py", {}, "replica serves port .*"),
         ("rate_limit.py", {}, "replica called at .*"),

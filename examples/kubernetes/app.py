@@ -1,9 +1,11 @@
 """A pod of a StatefulSet: one member of the cluster, and a web page that counts its visits in it.
 
-    python app.py                          # run, as the environment says
-    python app.py remove store-3 store-4   # in any pod: take members out of the cluster, before their pods are scaled away
+    python examples/kubernetes/app.py 8000   # alone: a cluster of one, in memory
+    curl localhost:8000/
+    python app.py 0.0.0.0:8080               # in a pod: what statefulset.yaml says in the variables of Replica.from_env()
+    python app.py remove store-3 store-4     # in any pod: take members out of the cluster, before their pods are scaled away
 
-``statefulset.yaml`` sets the environment: the variables of ``Replica.from_env()``, and ``APP_LISTEN`` for the web page and the probes.
+README.md beside it says what Kubernetes asks of such a program, and why it is made so.
 """
 
 from __future__ import annotations
@@ -55,9 +57,9 @@ def takes_part(replica: Replica) -> bool:
 
 def open_member() -> Replica:
     """Open this pod's member: one of the founders, or one that joins them."""
-    name = os.environ["REPLKV_NAME"]
-    founders = dict(part.split("=") for part in os.environ["REPLKV_CLUSTER"].split(","))
-    if name in founders:
+    name, cluster = os.environ.get("REPLKV_NAME"), os.environ.get("REPLKV_CLUSTER")
+    founders = dict(part.split("=") for part in cluster.split(",")) if cluster else {}
+    if name is None or name in founders:
         return Replica.from_env()
     data = Path(os.environ["REPLKV_DATA_DIR"])
     if not data.is_dir() or not any(data.iterdir()):  # who was removed has a directory, and must not name itself again
@@ -76,14 +78,15 @@ def ask_for_a_place(name: str, founders: list[str]) -> None:
         cluster.change_members(add={name: os.environ["REPLKV_ADVERTISE"]}, timeout=60)
 
 
-def run() -> None:
+def run(listen: str) -> None:
     """Run the pod until SIGTERM; a member that stops by itself ends it too, with the reason."""
     exit_on_sigterm()
-    host, _, port = os.environ["APP_LISTEN"].rpartition(":")
-    with ThreadingHTTPServer((host, int(port)), Handler) as server:
+    host, _, port = listen.rpartition(":")
+    with ThreadingHTTPServer((host or "127.0.0.1", int(port)), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with open_member() as replica:
             Handler.replica = replica
+            print(f"{replica.name} serves port {port}")
             with replica.watch("\0") as never:  # a watch wakes up when its member stops, and raises the reason
                 for _ in never:
                     pass
@@ -100,4 +103,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["remove"]:
         remove(sys.argv[2:])
     else:
-        run()
+        run(sys.argv[1])

@@ -55,7 +55,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for sc
 def take_backup(asked: Asking, file: str, *, overwrite: bool) -> int:
     """Write all there is to FILE on this machine, while everything goes on.
 
-    What was acknowledged before is in it; history is not. The file gets its name when it is complete, and is read back.
+    What was acknowledged before is in it; history is not. The file gets its name when it is complete, and was read
+    back.
     """
     with _files("asking for what there is") as status, asked.client() as client:
         backup = client.backup(file, overwrite=overwrite, on_progress=lambda size: status.update(f"{size >> 20:,} MiB are written …"))

@@ -11,15 +11,11 @@ from replkv.cli.asking import Asking, asking
 from replkv.cli.forms import draw, print_json, table
 
 
-class _Place(click.ParamType):
-    name = "place"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Read NAME=ADDRESS."""
-        name, separator, where = str(value).partition("=")
-        if not separator:
-            self.fail(f"{value!r} is not NAME=ADDRESS", param, ctx)
-        return name, where
+def _place(value: str) -> tuple[str, str]:
+    name, separator, where = value.partition("=")
+    if not separator:
+        raise click.BadParameter(f"{value!r} is not NAME=ADDRESS")
+    return name, where
 
 
 def _by_name(places: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -31,8 +27,8 @@ def _by_name(places: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 @click.command()
 @asking()
-@click.option("--add", type=_Place(), multiple=True, metavar="NAME=ADDRESS", help="Name one that is to have a vote. May be repeated.")
-@click.option("--learner", type=_Place(), multiple=True, metavar="NAME=ADDRESS", help="Name one that gets everything, but no vote.")
+@click.option("--add", type=_place, multiple=True, metavar="NAME=ADDRESS", help="Name one that is to have a vote. May be repeated.")
+@click.option("--learner", type=_place, multiple=True, metavar="NAME=ADDRESS", help="Name one that gets everything, but no vote.")
 @click.option("--remove", multiple=True, metavar="NAME", help="Remove one for good: only with an empty directory it can come again.")
 @click.option("--promote", multiple=True, metavar="NAME", help="Give a learner a vote.")
 def members(asked: Asking, add: Any, learner: Any, remove: tuple[str, ...], promote: tuple[str, ...]) -> None:

@@ -16,6 +16,9 @@ from replkv.errors import (
     KeyNotFound,
     LeaseNotFound,
     LockLost,
+    MemberExists,
+    MemberNotFound,
+    MembershipRefused,
     NotACounter,
     QuotaExceeded,
     ReplkvError,
@@ -182,6 +185,17 @@ RUNS: dict[str, Callable[[Account], int]] = {
         sum(isinstance(item, Event) for item in part) > 1 for stream in run.streams for part in stream.parts if stream.whole
     ),
     "a watch said how far it is": lambda run: sum(isinstance(part[0], Progress) for stream in run.streams for part in stream.parts),
+    # members
+    "the members were changed": lambda run: run.commands[wire.MEMBERS, wire.OK] - run.own[wire.MEMBERS],
+    "several changes of the members were asked for at once": _counted("change of the members while another was asked for"),
+    "a member was to be removed that is not there": _refused(wire.MEMBERS, MemberNotFound),
+    "a member was to be added that is there at another address": _refused(wire.MEMBERS, MemberExists),
+    "nobody would have been left to vote": _refused(wire.MEMBERS, MembershipRefused),
+    "a member asked to have no vote": lambda run: run.own[wire.MEMBERS],
+    "a member was told of its removal": _counted("member that was told of its removal"),
+    "a removed member came back and was told": _counted("removed member that came back and was told"),
+    "a damaged member was outgrown": _counted("damaged member that was outgrown"),
+    "all members moved at once": _counted("move of all members"),
     # the world
     "a configuration had to wait for the one before": _counted("configuration that had to wait"),
     "the founders' configuration had to be brought back": _counted("configuration brought back"),

@@ -91,6 +91,9 @@ class Administrators:
             member.employed = False
         elif wanted and (sent_away or not member.employed):
             self.employ(member)
+        elif wanted and member.rotten and self._is_hopeless(member):
+            self.wipe(member)
+            member.start()
         elif self._is_lost(member) and not (wanted and member.process.raft is not None):
             member.crash(power=False)
             member.told = self.cluster.map_for(member)
@@ -101,6 +104,11 @@ class Administrators:
         if member.node is None or self.cluster.scheduler.now - member.since < LOST_AFTER:
             return False
         return member.node.raft is None or member.node.raft.leader is None
+
+    def _is_hopeless(self, member: SimMember) -> bool:
+        """Tell whether a damaged disk had better be emptied: who could say what was on it is gone, and the others can do without."""
+        in_doubt = self._is_lost(member) and member.process.raft is not None and member.process.raft.in_doubt
+        return (member.beyond_help or in_doubt) and self.can_do_with([other.name for other in self.cluster.sound if other is not member])
 
     def employ(self, member: SimMember) -> None:
         """Have a member run; where it was removed its directory is emptied before."""
@@ -129,6 +137,8 @@ class Administrators:
         """Whether everybody who is wanted is there, as wanted, and nobody else is, or believes to be."""
         settled, members = self.invariants.settled, self.cluster.members
         if self.electorate.in_force.count(settled) != len(self.electorate.in_force) or {*settled.names} != {*self.roster}:
+            return False
+        if any(member.rotten for member in members.values() if member.name in self.roster):
             return False
         as_wanted = {*settled.voters} == {name for name, wanted in self.roster.items() if wanted.voter}
         strangers = any(member.node is not None for name, member in members.items() if name not in self.roster)

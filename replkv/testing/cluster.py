@@ -38,6 +38,8 @@ WORK = 0.00008
 """Seconds a turn costs at most, besides what its disk costs."""
 USUAL_STEP = 0.0005
 """Seconds a step of a snapshot takes at most, if nothing is wrong."""
+BEYOND_HELP = "nothing is left that says whose log this is", "others vote now than it knows of"
+"""Why a member does not go on with a disk that was damaged; an empty one does."""
 STUCK = 0.5
 """Seconds that no turn takes but one whose disk hangs."""
 
@@ -67,6 +69,7 @@ class SimMember:
     incarnation: int = 0  # of its disk; 0 while that is empty
     farewell: type[ReplkvError] | None = None  # why its last process was sent away, if it was
     since: float = 0.0  # when its process began
+    strange: bool = False  # this life began with a log of which the cluster had removed the member
     wiped: bool = False  # its disk was lost, and nobody lets the new one in: it is not asked to take part
     rotten: bool = False  # its disk may hold damage that has not been healed yet
     rotten_in: int = 0  # the life in which that happened: the next one finds it
@@ -169,6 +172,7 @@ class SimMember:
             if not self.cluster.scenario.steers:
                 leave_alone(node.membership)
             self.incarnation = node.links.identity.incarnation
+            self.strange = node.raft is not None and not self.cluster.belongs(self)
             self.cluster.incarnations.add((self.name, self.incarnation))
         except StorageError as error:
             self._judge(error)
@@ -245,6 +249,7 @@ class SimMember:
         """Give the member an empty disk, and as good a map as there is: an older one might be of a cluster that is no more."""
         self.crash(power=True)
         self.wiped, self.incarnation = not self.cluster.scenario.steers, 0
+        self.rotten = self.beyond_help = False
         self.told = self.cluster.map_for(self)
         self.disk = SimDisk(random.Random(f"disk {self.cluster.scenario.seed} {self.where}"))
 
@@ -361,15 +366,18 @@ class SimMember:
             return
         if isinstance(failure, DiskFull) and self.rotten:
             return  # not even room for a new beginning
-        if isinstance(failure, Corrupt) and self.rotten and "nothing is left that says whose log this is" in str(failure):
-            self.cluster.count("refused to start on a rotten disk")
+        if isinstance(failure, Corrupt) and self.rotten and any(reason in str(failure) for reason in BEYOND_HELP):
+            outgrown = self.node is not None and self.node.raft is not None
+            self.cluster.count("damaged member that was outgrown" if outgrown else "refused to start on a rotten disk")
             self.beyond_help = True
             return
         if isinstance(failure, WrongCluster) and (self.wiped or not self.cluster.belongs(self)):
             self.farewell = WrongCluster
             return  # it has not been named, or not yet, or no more
-        if isinstance(failure, Removed) and self.cluster.scenario.steers and not self.cluster.belongs(self):
-            self.cluster.count("member that was told of its removal")
+        if isinstance(failure, Removed):
+            if not self.cluster.scenario.steers or self.cluster.belongs(self):
+                raise Violation("B2", f"{self.where} stopped, though it was not removed: {failure}") from failure
+            self.cluster.count("removed member that came back and was told" if self.strange else "member that was told of its removal")
             self.farewell = Removed
             return
         raise Violation("N1", f"{self.where} stopped{f': {type(failure).__name__}: {failure}' if failure else ''}") from failure

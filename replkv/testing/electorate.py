@@ -68,7 +68,7 @@ class Electorate:
         return all(2 * sum(name in present for name in half) > len(half) for half in halves)
 
     def core(self, sound: list[SimMember], rng: random.Random, suffice: Callable[[Collection[str]], bool] | None = None) -> list[SimMember]:
-        """Draw members that suffice, by the configurations alone or by another measure, and perhaps some more; all if that is not enough."""
+        """Draw members that suffice, by the configurations or another measure, and perhaps some more; all if that is not enough."""
         drawn, enough = rng.sample(sound, len(sound)), suffice or self.suffice
         counts = range(1, len(drawn) + 1)
         least = next((count for count in counts if enough([member.name for member in drawn[:count]])), len(drawn))

@@ -16,6 +16,7 @@ from attrs import define, field
 
 from replkv.raft import Role
 from replkv.testing.cluster import WORK
+from replkv.testing.swarm import CHANGES_WHO_VOTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -109,7 +110,8 @@ class Nemesis:
     def heal(self) -> None:
         """End all faults for good: whoever is down comes back, though a disk may have been damaged meanwhile."""
         self._stop()
-        if "rot" in self.cluster.scenario.faults and len(self.cluster.mendable) == len(self.cluster.members):  # all can be asked
+        faults = self.cluster.scenario.faults
+        if "rot" in faults and CHANGES_WHO_VOTES.isdisjoint(faults) and len(self.cluster.mendable) == len(self.cluster.members):
             self.rng = random.Random(f"heal {self.cluster.scenario.seed}")
             self._rot_unseen(self.electorate.leaders)
         self._mend_all()
@@ -301,11 +303,12 @@ class Nemesis:
         self.electorate.change(self.rng, self.rng.randint(1, 10))
 
     def _membership(self, _member: SimMember) -> None:
-        self.administrators.change(self.rng, self.rng.randint(1, 6))
+        self.administrators.change(self.rng, self.rng.randint(2, 8))
 
     def _move(self, member: SimMember) -> None:
         """Let a member go on at another address, or all at once."""
         moving = self.cluster.running if self.rng.random() < 0.2 else [member]
+        self.cluster.count("move of one member" if len(moving) < 2 else "move of all members")
         for each in moving:
             each.address = f"inproc://{each.name}-{each.life}"
         for each in moving:

@@ -50,6 +50,7 @@ class View(NamedTuple):
     session: int
     batches: int
     early_reads: bool
+    address: str
 
     @classmethod
     def of(cls, world: Sights, member: SimMember, node: Node, raft: Raft) -> View:
@@ -80,6 +81,7 @@ class View(NamedTuple):
             node.proposals.session,
             len(node.proposals._batches),
             lead is not None and bool(lead._reads) and raft.commit < lead.first_index,
+            member.address,
         )
 
     @property
@@ -185,6 +187,38 @@ class Turn:
     def _has_forgotten(self) -> bool:
         log, last = self.now.raft._log, self.before.last
         return not self.installed and last > log.base_index and log.term_at(last) != self.before.last_term
+
+    @property
+    def founding(self) -> dict[str, int]:
+        """The founders, by incarnation."""
+        founding = self.now.machine.founding
+        return {} if founding is None else founding.configuration.members
+
+    @property
+    def renewed(self) -> list[tuple[str, int, int]]:
+        """Those who have another incarnation in the configuration than before: name, incarnation before and now."""
+        before, now = self.before.configuration.members, self.now.configuration.members
+        if before is now:
+            return []
+        return [(name, number, now[name]) for name, number in before.items() if now.get(name, number) != number]
+
+    @property
+    def promoted(self) -> set[str]:
+        """Those who have become voters from learners."""
+        return {*self.before.configuration.learners}.intersection(self.now.configuration.voters)
+
+    @property
+    def removed(self) -> set[str]:
+        """Those who are in the configuration no more, in the cluster that leaders steer."""
+        if not self.now.member.cluster.scenario.steers:
+            return set()
+        return {*self.before.configuration.members}.difference(self.now.configuration.members)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the configuration has another address of somebody than before."""
+        before, now = self.before.configuration.addresses, self.now.configuration.addresses
+        return before is not now and any(now.get(name, url) != url for name, url in before.items())
 
     @property
     def matters(self) -> bool:

@@ -178,6 +178,9 @@ class Simulation:
         if "disk_full" in self.scenario.faults:  # it may have been refused, as long as those were taken for full that have room now
             self.cluster.run(FORGOTTEN_AFTER + LOOK_EVERY)
             self._stir(core)
+        if self.administrators.at_work and self.administrators.within is None:
+            self._be_patient()
+            self._restore()
         self._serve(core)
         self._let_expire(self._belonging(core)[0])
 

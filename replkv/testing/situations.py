@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replkv import progress
-from replkv.messages import EntryKind
+from replkv.messages import EXPECTED, EntryKind
 from replkv.progress import Pace
 from replkv.raft import Role
 from replkv.testing.cluster import WORK
@@ -60,6 +60,16 @@ TURNS: Situations[Turn] = {
     "a configuration was rolled back": lambda turn: turn.forgot and turn.now.configuration != turn.before.configuration,
     "a log was trimmed": lambda turn: turn.now.base > turn.before.base and not turn.installed,
     "many entries were committed at once": lambda turn: turn.now.commit - turn.before.commit >= 5 and not turn.installed,
+    # who is who
+    "a member was replaced by a new incarnation": lambda turn: any(before for _, before, now in turn.renewed),
+    "a member came that was expected": lambda turn: any(not before for _, before, _ in turn.renewed),
+    "another replaced a new incarnation": lambda turn: any(before not in turn.founding.values() for _, before, _ in turn.renewed if before),
+    "a member got its vote that was no founder": lambda turn: any(
+        turn.now.configuration.members[name] != turn.founding.get(name) for name in turn.promoted
+    ),
+    "a new address was taken over": lambda turn: turn.has_moved,
+    "a founder was removed": lambda turn: any(name in turn.founding for name in turn.removed),
+    "a member was removed that was no founder": lambda turn: any(name not in turn.founding for name in turn.removed),
     # snapshots
     "a snapshot was taken": lambda turn: turn.now.snapshot > turn.before.snapshot and not turn.installed,
     "a snapshot was begun in a joint configuration": lambda turn: turn.begins_a_snapshot and turn.now.joint,
@@ -74,6 +84,7 @@ TURNS: Situations[Turn] = {
 
 INSTALLATIONS: Situations[Turn] = {
     "a snapshot was installed": lambda _: True,
+    "a snapshot was installed by a newcomer": lambda turn: turn.before.last == 1 and not turn.before.belongs,
     "a snapshot was installed by a member that had led": lambda turn: turn.before.made_its_end,
     "a snapshot with a joint configuration was installed": lambda turn: turn.now.joint,
     "a snapshot was installed in the middle of an entry": lambda turn: turn.before.applying,
@@ -103,9 +114,9 @@ ELECTIONS: Situations[View] = {
     "somebody was elected in a joint configuration": lambda now: now.joint,
     "somebody was elected by an uncommitted configuration": lambda now: now.unsettled,
     "somebody was elected who alone has a vote": lambda now: (
-        now.configuration.voters == (now.name,) and len(now.member.cluster.members) > 1
+        now.configuration.voters == (now.name,) and len(now.member.cluster.scenario.names) > 1
     ),
-    "somebody was elected while another was down": lambda now: len(now.others) + 1 < len(now.member.cluster.members),
+    "somebody was elected while another was down": lambda now: not {*now.configuration.names} <= {now.name, *(o.name for o in now.others)},
     "somebody was elected with uncommitted entries": lambda now: now.lead is not None and now.lead.first_index > now.commit + 1 > 1,
     "somebody was elected who had led before": lambda now: any(now.world.led(now.name, term) for term in range(now.term)),
     "somebody was elected who had crashed before": lambda now: now.member.life > 1,
@@ -128,6 +139,8 @@ LEADERS: Situations[View] = {
     "a read index was asked for before the term's first commit": lambda now: now.early_reads,
     "a leader led without having a vote": lambda now: not now.votes,
     "a leader waited until its heir has everything": lambda now: now.lead is not None and now.heir is not None and not now.lead.ready_heir,
+    "a leader that is to go hands over": lambda now: now.heir is not None and now.name not in now.machine.roster,
+    "a leader waits for somebody to come": lambda now: EXPECTED in now.configuration.members.values(),
     "an heir needed a snapshot": lambda now: now.heir is not None and now.raft.peers[now.heir].pace is Pace.SNAPSHOT,
     "a voter was far behind when it got its vote": (
         lambda now: now.unsettled and any(now.configuration.is_voter(name) and not peer.match for name, peer in now.raft.peers.items())
@@ -151,6 +164,9 @@ STARTS: Situations[View] = {
     "a member came back with entries it had not acknowledged": lambda now: (
         now.previous is not None and now.previous.raft.durable_index < now.last
     ),
+    "a newcomer began with the founding entry": lambda now: now.last == 1 and not now.belongs,
+    "a newcomer was told of one member only": lambda now: now.last == 1 and not now.belongs and now.member.joins,
+    "a member came back at another address": lambda now: now.previous is not None and now.member.address != now.previous.address,
     "a member came back with leases": lambda now: len(now.machine.leases) > 0,
 }
 
@@ -177,7 +193,7 @@ ENDS: Situations[View] = {
     "a member crashed while it was being closed": lambda last: last.node.closing,
     "a flush was torn": lambda last: 0.0 < last.written < 1.0,
     "a flush that was interrupted is on the disk": lambda last: last.written == 1.0,
-    "the last of all members crashed": lambda last: not last.others and len(last.member.cluster.members) > 1,
+    "the last of all members crashed": lambda last: not last.others and len(last.configuration.names) > 1,
 }
 
 # -- something was sent, by the number of its kind ---------------------------------------------------------------------------------
@@ -226,7 +242,7 @@ COMMITS: Situations[Decided] = {
     "an entry of an earlier term was committed": lambda it: it.is_late,
     "an entry was committed in a joint configuration": lambda it: it.is_joint,
     "an entry was committed that no disk had to spare": lambda it: (
-        2 * (len(it.commit.holders) - 1) <= len(it.commit.member.cluster.members)
+        2 * (len(it.commit.holders) - 1) <= len(it.commit.raft.configuration.names)
     ),
     "an entry was committed while another thought that it leads": (
         lambda it: any(other.leads and other.term < it.commit.raft.term for other in it.others)

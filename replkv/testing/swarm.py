@@ -51,7 +51,9 @@ TRAFFIC = (
     "move",  # members go on at other addresses
 )
 """What is no fault, but no less trouble."""
-CHANGES_WHO_VOTES = "reconfigure", "membership", "wipe"
+ABOUT_MEMBERS = "membership", "wipe", "move", "kill"
+CHANGES_WHO_VOTES = frozenset({"reconfigure", "membership", "wipe"})
+"""With these a damaged member can't count on it that all whom it knows can still be asked."""
 
 MANY_PIECES: dict[str, float] = {
     "snapshotting.CHUNK": 400,
@@ -174,7 +176,10 @@ def draw(seed: int) -> Scenario:
         snapshot_step=rng.choice((0.0005, 0.02, 0.4)),
         knobs=draw_knobs(rng),
     )
-    return _about_snapshots(scenario) if rng.random() < 0.15 else scenario
+    about = rng.random()
+    if about < 0.15:
+        return _about_snapshots(scenario)
+    return _about_members(scenario, rng) if about < 0.27 else scenario
 
 
 def calm(segment_bytes: int = Config().segment_bytes, patience: float = 4.0) -> Scenario:
@@ -216,15 +221,22 @@ def _about_snapshots(scenario: Scenario) -> Scenario:
     )
 
 
+def _about_members(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Return a scenario in which members come, go, move and lose their disks, and little else is wrong that could keep them from it."""
+    others = [fault for fault in scenario.faults if fault not in ("reconfigure", *ABOUT_MEMBERS)]
+    return evolve(
+        scenario,
+        spares=("x", "y", "z"),
+        faults=(*ABOUT_MEMBERS, *ABOUT_MEMBERS, *rng.sample(others, min(3, len(others)))),
+        fault_every=0.5,
+        lulls=0.3,
+    )
+
+
 def _faults(rng: random.Random, share: float) -> tuple[str, ...]:
     faults = [each for each in FAULTS if rng.random() < share] + [each for each in TRAFFIC if rng.random() < 0.5]
     if "reconfigure" in faults and "membership" in faults:
-        faults.remove(rng.choice(("reconfigure", "membership")))
-    changing = [each for each in faults if each in CHANGES_WHO_VOTES]
-    if "rot" in faults and changing:
-        # A damaged member must still know who votes: that it may have forgotten a change of the configuration is not provided for yet.
-        left_out = rng.choice((["rot"], changing))
-        faults = [each for each in faults if each not in left_out]
+        faults.remove(rng.choice(("reconfigure", "reconfigure", "membership")))
     return tuple(faults)
 
 

@@ -19,7 +19,7 @@ from stopping import StoppingDisk, Tally, outcomes, sample, stopped, stops
 
 from replkv import codec, kv
 from replkv.disk import TEMPORARY
-from replkv.errors import StorageError
+from replkv.errors import DiskFull, StorageError
 from replkv.log import RESTORING, Log, Recovered
 from replkv.machine import Machine
 from replkv.messages import EXPECTED, EntryKind, SnapshotMeta
@@ -103,7 +103,7 @@ class NewClusterCrashes:
     tally: Tally = field(factory=Tally)
 
     def run(self) -> Tally:
-        """Stop it everywhere."""
+        """Stop it everywhere, and let the disk be full from everywhere on."""
         rehearsal = StoppingDisk(like=self.like)
         self.make(rehearsal.open())
         assert self.look(rehearsal.copy())
@@ -116,6 +116,13 @@ class NewClusterCrashes:
                 completed = True
             for left in outcomes(stopped(disk), self.limit, self.tally):
                 self._look_at(left, completed=completed)
+        for full_from in sample(range(rehearsal.changes), self.points):
+            disk = StoppingDisk(like=self.like, full_from=full_from)
+            completed = False
+            with contextlib.suppress(DiskFull):
+                self.make(disk.open())
+                completed = True
+            self._look_at(disk.copy(), completed=completed)
         return self.tally
 
     def _look_at(self, left: SimDisk, *, completed: bool) -> None:

@@ -100,6 +100,7 @@ _OF_TYPE: dict[Any, Callable[[Random], Any]] = {
     bool: lambda rng: rng.random() < 0.5,
     str: lambda rng: rng.choice(("", "a", "b", "ä")),
     bytes: lambda rng: CLUSTER,
+    Configuration: lambda rng: CONFIGURATION,
     SnapshotMeta: lambda rng: META,
     Entry: lambda rng: rng.choice(entries()),
     About: lambda rng: About(rng.choice(("", "tcp://a:1")), *rng.choices(COUNTS, k=3)),
@@ -111,11 +112,15 @@ _OF_TYPE: dict[Any, Callable[[Random], Any]] = {
 }
 """How fields of messages are drawn, by their types: a message that is added is fuzzed without another word."""
 
+_OF_NAME: dict[str, Callable[[Random], Any]] = {"address": lambda rng: rng.choice(("", "tcp://a:1", "inproc://ä"))}
+"""How those are drawn that are more than their types say."""
+
 
 def message(kind: type, rng: Random) -> m.Message:
     """Draw a message of a kind."""
     hints = typing.get_type_hints(kind)
-    drawn: m.Message = kind(**{field.name: _OF_TYPE[hints[field.name]](rng) for field in kind.__attrs_attrs__})  # type: ignore[attr-defined]
+    names = [field.name for field in kind.__attrs_attrs__]  # type: ignore[attr-defined]
+    drawn: m.Message = kind(**{name: _OF_NAME.get(name, _OF_TYPE[hints[name]])(rng) for name in names})
     return drawn
 
 
@@ -148,6 +153,8 @@ def requests() -> tuple[bytes, ...]:
         letters.Pull(5, b"k", b"k\0", 3, 1, deletes=False, prev_kv=True, synced=True),
         letters.Cancel(6),
         letters.Ping(7),
+        letters.HandOver(7, "b"),
+        letters.HandOver(7, ""),
         *(letters.Read(8, read.to_wire(), how) for read in reads for how in letters.CONSISTENCIES),
         letters.Read(9, ops.Txn(compare=[Key("k").value == "v"], then=reads).to_wire(), "local", 5_000_000, 3),
     )

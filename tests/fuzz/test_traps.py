@@ -183,7 +183,7 @@ PLACES: dict[str, tuple[Callable[[bytes], object], str]] = {
     "the ttl of a put": (readers.read_batch, "94 01 01 01 91 96 07 c4016b c40176 c2 00 {}"),
     "the expected revision of a put": (readers.read_batch, "94 01 01 01 91 94 08 c4016b {} 94 01 c4016b c40176 c2"),
     "the revision of a guard": (readers.read_batch, "94 01 01 01 91 94 0e c4016b {} 94 01 c4016b c40176 c2"),
-    "an incarnation": (codec.decode_configuration, "94 91a161 90 90 91 92 a161 {}"),
+    "an incarnation": (codec.decode_configuration, "95 91a161 90 90 91 92 a161 {} 90"),
 }
 
 

@@ -14,7 +14,7 @@ from cluster import PATIENCE, Cluster, Member, eventually, free_ports
 from replkv import Client, Config
 
 CALM = Config(timeout=PATIENCE)
-PACE = 0.005  # s between two writes of a writer: the processes that come have to share the machine with them
+PACE = 0.02  # s between two writes of a writer: the processes that come have to share the machine with them
 
 
 class Fleet(Cluster):

@@ -23,12 +23,15 @@ from replkv.log import Log
 from replkv.messages import (
     Append,
     AppendReply,
+    Application,
     Configuration,
     Digest,
     EntryKind,
     Forward,
     Found,
+    HandOver,
     Hello,
+    Hindrance,
     Message,
     Ping,
     Pong,
@@ -108,6 +111,11 @@ def forged(kind: int, head: bytes, bulk: bytes = b"", *, version: int = 1, lengt
     return struct.pack("<2sI", b"rK", zlib.crc32(rest)) + rest
 
 
+def greeting(about: object) -> bytes:
+    """A greeting of ``b`` that says something about itself."""
+    return forged(1, msgpack.packb([[1, 1], codec.NO_CLUSTER, "b", 7, "a", ["a", "b", "c"], about]))
+
+
 GOOD = frame(Hello((1, 1), codec.NO_CLUSTER, "b", 7, "a", ("a", "b", "c")))
 ENTRY = codec.make_entry(1, 1, EntryKind.BLOCK, 0, b"x")
 META = SnapshotMeta(1, 1, Configuration(("a",)))
@@ -130,7 +138,13 @@ BAD: dict[str, Callable[[], bytes]] = {
     "a huge text that is not there": lambda: forged(1, b"\xdb\xff\xff\xff\xff"),
     "a map": lambda: forged(1, msgpack.packb({"a": 1})),
     "an extension": lambda: forged(1, msgpack.packb([msgpack.ExtType(5, b"x")] * 6)),
-    "fields of wrong types": lambda: forged(1, msgpack.packb([1, 2, 3, 4, 5, 6])),
+    "fields of wrong types": lambda: forged(1, msgpack.packb([1, 2, 3, 4, 5, 6, 7])),
+    "an address that is none": lambda: greeting(["nowhere", 0, 1, 0]),
+    "an address that is too long": lambda: greeting([f"inproc://{'x' * 300}", 0, 1, 0]),
+    "a configuration before the first": lambda: greeting(["", -1, 1, 0]),
+    "too little about itself": lambda: greeting(["", 0]),
+    "an application before a greeting": lambda: frame(Application("b", 7, "tcp://x:1")),
+    "a request to hand over before a greeting": lambda: frame(HandOver("")),
     "too few fields": lambda: forged(1, msgpack.packb([[1, 1]])),
     "negative numbers": lambda: forged(16, msgpack.packb([-1, -1, -1, False, False])),
     "a vote before a greeting": lambda: frame(Vote(10**9, 10**9, 10**9)),
@@ -348,10 +362,15 @@ def ravings(term: int) -> Iterator[Message]:
         yield ReadIndexReply(term, number, largest)
         yield SnapshotAck(term, number, largest)
         yield Digest(number, full=bool(number % 2), hash=b"mad")
+    for name in ("a", "b", "c", "zz", ""):
+        yield Application(name, 999, "tcp://127.0.0.1:1")
+        yield Hindrance(name)
+    yield HandOver("zz")
     yield TimeoutNow(term)
     yield SnapshotChunk(term, META, 0, largest, b"x")
     yield SnapshotChunk(term, META, largest, 0, b"x")
     yield Found(ENTRY)
+    yield Found(ENTRY, {"a": "tcp://127.0.0.1:1", "zz": "tcp://127.0.0.1:2"}, largest)
     yield from (Ping(), Pong(), Welcome(1, bytes(16), "b", 7, ()))
 
 

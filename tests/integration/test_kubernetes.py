@@ -45,11 +45,10 @@ class Pod:
             "REPLKV_CLIENTS": f"{host}:{clients}",
             "REPLKV_INSECURE": "0",
             "REPLKV_DATA_DIR": str(self.volume / "replkv"),
-            "APP_LISTEN": f"{host}:{web}",
         }
-        assert set(environment) == set(re.findall(r"- name: ((?:REPLKV|APP)_\w+)", MANIFEST))
+        assert set(environment) == set(re.findall(r"- name: (REPLKV_\w+)", MANIFEST))
         path = {"PYTHONPATH": f"{ROOT}:{EXAMPLE}"}
-        self.container = Program(self.volume, "app", environment={**environment, **path})
+        self.container = Program(self.volume, "app", f"{host}:{web}", environment={**environment, **path})
 
     def probe(self, path: str) -> int:
         """Return the status of a probe; 0 if nobody answers."""
@@ -204,15 +203,14 @@ def test_what_a_stateful_set_does_to_its_pods(stateful: StatefulSet) -> None:
         scale_to_five(stateful)
         drain_two(stateful, "store-0", "store-3")
         all_go_on()
-        stateful.wait_ready(stateful.pods)
-        scale_to_three(stateful)
-        all_go_on()
-    for name in FOUNDERS:
-        stateful[name].kill()
-    for name in FOUNDERS:
-        stateful.move(name)
-        stateful[name].start()
-    stateful.wait_ready(FOUNDERS)
+    for pod in stateful.pods.values():  # all nodes lose their power
+        pod.kill()
+    for pod in stateful.pods.values():
+        stateful.move(pod.name)
+    for pod in stateful.pods.values():
+        pod.start()
+    stateful.wait_ready(stateful.pods)
+    scale_to_three(stateful)
     with stateful.client() as client:
         for writer in writers:
             found = client.get(writer.key)

@@ -10,7 +10,7 @@ import pytest
 from cluster import PATIENCE, CallError, Member, eventually, free_ports
 from fleet import CALM, Fleet, Writer, wipe
 
-from replkv import connect
+from replkv import connect, remote
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,8 @@ def three(made: Fleet) -> Fleet:
     return made
 
 
-def test_from_one_to_five_and_back_to_another_one_without_a_failed_write(tmp_path: Path) -> None:
+def test_from_one_to_five_and_back_to_another_one_without_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "WHEREABOUTS_AGAIN", 0.5)
     with ExitStack() as ending:
         fleet = ending.enter_context(Fleet(tmp_path, "a", config={"clients": "127.0.0.1:0"}))
         fleet.start()

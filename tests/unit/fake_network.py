@@ -86,6 +86,7 @@ class FakeNetwork:
         self.ends: dict[str, FakeTransport] = {}
         self.listeners: dict[str, str] = {}
         self.pipes: dict[tuple[str, str], int] = {}
+        self.severed: set[frozenset[str]] = set()  # pairs of members that can't reach each other
         self._listening: dict[int, str] = {}  # who has the listening side of a connection
         self._numbers = iter(range(1, 1 << 30))
 
@@ -123,8 +124,17 @@ class FakeNetwork:
         """Let all dialling succeed where somebody listens."""
         for name, end in self.ends.items():
             for peer, url in list(end.urls.items()):
-                if not end.closed and (name, peer) not in self.pipes and url in self.listeners:
+                is_open = url in self.listeners and frozenset((name, self.listeners[url])) not in self.severed
+                if is_open and (name, peer) not in self.pipes and not end.closed:
                     self.connect(name, peer)
+
+    def sever(self, one: str, *others: str) -> None:
+        """Let a member and others not reach each other any more, and let both sides notice."""
+        for other in others:
+            self.severed.add(frozenset((one, other)))
+        for (dialler, peer), pipe in list(self.pipes.items()):
+            if frozenset((dialler, self._listening[pipe])) in self.severed:
+                self.cut(dialler, peer)
 
 
 class FakeMember:
@@ -210,9 +220,9 @@ class InlineHousekeeper:
 class FakeCluster:
     """Whole nodes over a fake network, in virtual time: ``run`` gives each a turn, a hundredth of a second apart."""
 
-    def __init__(self, names: str = "abc", settings: Settings | None = None, config: Config | None = None) -> None:
+    def __init__(self, names: str = "abc", settings: Settings | None = None, config: Config | None = None, *, now: float = 1000.0) -> None:
         self.network = FakeNetwork()
-        self.now = 1000.0
+        self.now = now  # what is drawn by chance depends on it, ids of clusters and incarnations too
         self.addresses = {name: url_of(name) for name in names}
         self.settings = settings or Settings()
         self.config = config or Config()
@@ -223,12 +233,29 @@ class FakeCluster:
         for name in names:
             self.start(name)
 
-    def start(self, name: str) -> Node:
-        rng = random.Random(name + str(self.now))
-        args = (self.disks[name], self.network.end(name), lambda: self.now, rng, InlineHousekeeper())
-        self.nodes[name] = node = Node(name, self.config, self.settings, self.addresses, *args, self.addresses[name])
+    def start(self, name: str, *, join: str = "", url: str = "", learner: bool = False) -> Node:
+        """Start a member with the directory there is for it, else with an empty one.
+
+        Args:
+            name: one letter.
+            join: those whose addresses it is given instead of the founders' map.
+            url: where it listens, if not where the map says.
+            learner: it wants no vote.
+        """
+        url = url or url_of(name)
+        addresses = {name: url} if join else {**self.addresses, name: url}
+        disk = self.disks.setdefault(name, MemoryDisk())
+        around = (disk, self.network.end(name), lambda: self.now, random.Random(name + str(self.now)), InlineHousekeeper())
+        seeds = tuple(url_of(other) for other in join)
+        self.nodes[name] = node = Node(name, self.config, self.settings, addresses, *around, url, seeds, learner)
         node.start()
         return node
+
+    def wipe(self, name: str) -> None:
+        """Take a node and its directory away."""
+        if name in self.nodes:
+            self.crash(name)
+        self.disks[name] = MemoryDisk()
 
     def crash(self, name: str) -> None:
         """Take a node away; its directory stays."""

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from eventual import PATIENCE, eventually
 
 import replkv.aio
 from replkv import AsyncReplica, Backup, Client, Closed, Compacted, Corrupt, Incompatible, Put, Replica, connect
-from replkv.backup import File, Pin, State, write_backup
+from replkv.backup import File, State, TakeHold, write_backup
 from replkv.new_cluster import read_backup
 from replkv.session import Sessions
 
@@ -47,7 +48,9 @@ def stored(path: Path | str) -> list[tuple[bytes, bytes]]:
 
 
 def pinned(replica: Replica) -> State:
-    return replica._run(Pin(), PATIENCE)
+    state = replica._run(TakeHold(), PATIENCE)
+    assert isinstance(state, State)
+    return state
 
 
 # -- what is in it -----------------------------------------------------------------------------------------------------------------
@@ -195,8 +198,17 @@ def test_a_disk_that_holds_something_else_than_was_written_is_found_out(
     fill(replica)
     file = File(str(tmp_path / "b"))
     monkeypatch.setattr(file, "read", lambda name, offset, length: bytes(File.read(file, name, offset, length)[:-1]) + b"\0")
-    with pytest.raises(Corrupt):
+    with pytest.raises(Corrupt, match="can't be trusted"):
         write_backup(pinned(replica), file)
+    assert os.listdir(tmp_path) == []
+    good, other = (write_backup(pinned(replica), File(str(tmp_path / name))) for name in ("1", "2") if replica.put("key", name))
+    file = File(str(tmp_path / "b"))
+    monkeypatch.setattr(file, "read", lambda name, offset, length: Path(good.path).read_bytes()[offset : offset + length])
+    monkeypatch.setattr(file, "size", lambda name: good.size)
+    with pytest.raises(Corrupt, match="something else than was written"):
+        write_backup(pinned(replica), file)
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+    assert other.sha256 != good.sha256
 
 
 def test_a_closed_member_takes_none_and_leaves_nothing(tmp_path: Path) -> None:
@@ -387,6 +399,28 @@ def test_one_of_a_newer_format_asks_for_a_newer_version(good: bytes, tmp_path: P
     (tmp_path / "b").write_bytes(struct.pack("<6sHII", magic, version + 1, length, crc) + good[16:])
     with pytest.raises(Incompatible, match="upgrade"):
         read_backup(str(tmp_path / "b"))
+
+
+def test_one_that_says_to_be_of_another_place_than_its_content_is_refused(replica: Replica, tmp_path: Path) -> None:
+    state = pinned(replica)
+    state.meta = attrs.evolve(state.meta, index=state.meta.index + 1)
+    write_backup(state, File(str(tmp_path / "b")))
+    with pytest.raises(Corrupt, match="another state"):
+        read_backup(str(tmp_path / "b"))
+    state = pinned(replica)
+    state.cluster = bytes(16)
+    write_backup(state, File(str(tmp_path / "c")))
+    with pytest.raises(Corrupt, match="another state"):
+        read_backup(str(tmp_path / "c"))
+
+
+def test_content_that_is_no_state_is_refused(replica: Replica, tmp_path: Path) -> None:
+    state = pinned(replica)
+    for number, chunks in enumerate(([b"nonsense"], [], [*state.chunks][:-1], [b"\xff" * 1000])):
+        state.chunks = iter(chunks)
+        write_backup(state, File(str(tmp_path / str(number))))
+        with pytest.raises(Corrupt, match="nothing was restored"):
+            read_backup(str(tmp_path / str(number)))
 
 
 def test_one_with_more_content_than_is_wanted_is_refused_before_it_takes_room(good: bytes, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import crowd, protobuf, report, stalls, workloads, zookeeper_peer
+from benchmarks import crowd, protobuf, report, snapshots, stalls, workloads, zookeeper_peer
 from benchmarks.meters import Meter, Sample, Usage, median, process_cpu
 
 SAMPLE = Sample(100, 0.5, 1.5, 2.5, 10.0, 20.0, 30.0, 0.01, 40.0)
@@ -192,6 +192,13 @@ def test_the_table_of_crowds_says_where_and_how_it_was_measured(tmp_path: Path) 
     crowd.write(figures, "python", tmp_path / "new" / "crowd.json")
     assert "a hand-over" in (tmp_path / "new" / "crowd.json").read_text(encoding="utf-8")
     assert (tmp_path / "new" / "crowd.md").read_text(encoding="utf-8") == crowd.as_markdown(figures, "python")
+
+
+def test_puts_that_were_under_way_during_a_snapshot_count_and_no_others() -> None:
+    latencies = snapshots.Latencies()
+    latencies.add([(0.0, 0.5), (0.9, 0.2), (1.5, 0.1), (1.9, 5.0), (2.0, 0.1)], 1.0, 2.0)
+    assert (latencies.at(0.0), latencies.at(0.5), latencies.at(1.0)) == (100, 200, 5000)
+    assert str(latencies) == "p50 200.00 ms, p99 5000.00 ms, at most 5000 ms (3 puts)"
 
 
 def test_too_few_files_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from visitors import Hall, Visitor, batch, pull, read
 from replkv import codec, door, errands, letters, ops, wire
 from replkv.door import Door, advertised
 from replkv.errands import PullErrand
-from replkv.errors import Closed, Compacted, FutureRevision, Incompatible, LeaseNotFound, Overloaded, TooLarge, TooStale
+from replkv.errors import Closed, Compacted, FutureRevision, Incompatible, LeaseNotFound, MemberNotFound, Overloaded, TooLarge, TooStale
 from replkv.letters import (
     ADDRESSES,
     UNSEEN_MAX,
@@ -158,6 +158,35 @@ def test_reads_wait_for_a_leader_until_they_are_cancelled() -> None:
     assert visitor.hears(1).raw == (wire.OK, None)
     hall.wait(1.0)
     assert visitor.listen() == []
+
+
+def test_leadership_is_handed_over_for_a_client() -> None:
+    hall = Hall("abc", at=2)
+    hall.run(hall.cluster.leader)
+    visitor = hall.visitor()
+    for number, name in enumerate("cabc", 1):
+        assert visitor.asks(letters.HandOver(number, name)).raw == (wire.OK,)
+        assert hall.node.status().raft_leader == name
+    assert visitor.asks(letters.HandOver(5, "")).raw == (wire.OK,)
+    assert hall.node.status().raft_leader in ("a", "b")
+    refused = visitor.asks(letters.HandOver(6, "x"))
+    assert isinstance(refused.error, MemberNotFound)
+    assert "those that can lead are a, b, c" in str(refused.error)
+
+
+def test_what_is_in_the_way_of_a_new_leader_is_told_until_nobody_wants_it_any_more() -> None:
+    hall = Hall("abc", at=2)
+    hall.run(hall.cluster.leader)
+    visitor = hall.visitor()
+    (gone,) = {"a", "b"} - {hall.node.status().raft_leader}
+    hall.cluster.crash(gone)
+    visitor.says(letters.HandOver(1, gone))
+    hall.wait(1.0)
+    assert f"; {gone} can't be reached" in visitor.asks(Ping(2)).trouble
+    visitor.says(Cancel(1))
+    hall.wait(1.0)
+    assert f"; {gone} can't be reached" not in visitor.asks(Ping(3)).trouble
+    assert hall.node.succession._wishes == []
 
 
 def test_looks(hall: Hall, visitor: Visitor) -> None:

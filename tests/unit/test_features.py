@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,18 +225,26 @@ def test_founders_begin_with_the_lowest_level_that_all_support() -> None:
     assert supported(Peers(), ()) == 4  # type: ignore[arg-type]
 
 
-def test_in_a_cluster_it_rises_when_the_last_member_is_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", [*itertools.permutations("abc")], ids="".join)
+def test_in_a_cluster_it_rises_when_the_last_member_is_upgraded_whoever_that_is(
+    order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_again(name: str, level: int) -> None:
+        cluster.kill(name)
+        with monkeypatch.context() as version:  # what a member supports is known when it starts
+            version.setattr(features, "LEVEL", level)
+            cluster.restart(name)
+        cluster.wait_for_leader().put("by", name)
+
+    first, *_, last = order
     with Cluster(seed=5) as cluster:
         cluster.wait_for_leader()
-        first, *others = cluster.members
-        monkeypatch.setattr(features, "LEVEL", 2)  # for whoever starts from now on
-        for name in others:
-            cluster.kill(name)
-            cluster.restart(name)
-            cluster.advance(20)
+        monkeypatch.setattr(features, "LEVEL", 2)  # lest anybody stops: it is each member's own that counts
+        for name, level in ((order[0], 2), (order[1], 2), (first, 1), (last, 2)):
+            start_again(name, level)
+            cluster.advance(10)
             assert {member.status().level for member in cluster} == {1}
-        cluster.kill(first)
-        cluster.restart(first)
+        start_again(first, 2)
         assert cluster.run_until(lambda: {member.status().level for member in cluster} == {2}, 30)
 
 

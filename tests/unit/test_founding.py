@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_network import FakeCluster
 
-from replkv import codec
+from replkv import codec, features
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
@@ -183,6 +183,19 @@ def test_a_founding_entry_gives_no_vote_to_another_incarnation_than_it_names() -
     for _ in range(1000):
         cluster.turn()
     assert (wiped.raft.term, wiped.raft.role) == (1, Role.FOLLOWER), "it stands for nothing"
+
+
+@pytest.mark.parametrize("level", [features.LEVEL + 1, features.LEVEL + 7])
+def test_who_is_let_into_a_cluster_that_its_version_can_t_live_in_stops_before_it_writes_anything(level: int) -> None:
+    cluster = FakeCluster()
+    cluster.run(cluster.leader)
+    for name in "ab":
+        cluster.crash(name)
+    wiped = wipe(cluster, "c")
+    entry = founding_entry(CLUSTER, INCARNATIONS, {}, Settings(), level)
+    with pytest.raises(Incompatible, match=f"level {level}, and this version supports {features.LEVEL} only: upgrade this member"):
+        wiped.membership.told("a", Found(entry), cluster.now)
+    assert (wiped.raft, wiped.log.last_index) == (None, 0)
 
 
 def test_a_majority_that_was_emptied_founds_no_second_cluster() -> None:

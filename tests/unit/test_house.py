@@ -134,7 +134,7 @@ HOUSE: list[Floor] = [
         "new_cluster": set(),
         "sigterm": set(),
         "demo": {"replica", "aio"},
-        "cli": {"replica", "aio", "demo", "sigterm"},
+        "cli": {"replica", "aio", "new_cluster", "demo", "sigterm"},
         "__main__": {"cli"},
     },
 ]

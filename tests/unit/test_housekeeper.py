@@ -9,7 +9,7 @@ import pytest
 from eventual import eventually
 
 from replkv import housekeeper
-from replkv.housekeeper import LONG, LONGEST_REST, LONGEST_WORK, REST, HousekeeperThread
+from replkv.housekeeper import LONG, LONGEST_REST, REST, HousekeeperThread
 
 
 class Keeping:
@@ -91,23 +91,14 @@ class Clock:
     """Stands for the module ``time`` in that of the housekeeper."""
 
     def __init__(self) -> None:
-        self.now = 0.0
         self.worked = 0.0
         self.rests: list[float] = []
-
-    def perf_counter(self) -> float:
-        return self.now
 
     def thread_time(self) -> float:
         return self.worked
 
     def sleep(self, seconds: float) -> None:
         self.rests.append(seconds)
-        self.now += seconds
-
-    def work(self, seconds: float, wait: float = 0.0) -> None:
-        self.worked += seconds
-        self.now += seconds + wait
 
 
 @pytest.fixture
@@ -117,13 +108,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def done_on(clock: Clock, *works: tuple[float, float]) -> list[float]:
-    """Return the rests between steps that work and wait for so long."""
+def rests(clock: Clock, *works: float) -> list[float]:
+    """Return how long it rests behind steps that take so much of the CPU."""
     keeping = Keeping()
 
     def steps() -> Iterator[None]:
-        for seconds, wait in works:
-            clock.work(seconds, wait)
+        for seconds in works:
+            clock.worked += seconds
             yield
 
     keeping.start("job", steps())
@@ -134,21 +125,8 @@ def done_on(clock: Clock, *works: tuple[float, float]) -> list[float]:
 
 def test_it_rests_for_twice_as_long_as_it_works(clock: Clock) -> None:
     """Beside a thread that only computed, a put took many times as long."""
-    rests = done_on(clock, *[(0.001, 0.0)] * 10)
-    assert rests == pytest.approx([REST * 0.001] * 10)
-
-
-def test_waiting_counts_as_rest(clock: Clock) -> None:
-    """On a busy member each step waits for the interpreter anyway; to rest as well would make a snapshot take for ever."""
-    assert done_on(clock, *[(0.001, 0.005)] * 10) == []
-
-
-def test_a_long_wait_is_no_leave_to_work_for_long_without_a_rest(clock: Clock) -> None:
-    works = [(0.001, 10.0), *[(0.001, 0.0)] * 6]
-    rests = done_on(clock, *works)
-    assert sum(rests) == pytest.approx(REST * (0.006 - LONGEST_WORK))
+    assert rests(clock, 0.001, 0.002, 0.0) == pytest.approx([REST * 0.001, REST * 0.002, 0.0])
 
 
 def test_nobody_waits_for_a_long_rest_to_end(clock: Clock) -> None:
-    rests = done_on(clock, (1.0, 0.0), *[(0.0, 0.0)] * 3)
-    assert rests == [LONGEST_REST] * 4
+    assert rests(clock, 1.0) == [LONGEST_REST]

@@ -550,6 +550,26 @@ def test_a_tombstone_at_the_compaction_revision_stays_for_watches_and_goes_with_
     assert store.older == {}
 
 
+def test_a_store_without_history_has_the_same_pairs_and_goes_on_at_a_later_revision() -> None:
+    store = Store()
+    for number in range(3 * SLICE):
+        committed(store, (b"%d" % (number % SLICE), b"%d" % number))
+    deleted(store, b"7", b"13")
+    newest = [record for records in store.slices((b"", None), store.revision) for record in records]
+    later = store.without_history(revision := store.revision + 1000)
+    for one in (later, loaded(later)):
+        assert [record for records in one.slices((b"", None), revision) for record in records] == newest
+        assert (one.revision, one.compacted, one.size, list(one.events), one.older) == (revision, revision, store.live, [], {})
+        with pytest.raises(errors.Compacted):
+            one.check(revision - 1, revision)
+        assert committed(one, (b"7", b"new")) == revision + 1
+        assert one.get(b"7", revision + 1) == (b"7", b"new", revision + 1, revision + 1, 1, 0)
+        assert one.get(b"7", revision) is None
+        compacted_at(one, revision + 1)
+    with pytest.raises(ValueError, match="can't be what a store held"):
+        store.without_history(store.revision - 1)
+
+
 def test_what_was_compacted_counts_no_more_before_it_is_removed() -> None:
     store = Store()
     for value in (b"", b"12345", b"1"):

@@ -450,6 +450,26 @@ def test_leases_that_come_and_go_leave_nothing_behind(member: Member) -> None:
     assert [len(each) for each in (leases, leases._queues, leases._heads, leases._numbers, leases._kept_alive)] == [1, 1, 1, 0, 0]
 
 
+def test_when_all_are_renewed_none_ends_earlier_than_its_time_to_live_from_then_on(member: Member) -> None:
+    granted(member, 1, 2, ttl=10)
+    granted(member, 3, 4, ttl=20, keeper=9)
+    member.do(ops.Put("key", "value", lease=2))
+    member.pass_time(5 * SECOND)
+    member.leases.keep_alive(9, member.writer.time)
+    member.pass_time(4 * SECOND)
+    member.leases.renew_all(now := member.writer.time)
+    member.reload()
+    assert [(lease.id, lease.keeper, member.leases.deadline(lease) - now) for lease in member.leases] == [
+        (1, NOBODY, 10 * SECOND),
+        (2, NOBODY, 10 * SECOND),
+        (3, 9, 20 * SECOND),
+        (4, 9, 20 * SECOND),
+    ]
+    assert member.hanging()[2] == [b"key"]
+    member.pass_time(10 * SECOND)
+    assert list(member.hanging()) == [3, 4]
+
+
 def test_the_next_lease_is_found_at_once_behind_many_that_are_gone(member: Member) -> None:
     """Each look walked over all places that had been freed: to let 100,000 leases expire took fifteen times as long."""
     leases = member.leases

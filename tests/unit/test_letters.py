@@ -195,7 +195,7 @@ MALFORMED: list[bytes] = [
     letter_of(3, (0, None, 0), codec.pack((wire.GET, b"", 0))),
     letter_of(3, (0, "1", 0), codec.pack(ops.Get("k").to_wire())),
     letter_of(4, (0, 0)),
-    letter_of(4, (8, 0)),
+    letter_of(4, (9, 0)),
     letter_of(5, (1, 0, True, True, True, True), codec.pack((b"k",))),
     letter_of(5, (1, 0, True, True, True, True), codec.pack(("k", None))),
     letter_of(5, (1, 0, 1, True, True, True), codec.pack((b"k", None))),

@@ -23,9 +23,10 @@ from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.errors import InvariantBroken
 from replkv.kv import run
-from replkv.machine import CHUNK_MAX, Machine, Outcome
+from replkv.machine import CHUNK_MAX, Machine, Outcome, assembled
 from replkv.member_ops import ChangeMembers
 from replkv.messages import Configuration, Entry, EntryKind, Founding
+from replkv.roster import Roster
 from replkv.wire import OK
 
 END = ()
@@ -44,8 +45,8 @@ class Log:
             founding = Founding(b"c" * 16, FOUNDERS, Settings(**limits).to_wire())  # type: ignore[arg-type]
             self.apply(EntryKind.FOUNDING, codec.encode_founding(founding))
 
-    def apply(self, kind: EntryKind, payload: bytes, term: int = 1) -> list[Outcome]:
-        entry = codec.make_entry(self.machine.applied + 1, term, kind, self.time, payload)
+    def apply(self, kind: EntryKind, payload: bytes, term: int = 0) -> list[Outcome]:
+        entry = codec.make_entry(self.machine.applied + 1, term or max(1, self.machine.term), kind, self.time, payload)
         self.entries.append(entry)
         return run(self.machine.apply(entry))
 
@@ -480,6 +481,40 @@ def test_a_loaded_machine_goes_on_like_the_one_that_was_dumped() -> None:
         assert each.execute(session, 1, ops.Add("n")).answers == ((OK, each.machine.store.revision, 1),)
         each.execute(session, 2, ops.Delete(prefix="1"), ops.Put("n", "2"))
     assert other.machine.digest() == log.machine.digest()
+
+
+def test_a_state_that_begins_anew_is_that_of_another_cluster_and_numbers_nothing_twice() -> None:
+    log = filled()
+    (grant,) = log.once(ops.Grant(0, 10_000_000, 0))
+    before, founding = log.machine, Founding(b"d" * 16, Configuration(("x",), members={"x": 7}), Settings().to_wire())
+    alone = Configuration(("x",), members={"x": 7})
+    index, term, revision, session = before.applied, before.term, before.store.revision, log.open()
+    pairs = read(before, ops.Scan(start=b"\x01"), revision)
+    before.begin_anew(founding, alone, Roster.of(alone), 1000)
+    machine = Machine.load(before.dump())
+    assert machine.digest() == before.digest()
+    assert (machine.founding, machine.configuration, list(machine.roster)) == (founding, alone, ["x"])
+    assert machine.applied == machine.configured > index + 1_000_000
+    assert (machine.term, machine.store.revision) == (term + 1, revision + 1000)
+    assert read(machine, ops.Scan(start=b"\x01"), machine.store.revision)[2:] == pairs[2:]
+    assert machine.sessions.pin() == []
+    again = Log(machine)
+    (outcome,) = again.block(batch(session, 1, [ops.Put("k", "v")]))
+    assert outcome.expired
+    assert again.open() > session + (1_000_000 << 16)
+    assert again.once(ops.Grant(0, 10_000_000, 0))[0][1] > grant[1] + 1000
+
+
+def test_a_dump_is_put_together_from_an_outline_and_pairs() -> None:
+    machine = filled().machine
+    revision = machine.store.revision
+    pairs = [record for records in machine.store.slices((b"", None), revision) for record in records]
+    base, newest = ([pair for pair in pairs if (pair[3] == revision) == is_new] for is_new in (False, True))
+    assert newest
+    put_together = Machine.load(assembled(machine.outline(), base, newest))
+    assert put_together.outline() == machine.outline()
+    assert [record for records in put_together.store.slices((b"", None), revision) for record in records] == pairs
+    assert put_together.store.compacted == revision
 
 
 def test_an_empty_machine_can_be_dumped_and_loaded() -> None:

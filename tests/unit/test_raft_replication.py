@@ -113,6 +113,15 @@ def test_no_more_than_a_window_of_own_entries_waits() -> None:
     assert member.can_propose
 
 
+def test_a_configuration_does_not_wait_for_room_in_a_window_that_blocks_keep_full() -> None:
+    member = leading("b", "c")
+    do(member, AFTER)
+    acknowledge(member, "b")
+    while member.propose(EntryKind.BLOCK, b"", AFTER):
+        pass
+    assert propose(member, configuration("a", "b")) == member.last_index
+
+
 # -- the log of a follower --------------------------------------------------------------------------------------------------------------
 
 

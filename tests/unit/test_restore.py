@@ -414,6 +414,23 @@ def test_others_can_be_named_for_the_new_cluster(
     assert pairs(new) == lost["c"]
 
 
+def test_a_learner_that_is_left_goes_on_with_a_vote(tmp_path: Path, replicas: ExitStack) -> None:
+    where = {name: f"ipc://{tmp_path}/{name}.sock" for name in "al"}
+    with (
+        Replica("a", data_dir=tmp_path / "a", listen=where["a"]) as voter,
+        Replica("l", data_dir=tmp_path / "l", listen=where["l"], join=[where["a"]], learner=True) as learner,
+    ):
+        voter.change_members(learners={"l": where["l"]}, timeout=PATIENCE)
+        fill(voter)
+        reaches(learner, voter.revision)
+        before = pairs(voter)
+        assert learner.backup(tmp_path / "b").revision == voter.revision
+    assert recover_lost_majority(tmp_path / "l").members == ("a", "l")
+    left = begun("l", tmp_path / "l", replicas, listen=where["l"])
+    assert left.status().voters == ("l",)
+    assert pairs(left) == before
+
+
 def test_recovery_refuses_what_needs_none(lost: dict[str, list[Any]], tmp_path: Path, addresses: dict[str, str]) -> None:
     with Replica("a", data_dir=tmp_path / "a", cluster=addresses), pytest.raises(DirectoryInUse):
         recover_lost_majority(tmp_path / "a")

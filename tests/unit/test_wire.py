@@ -25,12 +25,36 @@ from replkv.txn import Writer
 from replkv.values import MAX_TTL, KeyValue
 from replkv.wire import OK, TXN_DEPTH, Raw
 
+
+@frozen
+class Level:
+    """There is no operation for it: members propose it by themselves."""
+
+    level: int
+
+    def to_wire(self) -> Raw:
+        if not self.level:
+            raise ValueError("no level")
+        return (wire.LEVEL, self.level)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> ChangeMembers:
+    add, remove, learners, promote = parts = list[str](), list[str](), list[str](), list[str]()
+    for name in draw(st.sets(st.sampled_from(("a", "b", "c-1", "D", "_e")), min_size=1)):
+        draw(st.sampled_from(parts)).append(name)
+    pairs = [tuple((name, draw(st.sampled_from(("", "tcp://a:1", "inproc://x")))) for name in names) for names in (add, learners)]
+    return ChangeMembers(pairs[0], tuple(remove), pairs[1], tuple(promote))
+
+
 outermost: st.SearchStrategy[Any] = st.one_of(
     st.builds(ops.Compact, st.integers(0, 9)),
     st.builds(ops.Grant, st.integers(0, 3), st.integers(1, 9), st.integers(0, 3)),
     st.builds(ops.Renew, st.integers(1, 3), st.integers(0, 3)),
     st.builds(ops.KeepAlive, st.integers(1, 3)),
     st.builds(ops.Revoke, st.integers(1, 3), st.integers(0, 2)),
+    changes(),
+    st.builds(Level, st.integers(1, 3)),
 )
 operations = st.one_of(commands, simple, txns, reading_txns, outermost)
 
@@ -291,18 +315,6 @@ def rebuilt_grant(lease: int, ttl: int, keeper: int) -> ops.Grant:
     if not 0 < ttl <= MAX_TTL * 1e6:
         raise ValueError("not a time to live")
     return ops.Grant(lease, ttl, keeper)
-
-
-@frozen
-class Level:
-    """There is no operation for it: members propose it by themselves."""
-
-    level: int
-
-    def to_wire(self) -> Raw:
-        if not self.level:
-            raise ValueError("no level")
-        return (wire.LEVEL, self.level)
 
 
 def rebuilt_members(add: Any, remove: Any, learners: Any, promote: Any) -> ChangeMembers:
