@@ -67,7 +67,8 @@ class Trio:
         wait_until(lambda: away.ask("status")["revision"] >= goal or None, "follower that has caught up", CATCH_UP)
         took = time.monotonic() - begun
         self._figures.add(f"{keys:,} keys of 32 B with random values of 256 B: put into two members of three", f"{seconds:.0f} s")
-        self._figures.add(f"– the third, empty until then, has them by a snapshot of {size / 1e6:,.0f} MB", f"{took:.1f} s after its start")
+        title = f"– the third, empty until then, has them by a snapshot of {size / 1e6:,.0f} MB and the log behind it"
+        self._figures.add(title, f"{took:.1f} s after its start")
         for member in (self.leader, *self.followers):
             member.ask("rest")
             member.ask("hold")

@@ -44,10 +44,10 @@ AT_ONCE: Final = 256 << 10
 """Bytes that are read in one go."""
 MODE: Final = 0o600
 """Nobody else may read what holds all data."""
-PAGE: Final = 1 << 20
-"""About so many bytes of pairs a client asks for in one go."""
+PAGE: Final = 4 << 20
+"""About so many bytes of pairs a client asks for in one go; each time the member walks to the end, for a scan counts what there is."""
 FEW: Final = 16
-MANY: Final = 1024
+MANY: Final = 4096
 """How many pairs it asks for at first, and at most."""
 _FIRST: Final = b"\x00"
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}

@@ -18,7 +18,7 @@ from rich.text import Text
 from replkv import Client, Member, ReplkvError, Status, Transfer, Unavailable, connect
 from replkv.cli.codes import complain
 from replkv.cli.forms import draw, print_json, table
-from replkv.door import ADDRESSES
+from replkv.letters import ADDRESSES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

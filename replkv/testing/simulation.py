@@ -190,7 +190,7 @@ class Simulation:
         if not self.administrators.at_work:
             return self.electorate.core(sound, rng)
         if not enough([member.name for member in sound]):
-            return [member for member in self.cluster.members.values() if member.employed]
+            return [*self.cluster.members.values()]
         self.administrators.within = core = self.electorate.core(sound, rng, enough)
         return core
 

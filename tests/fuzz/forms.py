@@ -8,7 +8,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from replkv import codec, errors, letters, ops
+from replkv import codec, errors, letters, ops, wire
 from replkv import messages as m
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
@@ -78,7 +78,8 @@ def batch(*commands: Any, session: int = 65536, sequence: int = 1) -> bytes:
 
 @cache
 def batches() -> tuple[bytes, ...]:
-    return (batch(), codec.pack_batch(0, 1 << 62, 0, ()), *map(batch, operations()), batch(*operations()))
+    level = codec.pack_batch(65536, 1, 1, [codec.pack((wire.LEVEL, 1))])
+    return (batch(), codec.pack_batch(0, 1 << 62, 0, ()), level, *map(batch, operations()), batch(*operations()))
 
 
 @cache

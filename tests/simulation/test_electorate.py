@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import attrs
 import pytest
 from plays import CALM, Play, play
 
@@ -25,7 +26,7 @@ FIVE = tuple("abcde")
 @contextmanager
 def founded(names: tuple[str, ...] = FIVE) -> Iterator[Play]:
     """A cluster that all members know of."""
-    with play(names=names) as simulation:
+    with play(names=names, faults=("reconfigure",), strikes=frozenset()) as simulation:
         simulation.write(simulation.leader(), "founded")
         assert simulation.cluster.run_until(lambda: simulation.invariants.complete, 5.0)
         yield simulation
@@ -48,7 +49,8 @@ def change(simulation: Play, parts: Mapping[str, Part], outgoing: tuple[str, ...
 def test_whatever_is_drawn_may_follow_and_leaves_the_sound_in_charge() -> None:
     with founded() as simulation:
         rng, electorate = random.Random(1), simulation.electorate
-        simulation.cluster.members["e"].wiped = True
+        lost = simulation.cluster.members["e"]
+        lost.wiped, incarnation, lost.incarnation = True, lost.incarnation, 0
         now, seen = electorate.founders, set()
         for _ in range(300):
             new = electorate.drawn(now, rng)
@@ -60,7 +62,7 @@ def test_whatever_is_drawn_may_follow_and_leaves_the_sound_in_charge() -> None:
             seen.add((len(new.voters), bool(new.outgoing), len(new.learners)))
             now = new
         assert len(seen) > 25
-        simulation.cluster.members["e"].wiped = False
+        lost.wiped, lost.incarnation = False, incarnation
 
 
 def test_members_come_and_go_and_the_founders_come_back_in_the_end() -> None:
@@ -110,7 +112,7 @@ def test_a_leader_that_is_left_out_steps_down_and_another_takes_over() -> None:
 
 def test_nobody_is_changed_before_everybody_has_belonged() -> None:
     """A member that is left out before it was told of the founding could not know that it ever belonged."""
-    simulation = Play(CALM)
+    simulation = Play(attrs.evolve(CALM, faults=("reconfigure",), strikes=frozenset()))
     members = simulation.cluster.members
     for member in members.values():
         member.start()

@@ -120,7 +120,7 @@ class Pair:
 
     def __attrs_post_init__(self) -> None:
         self.model = Model(self.max_bytes)
-        self._apply(founding_entry(bytes(16), {"a": 1}, Settings(max_bytes=self.max_bytes)))
+        self._apply(founding_entry(bytes(16), {"a": 1}, {}, Settings(max_bytes=self.max_bytes)))
         self._apply(codec.make_entry(2, 1, EntryKind.BLOCK, 0, codec.encode_block([codec.pack_batch(0, 1, 0, ())])))
 
     def _apply(self, entry: Entry) -> list[Outcome]:

@@ -8,6 +8,7 @@ import pytest
 from plays import play
 
 from replkv import codec
+from replkv.address_book import AddressBook
 from replkv.config import Config
 from replkv.links import Links
 from replkv.messages import Identity, Message, Ping, Pong, Refuse, Welcome
@@ -27,8 +28,9 @@ def test_an_answer_on_a_callers_connection_is_ignored(message: Message) -> None:
     members = {}
     for number, (name, transport) in enumerate(transports.items(), 1):
         transport.listen(f"inproc://{name}")
-        members[name] = Links(transport, Identity(name, number), codec.NO_CLUSTER, None, ("a", "b"))
-        members[name].dial({"a": "inproc://a", "b": "inproc://b"}, 0.0)
+        book = AddressBook({"a": "inproc://a", "b": "inproc://b"})
+        members[name] = Links(transport, Identity(name, number), ("a", "b"), book)
+        members[name].dial(0.0)
 
     def settle() -> None:
         for _ in range(200):

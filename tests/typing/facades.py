@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, assert_type
 
 from replkv import (
@@ -28,6 +29,7 @@ from replkv import (
     AsyncTransaction,
     AsyncView,
     AsyncWatch,
+    Backup,
     Change,
     Changes,
     Claim,
@@ -181,6 +183,7 @@ def connected(c: Client) -> None:
     assert_type(c.get("a", consistency="local"), KeyValue | None)
     assert_type(c.submit(Get("a")), Future[Any])
     assert_type(c.status(), Status)
+    assert_type(c.backup("file", overwrite=True, on_progress=print), Backup)
     assert_type(c.members(timeout=1.0), list[Member])
     assert_type(c.watch("a"), Watch)
     assert_type(c.lease(10.0), Lease)
@@ -196,6 +199,7 @@ async def connected_too(c: AsyncClient) -> None:
         assert_type(same, AsyncClient)
     assert_type(await c.get("a"), KeyValue | None)
     assert_type(await c.status(), Status)
+    assert_type(await c.backup(Path("file")), Backup)
     assert_type(await c.members(), list[Member])
     assert_type(c.watch("a"), AsyncWatch)
     assert_type(await c.lease(10.0), AsyncLease)

@@ -10,7 +10,7 @@ from typing import Any
 from replkv import codec
 from replkv.address_book import SEED, AddressBook
 from replkv.config import Config, Settings
-from replkv.disk import MemoryDisk
+from replkv.disk import Disk, MemoryDisk
 from replkv.links import Links
 from replkv.messages import About, Identity, Message
 from replkv.node import Node
@@ -244,12 +244,14 @@ class FakeCluster:
         """
         url = url or url_of(name)
         addresses = {name: url} if join else {**self.addresses, name: url}
-        disk = self.disks.setdefault(name, MemoryDisk())
-        around = (disk, self.network.end(name), lambda: self.now, random.Random(name + str(self.now)), InlineHousekeeper())
+        around = (self.directory(name), self.network.end(name), lambda: self.now, random.Random(name + str(self.now)), InlineHousekeeper())
         seeds = tuple(url_of(other) for other in join)
         self.nodes[name] = node = Node(name, self.config, self.settings, addresses, *around, url, seeds, learner)
         node.start()
         return node
+
+    def directory(self, name: str) -> Disk:
+        return self.disks.setdefault(name, MemoryDisk())
 
     def wipe(self, name: str) -> None:
         """Take a node and its directory away."""

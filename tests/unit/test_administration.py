@@ -15,6 +15,8 @@ from replkv import AsyncReplica, MemberExists, MemberNotFound, MembershipRefused
 from replkv.address import ADDRESS_MAX
 from replkv.administration import Administration
 from replkv.member_ops import ChangeMembers
+from replkv.membership import Membership
+from replkv.node import Node
 from replkv.wire import MEMBERS_MAX, check_operation
 
 CALLS = [name for name in vars(Administration) if not name.startswith("_")]
@@ -64,7 +66,7 @@ def sent(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What a member that is ready is given to do."""
     replica.wait_ready()
     handed_over: list[object] = []
-    monkeypatch.setattr(type(replica._node), "submit", lambda _, call: handed_over.append(call))
+    monkeypatch.setattr(Node, "submit", lambda _, call: handed_over.append(call))
     return handed_over
 
 
@@ -152,7 +154,7 @@ def test_refusals_are_typed_and_change_nothing(replica: Replica) -> None:
 
 def test_where_it_can_not_be_carried_out_in_time_it_is_said_that_it_is_decided(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     replica.wait_ready()
-    monkeypatch.setattr(type(replica._node.membership), "steer", lambda *_: None)
+    monkeypatch.setattr(Membership, "steer", lambda *_: None)
     with pytest.raises(WaitTimeout, match="the change is decided, and goes on"):
         replica.change_members(add={"b": "inproc://b"}, timeout=0.2)
     monkeypatch.undo()

@@ -161,8 +161,8 @@ def test_entries_survive(entry: m.Entry) -> None:
 def test_configurations_survive_and_equal_ones_have_equal_bytes(configuration: m.Configuration) -> None:
     data = codec.encode_configuration(configuration)
     assert codec.decode_configuration(data) == configuration
-    members, addresses = (dict(reversed(each.items())) for each in (configuration.members, configuration.addresses))
-    turned = evolve(configuration, members=members, addresses=addresses)
+    members, addresses = configuration.members, configuration.addresses
+    turned = evolve(configuration, members=dict(reversed(members.items())), addresses=dict(reversed(addresses.items())))
     assert codec.encode_configuration(turned) == data
 
 

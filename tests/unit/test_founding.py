@@ -44,7 +44,7 @@ def test_the_first_entry_names_cluster_founders_addresses_and_settings() -> None
 
 def test_the_same_founders_in_any_order_make_the_same_entry() -> None:
     addresses = {name: f"tcp://{name}:1" for name in INCARNATIONS}
-    shuffled, elsewhere = (dict(sorted(each.items(), reverse=True)) for each in (INCARNATIONS, addresses))
+    shuffled, elsewhere = dict(sorted(INCARNATIONS.items(), reverse=True)), dict(sorted(addresses.items(), reverse=True))
     assert founding_entry(CLUSTER, INCARNATIONS, addresses, Settings()) == founding_entry(CLUSTER, shuffled, elsewhere, Settings())
 
 

@@ -350,7 +350,7 @@ def test_joining_a_cluster_drops_whoever_is_none_of_it(network: FakeNetwork) -> 
 def test_joining_a_cluster_keeps_an_empty_directory_whose_name_is_a_members(network: FakeNetwork) -> None:
     a, b = pair(network)
     a.links.join_cluster(ONE, {"a": ord("a"), "b": 999, "c": ord("c")})
-    assert a.transport.kicked == a.changes() == []
+    assert (a.transport.kicked, a.changes()) == ([], [])
     assert [*a.links.newcomers(ADDRESSES)] == [Application("b", ord("b"), url_of("b"))]
     settle(a, b)
 

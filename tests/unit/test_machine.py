@@ -539,7 +539,7 @@ def test_chunks_are_bounded_and_may_be_cut_anywhere() -> None:
 
 
 def wanted(machine: Machine) -> dict[str, tuple[bool, str]]:
-    return {name: tuple(machine.roster[name]) for name in machine.roster}
+    return {name: (machine.roster[name].voter, machine.roster[name].address) for name in machine.roster}
 
 
 def test_the_roster_begins_with_the_founders_and_follows_commands_not_configurations() -> None:

@@ -445,16 +445,14 @@ def test_another_cluster_where_founders_were_that_have_gone_is_none_of_anybodys_
 def test_a_member_that_finds_itself_at_an_address_it_was_told_tries_on(caplog: pytest.LogCaptureFixture) -> None:
     """The address of all members together, behind which any of them may answer, is a good one to join by."""
     cluster = ready(FakeCluster("a"))
-    change(cluster, add="d")
-    cluster.network.listeners["tcp://any:1"] = "d"
-    cluster.start("d", join="dz")
-    cluster.nodes["d"].book._given.pop("@tcp://z:1")
-    cluster.nodes["d"].book._given["@tcp://any:1"] = "tcp://any:1"
-    assert cluster.nodes["d"].book.peers == ("@tcp://any:1", "d")
-    cluster.nodes["d"].book.changed = True
+    cluster.network.listeners[url_of("z")] = "d"
+    newcomer = cluster.start("d", join="dz")
+    assert newcomer.book.peers == (f"@{url_of('z')}", "d"), "its own address is none to join by"
     for _ in range(300):
         cluster.turn()
-    assert cluster.nodes["d"].links.explain() == "tcp://any:1 (this is the same member)"
+    assert newcomer.links.explain() == "tcp://z:1 (this is the same member)"
     assert warnings_of(caplog, "same member") == []
-    cluster.network.listeners["tcp://any:1"] = "a"
+    cluster.network.listeners[url_of("z")] = "a"
+    cluster.run(lambda: "name it first" in newcomer.links.explain(), 5.0)
+    change(cluster, add="d")
     cluster.run(is_decided(cluster, "ad"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from attrs import evolve, frozen
@@ -165,6 +165,10 @@ def test_with_any_members_dead_every_step_can_still_be_decided_and_when_they_are
             assert (last.names, {*last.voters}) == (tuple(wanted), wanted.voters)
 
 
+def comes_back_empty(name: str, now: Configuration) -> list[Application]:
+    return came((name, 2)) if now.members[name] == 1 else []
+
+
 def test_every_dead_member_that_comes_back_empty_gets_its_part_back_as_another_incarnation() -> None:
     """It is the same name, and somebody else: the old incarnation loses its vote first, the new one gets it when it has the log."""
     for now in all_worlds():
@@ -175,8 +179,7 @@ def test_every_dead_member_that_comes_back_empty_gets_its_part_back_as_another_i
             rest = "".join(set(NAMES) - {name})
             if not won(now, set(rest)):
                 continue
-            emptied = came((name, 2))
-            away = decided(now, wanted, lambda now, came=emptied: came if now.members[came[0].name] == 1 else [], only(rest))
+            away = decided(now, wanted, partial(comes_back_empty, name), only(rest))
             assert away[-1].members[name] == 2
             assert name in away[-1].learners
             back = decided(away[-1], wanted, lambda _: [], ALL)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from caller import Caller
-from fake_network import FakeCluster, InlineHousekeeper
+from fake_network import FakeCluster
 
 from replkv import ops
 from replkv.config import Config
-from replkv.node import Node
+from replkv.disk import Disk
 from replkv.testing.disk import SimDisk
 from replkv.values import to_ttl
 
@@ -31,12 +31,8 @@ class Tight(FakeCluster):
         self.run(self.leader)
         self.run(lambda: not any(node.log.unprepared for node in self.nodes.values()))
 
-    def start(self, name: str) -> Node:
-        rng = random.Random(name + str(self.now))
-        args = (self.platters[name].open(), self.network.end(name), lambda: self.now, rng, InlineHousekeeper())
-        self.nodes[name] = node = Node(name, self.config, self.settings, self.addresses, *args, self.addresses[name])
-        node.start()
-        return node
+    def directory(self, name: str) -> Disk:
+        return self.platters[name].open()
 
     def crash(self, name: str) -> None:
         super().crash(name)
