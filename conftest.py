@@ -1,7 +1,27 @@
-"""What all tests need of the process they run in."""
+"""What all tests need of the process they run in, and which of them may run at the same time."""
 
 import signal
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # A shell that starts this in the background has it ignore Ctrl-C, and every process begun from here too: some tests send it to them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+PROCESSES = ("tests/differential/", "tests/integration/", "tests/torture/", "tests/upgrades/")
+"""Whole clusters of processes: two of these at a time would compete for the machine."""
+
+
+class FileByFile(LoadScopeScheduling):
+    """Gives each file of tests to one worker, so that its fixtures are made once, and all that start processes to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "processes" if file.startswith(PROCESSES) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
+    """Let pytest-xdist go by files."""
+    return FileByFile(config, log)

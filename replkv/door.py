@@ -22,7 +22,7 @@ from replkv.errands import Errand, PullErrand, errand_for, overloaded, see
 from replkv.errors import Incompatible, ReplkvError, TooLarge
 from replkv.kv import VALUE
 from replkv.letters import ADDRESSES, UNSEEN_MAX, Answer, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
-from replkv.ops import Delete, Put
+from replkv.ops import Delete, Put, Scan
 from replkv.proposals import OwnCall
 from replkv.transport import Arrived, PipeDown, PipeUp
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from replkv.transport import Event, Transport
 
 logger = logging.getLogger(__name__)
+
+_ADDRESSES: Final = Scan(prefix=ADDRESSES, keys_only=True)
 
 ERRANDS_MAX: Final = 4096
 """Requests of one connection that may be under way."""
@@ -118,6 +120,7 @@ class Door:
     _complain_at: float = field(default=float("-inf"), init=False)
     _complaints: int = field(default=0, init=False)
     _advertise_at: float = field(default=0.0, init=False)
+    _cleared: int = field(default=0, init=False)  # the index of the configuration for which the leader has looked for strays
 
     @property
     def deadline(self) -> float:
@@ -333,13 +336,33 @@ class Door:
             return ""  # somebody else has written there
 
     def _advertise(self, now: float) -> None:
-        """Write down this member's own address, or take back what it wrote in an earlier life, unless that has been done."""
+        """Write down this member's own address, or take back what it wrote in an earlier life, unless that has been done.
+
+        The leader takes back the addresses of those who are members no more.
+        """
         node, key = self._engine.node, ADDRESSES + self._engine.name.encode()
-        if node.ready and self._address_of(self._engine.name) != self._advertised:
+        if not node.ready:
+            return
+        changes: list[Put | Delete] = [Delete(stray) for stray in self._strays()]
+        if self._address_of(self._engine.name) != self._advertised:
+            changes.append(Put(key, self._advertised) if self._advertised else Delete(key))
+        for change in changes:
             self._advertise_at = now + ADVERTISE_AGAIN
-            command = codec.pack((Put(key, self._advertised) if self._advertised else Delete(key)).to_wire())
+            command = codec.pack(change.to_wire())
             node.proposals.admission.enter_anyway(len(command))
             node.submit(OwnCall(command, lambda _: None))  # if it fails, the next look finds out
+
+    def _strays(self) -> list[bytes]:
+        """Return the keys of addresses that are no member's, once after each change of the members."""
+        node, published = self._engine.node, self._engine.node.published
+        if node.raft is None or node.raft.leader != node.name or self._cleared == published.machine.configured:
+            return []
+        found = published.machine.read(_ADDRESSES.to_wire(), published.revision)
+        if found is None:
+            return []  # a compaction outran it: the next look will do
+        self._cleared = published.machine.configured
+        names = {ADDRESSES + name.encode() for name in node.raft.configuration.members}
+        return [kv.key for kv in _ADDRESSES.result(found) if kv.key not in names]
 
     # -- replies -------------------------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ SILENCE_LIMIT = 2.0
 """Seconds without any answer after which a connection is given up and dialled anew: a half-open one reports no error by itself."""
 FAREWELL = 2.0
 """Seconds for which a link is kept to somebody who is no longer a member: what tells so is on its way."""
-HELLO_MAX = 4096
+HELLO_MAX = 8192
 """Bytes a frame may have before its sender is known."""
 ITSELF = "this is the same member"
 """The answer to a member that found itself at an address that it was told; others may answer there the next time."""

@@ -35,6 +35,7 @@ from replkv.surface import DEFAULT, Timeout
 from replkv.transport import NngTransport
 from replkv.waiting import Notifier
 from replkv.watching import Watch
+from replkv.wire import MEMBERS_MAX
 
 if TYPE_CHECKING:
     from replkv.status import Member, Status
@@ -485,6 +486,8 @@ def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None,
         return {name: _own_address(name, advertise if advertise is not None else listen, joins=joins)}
     if not isinstance(cluster, Mapping):
         raise TypeError(f"cluster must map names to addresses, not be a {type(cluster).__name__}")
+    if len(cluster) > MEMBERS_MAX:
+        raise ValueError(f"cluster has {len(cluster)} members, and at most {MEMBERS_MAX} are possible")
     if name not in cluster:
         raise ValueError(f"cluster must name every member, this one too: {name!r} is not among {', '.join(map(str, cluster))}")
     for member in cluster:

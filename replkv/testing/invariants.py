@@ -1,7 +1,7 @@
 """What must hold at every moment, looked at from outside after every turn of every member.
 
 The names are those of the literature where it has some: E (elections), P (what is persistent), L (logs), C (what is committed), G (who
-decides), A (what is applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so it must stay so":
+decides), B (who belongs), A (what is applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so it must stay so":
 the observer remembers, the members must not contradict.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import define, field
 
-from replkv import quorum
+from replkv import membership, quorum
 from replkv.messages import AppendReply, EntryKind, VoteReply
 from replkv.raft import Raft, Role
 from replkv.raftlog import configuration_in
@@ -365,7 +365,7 @@ class Invariants:
             )
         self.committed.append(entry)
         if (configuration := self.configurations.get((entry.index, entry.term))) is not None:
-            self._check_succession(member, configuration)
+            self._check_succession(member, configuration, entry.index)
             self._settled.append((entry.index, configuration))
         self._commit_terms.append(raft.term)
         known = len(self.witness.model.expiries)
@@ -381,12 +381,19 @@ class Invariants:
 
     # -- who decides ------------------------------------------------------------------------------------------------------------------
 
-    def _check_succession(self, member: SimMember, new: Configuration) -> None:
-        """B1: a configuration follows from the one before it, and everybody who votes has been there."""
-        if self._settled and not quorum.may_follow(self.settled, new):
-            raise Violation("B1", f"{member.where} committed {new} behind {self.settled}")
-        if strangers := [name for name in new.all_voters if (name, new.members.get(name)) not in self.cluster.incarnations]:
+    def _check_succession(self, member: SimMember, new: Configuration, index: int) -> None:
+        """B1: a configuration follows from the one before it, and everybody who votes has been there; B3: and had caught up before."""
+        before = self._settled[-1][1] if self._settled else new
+        if not quorum.may_follow(before, new) and before is not new:
+            raise Violation("B1", f"{member.where} committed {new} behind {before}")
+        voters = {(name, new.members[name]) for name in new.all_voters}
+        if strangers := voters - self.cluster.incarnations:
             raise Violation("B1", f"{member.where} committed {new}, in which nobody ever was {strangers}")
+        least = index - 1 - membership.CAUGHT_UP
+        for name, incarnation in sorted(voters - {(each, before.members.get(each)) for each in before.all_voters}):
+            rafts = [seen.last_raft for seen in self._all_seen(name, incarnation)]
+            if self.cluster.scenario.steers and all(raft is None or raft.durable_index < max(1, least) for raft in rafts):
+                raise Violation("B3", f"{member.where} committed {new} at {index}, and {name} has not caught up")
 
     def _in_force(self, raft: Raft, index: int) -> list[Configuration]:
         """Return what a member's log has for the configuration at an index, and what it has for later ones."""

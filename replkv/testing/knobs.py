@@ -35,6 +35,7 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "snapshot._SYNC_EVERY": (1,),
     "snapshotting.CHUNK": (400, 4000),
     "watch.STEP": (1, 3),
+    "membership.CAUGHT_UP": (1, 8),
     "watch.PUBLISHED_STEP": (1, 3),
     "compaction.SAMPLES": (2,),
     "compaction.SCRUB_SLICE": (0.0,),

@@ -215,9 +215,11 @@ class Simulation:
         self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)
         self.watchers.ask()
         self._must(lambda: self.watchers.marked, "watches do not say how far they are", WATCHED_WITHIN)
-        before = self._leader(sound)
+        before, settled = self._leader(sound), self.invariants.settled
         self.administrators.call_back()
         self._leave_alone(sound)
+        if self.invariants.settled is not settled:
+            raise Violation("liveness", f"{settled} became {self.invariants.settled} although nothing was wrong")
         if before is None or self._leader(sound) != before:
             raise Violation("liveness", f"leadership moved from {before} to {self._leader(sound)} although nothing was wrong")
 

@@ -19,7 +19,6 @@ AREAS = raft_seeds, elections, replication, membership, snapshots, storage, read
 
 CATALOGUE: dict[int, Mutant] = {mutant.number: mutant for mutant in sorted(MUTANTS, key=lambda mutant: mutant.number)}
 
-_NO_CHANGES = "there is no call that changes the members yet"
 _NO_USERS = "there are no users and roles yet"
 
 UNLIKE: dict[int, tuple[str, str, str]] = {
@@ -33,8 +32,6 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
         "openraft#1960",
         "a member has one sync of its log under way, on the thread that decides",
     ),
-    30: ("A learner that has never started is promoted", "etcd#15096, etcd#21736", _NO_CHANGES),
-    34: ("No member can be added while another one is down", "etcd#3477, etcd#21667", _NO_CHANGES),
     38: (
         "A snapshot that took long to write replaces a newer one that came in meanwhile",
         "etcd#18055",

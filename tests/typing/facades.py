@@ -117,6 +117,10 @@ def blocking(r: Replica) -> None:
     assert_type(r.mapping("a/", codec="text"), ReplicatedMapping[str])
     r.mapping("a/", codec="text")["b"] = "c"
     assert_type(r.wait_ready(), None)
+    assert_type(r.change_members(add={"d": "host:1"}, remove=["a"]), None)
+    assert_type(r.promote("d"), None)
+    assert_type(r.transfer_leadership("d", timeout=1.0), None)
+    assert_type(r.leave(), None)
     assert_type(r.submit(Put("a", "b")), Future[Any])
     with r as same:
         assert_type(same, Replica)
@@ -171,6 +175,10 @@ async def awaiting(r: AsyncReplica) -> None:
     assert_type(await r.view("a/", codec="text"), AsyncView[str])
     assert_type(await r.mapping("a/", typed(float))["b"], float)
     assert_type(await r.wait_ready(1.0), None)
+    assert_type(await r.change_members(learners={"d": "host:1"}), None)
+    assert_type(await r.promote("d"), None)
+    assert_type(await r.transfer_leadership(), None)
+    assert_type(await r.leave(timeout=1.0), None)
     async with r as same:
         assert_type(same, AsyncReplica)
     assert_type(await AsyncReplica().open(), AsyncReplica)
@@ -183,6 +191,7 @@ def connected(c: Client) -> None:
     assert_type(c.get("a", consistency="local"), KeyValue | None)
     assert_type(c.submit(Get("a")), Future[Any])
     assert_type(c.status(), Status)
+    assert_type(c.transfer_leadership("b"), None)
     assert_type(c.backup("file", overwrite=True, on_progress=print), Backup)
     assert_type(c.members(timeout=1.0), list[Member])
     assert_type(c.watch("a"), Watch)
@@ -199,6 +208,7 @@ async def connected_too(c: AsyncClient) -> None:
         assert_type(same, AsyncClient)
     assert_type(await c.get("a"), KeyValue | None)
     assert_type(await c.status(), Status)
+    assert_type(await c.transfer_leadership(), None)
     assert_type(await c.backup(Path("file")), Backup)
     assert_type(await c.members(), list[Member])
     assert_type(c.watch("a"), AsyncWatch)

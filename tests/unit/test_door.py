@@ -620,6 +620,8 @@ def test_an_address_that_changed_is_written_down_anew_and_one_that_is_no_more_is
     visitor.asks(batch(2, session, 1, *writes))
     hall.wait(2 * door.ADVERTISE_AGAIN)
     assert hall.stranger().greets().addresses == {"a": "tcp://new:1", "b": "tcp://b:1"}
+    kept = [hall.node.published.machine.store.get(ADDRESSES + name, hall.node.published.revision) for name in (b"b", b"d")]
+    assert [record is not None and record[1] is not None for record in kept] == [True, False], "d is no member"
     hall.door._advertised = ""
     hall.wait(2 * door.ADVERTISE_AGAIN)
     assert hall.stranger().greets().addresses == {"b": "tcp://b:1"}

@@ -10,6 +10,7 @@ from attrs import evolve
 from fake_network import FakeMember, FakeNetwork, settle, url_of
 
 from replkv import codec, links
+from replkv.address import ADDRESS_MAX
 from replkv.address_book import SEED
 from replkv.codec import NO_CLUSTER
 from replkv.links import FAREWELL, GREETING_TIMEOUT, HELLO_MAX, SILENCE_LIMIT
@@ -42,6 +43,7 @@ from replkv.messages import (
     Welcome,
 )
 from replkv.transport import Arrived
+from replkv.wire import MEMBERS_MAX
 
 ONE, TWO = b"1" * 16, b"2" * 16
 MEMBERS = {name: ord(name) for name in "abc"}
@@ -266,6 +268,13 @@ def test_a_frame_before_the_greeting_ends_the_connection(network: FakeNetwork, f
     assert b.transport.kicked == [pipe]
     assert b.links.frames_dropped == 1
     assert b.take() == []
+
+
+def test_the_largest_greeting_there_is_fits_into_a_first_frame() -> None:
+    name, founders = "x" * 64, tuple(f"{'x' * 62}{number:02}" for number in range(MEMBERS_MAX))
+    about = About(f"inproc://{'x' * (ADDRESS_MAX - 9)}", (1 << 63) - 1, (1 << 63) - 1, (1 << 63) - 1)
+    hello = Hello(codec.VERSIONS, ONE, name, (1 << 64) - 1, name, founders, about)
+    assert len(codec.encode_frame(ONE, (1 << 64) - 1, 0, hello)) <= HELLO_MAX
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,18 @@ import pytest
 from fake_network import FakeCluster, url_of
 
 from replkv import codec
+from replkv.address import ADDRESS_MAX
 from replkv.config import Config
 from replkv.errors import Removed, WrongCluster
 from replkv.links import FAREWELL
 from replkv.machine import Machine
 from replkv.member_ops import ChangeMembers
-from replkv.messages import EXPECTED, Append, Application, Configuration, Message, SnapshotChunk
+from replkv.messages import EXPECTED, Append, Application, CensusReply, Configuration, Message, SnapshotChunk, SnapshotMeta
 from replkv.node import Node
 from replkv.ops import Put
 from replkv.proposals import Call
 from replkv.raft import Raft, Role
+from replkv.wire import MEMBERS_MAX
 
 
 def ready(cluster: FakeCluster) -> FakeCluster:
@@ -456,3 +458,18 @@ def test_a_member_that_finds_itself_at_an_address_it_was_told_tries_on(caplog: p
     cluster.run(lambda: "name it first" in newcomer.links.explain(), 5.0)
     change(cluster, add="d")
     cluster.run(is_decided(cluster, "ad"))
+
+
+def test_the_largest_configuration_there_is_fits_into_an_entry_and_into_the_head_of_a_frame() -> None:
+    """While all members of a cluster are exchanged, both halves are in it."""
+    names = [f"{'x' * 61}{number:03}" for number in range(2 * MEMBERS_MAX)]
+    url = f"tcp://{'x' * (ADDRESS_MAX - 12)}:65535"
+    largest = Configuration(
+        tuple(names[:MEMBERS_MAX]), tuple(names[MEMBERS_MAX:]), (), dict.fromkeys(names, (1 << 64) - 1), dict.fromkeys(names, url)
+    )
+    assert codec.decode_configuration(codec.encode_configuration(largest)) == largest
+    last = (1 << 63) - 1
+    chunk = SnapshotChunk(last, SnapshotMeta(last, last, largest), last, last, b"x")
+    assert codec.decode_frame(codec.encode_frame(bytes(16), 1, 2, chunk)).message == chunk
+    reply = CensusReply(last, last, last, last, True, last, largest)
+    assert codec.decode_frame(codec.encode_frame(bytes(16), 1, 2, reply)).message == reply

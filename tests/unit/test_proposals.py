@@ -614,18 +614,18 @@ def test_a_batch_that_was_not_taken_is_taken_back_unless_it_was_sent_before(read
 
 def test_what_stands_behind_the_last_command_is_not_handed_over_until_it_is_taken_up_again(ready: Proposals) -> None:
     put(ready, 2)
-    last = Caller(b"\x05")
+    last = Caller(codec.pack((5,)))
     ready.end_with(last.command)
     submit(ready, last)
     (behind,) = put(ready)
     (batch,) = sent(ready)
-    assert (len(batch.commands), batch.commands[-1]) == (3, 5)
+    assert (len(batch.commands), batch.commands[-1]) == (3, (5,))
     assert not ready.can_send
     assert sent(ready) == []
-    own = OwnCall(b"\x06", lambda _: None)
-    ready.admission.enter_anyway(1)
+    own = OwnCall(codec.pack((6,)), lambda _: None)
+    ready.admission.enter_anyway(len(own.command or b""))
     ready.submit(own)
-    assert [one.commands for one in sent(ready)] == [(6,)], "what the member does for itself goes on"
+    assert [one.commands for one in sent(ready)] == [((6,),)], "what the member does for itself goes on"
     assert [one.sequence for one in sent(ready, B)] == [1, 2], "and so does what is under way"
     assert behind.finished == 0
     ready.end_with(None)
@@ -634,14 +634,14 @@ def test_what_stands_behind_the_last_command_is_not_handed_over_until_it_is_take
 
 
 def test_a_last_command_that_comes_back_empty_is_sent_again(ready: Proposals) -> None:
-    last = Caller(b"\x05")
+    last = Caller(codec.pack((5,)))
     ready.end_with(last.command)
     submit(ready, last)
     put(ready)
     (batch,) = sent(ready)
     ready.answer([Outcome(batch.session, batch.sequence, ())])
     (again,) = sent(ready)
-    assert (again.sequence, again.commands) == (2, (5,))
+    assert (again.sequence, again.commands) == (2, ((5,),))
     assert sent(ready) == []
 
 

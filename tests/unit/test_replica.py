@@ -525,6 +525,7 @@ THREE = {"a": "127.0.0.1:7431", "b": "127.0.0.1:7432", "c": "127.0.0.1:7433"}
         ({"cluster": THREE, "data_dir": None}, ValueError, "data_dir="),
         ({"cluster": list(THREE)}, TypeError, "map names to addresses"),
         ({"cluster": {}}, ValueError, "name every member"),
+        ({"cluster": {**THREE, **{f"m{n}": f"127.0.0.1:{n + 1}" for n in range(62)}}}, ValueError, "65 members, and at most 64"),
         ({"cluster": {**THREE, "b": 7432}}, TypeError, "address is a str"),
         ({"cluster": {5: "127.0.0.1:7435", "a": "127.0.0.1:7431"}}, TypeError, "name must be a str"),
         ({"cluster": {**THREE, "b": "127.0.0.1:99999"}}, ValueError, "0 to 65535"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import operator
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -582,6 +584,7 @@ def test_the_numbers_in_the_log_never_change() -> None:
         ops.Revoke(7, 9),
         ops.Put("k", "v", guard=ops.Guard("l", 5)),
         ops.Delete("k", if_mod_revision=9, guard=ops.Guard("l", 5)),
+        ChangeMembers((("d", "tcp://d:1"),), ("c",), (("e", ""),), ("b",)),
     ]
     assert [operation.to_wire() for operation in listed] == [
         (1, b"k", b"v", False),
@@ -600,12 +603,14 @@ def test_the_numbers_in_the_log_never_change() -> None:
         (13, 7, 9),
         (14, b"l", 5, (1, b"k", b"v", False)),
         (14, b"l", 5, (8, b"k", 9, (2, b"k", b"k\x00", False))),
+        (15, (("d", "tcp://d:1"),), ("c",), (("e", ""),), ("b",)),
     ]
+    assert (wire.MEMBERS, wire.LEVEL) == (15, 16)
     key = Key("k")
     conditions = (key.version == 1, key.create_revision != 1, key.mod_revision > 1, key.value < "1", key.lease == 1)
     assert [condition.to_wire()[2:] for condition in conditions] == [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, b"1"), (5, 1, 1)]
     assert ops.Guard("l", 5).to_wire() == (b"l", b"l\x00", 6, 1, 5)
-    assert [STATUS[kind] for kind in REFUSED] == list(range(1, 13))
+    assert [STATUS[kind] for kind in REFUSED] == list(range(1, 16))
 
 
 # -- namespaces ---------------------------------------------------------------------------------------------------------------------------
@@ -695,6 +700,9 @@ REFUSED: list[type[errors.ReplkvError]] = [
     errors.LeaseExists,
     errors.QuotaExceeded,
     errors.LockLost,
+    errors.MemberNotFound,
+    errors.MemberExists,
+    errors.MembershipRefused,
 ]
 RECORD = KeyValue(b"n/k", b"v", 2, 3, 2, 7)
 DETAILS: dict[Any, tuple[Any, ...]] = {
@@ -709,6 +717,9 @@ DETAILS: dict[Any, tuple[Any, ...]] = {
     errors.LeaseExists: ((7,),),
     errors.QuotaExceeded: ((10, 9),),
     errors.LockLost: ((b"n/k", 2),),
+    errors.MemberNotFound: (("d",),),
+    errors.MemberExists: (("d", "tcp://d:1"),),
+    errors.MembershipRefused: ((65, 64),),
 }
 
 
@@ -724,6 +735,13 @@ def test_an_error_survives_the_log_with_all_it_says(kind: Any) -> None:
     assert (str(raised.value), vars(raised.value)) == (str(error), vars(error))
 
 
+def test_the_documentation_names_every_refusal() -> None:
+    text = (Path(wire.__file__).parent.parent / "docs" / "FORMATS.md").read_text(encoding="utf-8")
+    table = text.partition("| status | | facts | details |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\d+) \| (\w+)", table, re.MULTILINE)
+    assert [(int(status), kind) for status, kind in rows] == [(STATUS[kind], kind.__name__) for kind in REFUSED]
+
+
 def test_an_outcome_that_is_unknown_can_be_answered_too() -> None:
     with pytest.raises(errors.OutcomeUnknown, match="executed once"):
         wire.unless_refused(travelled(refuse(errors.OutcomeUnknown, ()).refusal))
@@ -731,7 +749,24 @@ def test_an_outcome_that_is_unknown_can_be_answered_too() -> None:
 
 
 def test_no_text_of_ours_is_in_the_outcome_of_the_log() -> None:
-    known = {b"n/k", "value", RECORD, True, 2, 3, 5, 7, 9, 10, 128, 129}  # facts: later versions may say them in other words
+    known = {
+        b"n/k",
+        "value",
+        "d",
+        "tcp://d:1",
+        64,
+        65,
+        RECORD,
+        True,
+        2,
+        3,
+        5,
+        7,
+        9,
+        10,
+        128,
+        129,
+    }  # facts: later versions may say them in other words
     for kind, (facts, *details) in DETAILS.items():
         status, *rest = refuse(kind, facts, *details).refusal
         assert status == STATUS[kind]
