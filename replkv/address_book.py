@@ -92,8 +92,9 @@ class AddressBook:
             self.changed = self._given.pop(peer, None) is not None or self.changed
 
     def addresses(self) -> dict[str, str]:
-        """Return the best address of everybody whose name is known."""
-        return {peer: self.best(peer) for peer in self.peers if not peer.startswith(SEED)}
+        """Return the best address of everybody whose name is known; on any thread."""
+        found = {peer: self._all(peer) for peer in self.peers if not peer.startswith(SEED)}
+        return {peer: urls[0] for peer, urls in found.items() if urls}  # the node's thread may have forgotten one meanwhile
 
     def _all(self, peer: str) -> list[str]:
         found = (book.get(peer) for book in (self._said, self._given, self._configured, self._told))

@@ -16,8 +16,9 @@ import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
+from weakref import WeakSet
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from replkv import codec, letters
 from replkv.errors import Corrupt, Incompatible, TooLarge
@@ -84,12 +85,18 @@ class State:
         cluster: the id of the cluster.
         revision: of the store.
         chunks: the dump of it.
+        pins: of the member that removes nothing of it meanwhile.
     """
 
     meta: SnapshotMeta
     cluster: bytes
     revision: int
     chunks: Iterator[bytes]
+    pins: WeakSet[object] = field(factory=WeakSet)
+
+    def let_go(self) -> None:
+        """Let the member remove what it kept for this, also if an error that somebody keeps still refers to it; any thread."""
+        self.pins.discard(self)
 
 
 class Outlined(Plan[Any]):
@@ -120,7 +127,7 @@ class Outlined(Plan[Any]):
 class TakeHold(Outlined):
     """Take hold of the state that has everything acknowledged before, to write it down; in a client, of its outline.
 
-    A member removes nothing of it as long as what is returned lives.
+    A member removes nothing of it until it is let go, or what is returned lives no more.
     """
 
     __slots__ = ()
@@ -135,7 +142,7 @@ class TakeHold(Outlined):
         del time
         assert machine.founding is not None  # noqa: S101  # who has a leader was founded
         meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
-        state = State(meta, machine.founding.cluster, machine.store.revision, machine.dump())
+        state = State(meta, machine.founding.cluster, machine.store.revision, machine.dump(), machine.pins)
         machine.pins.add(state)
         return state
 
@@ -196,12 +203,15 @@ class File:
         self.where = os.path.abspath(path)
         self._overwrite = overwrite
         directory, self._name = os.path.split(self.where)
-        self._temporary = f".{self._name[:100]}.{os.urandom(8).hex()}.tmp"
+        beginning = os.fsdecode(os.fsencode(self._name)[:100])  # a name of 255 bytes leaves no room for more
+        self._temporary = f".{beginning}.{os.urandom(8).hex()}.tmp"
         self._fd = -1
         if os.path.isdir(self.where):
             raise IsADirectoryError(errno.EISDIR, "is a directory: name a file in it", self.where)
-        if not overwrite and os.path.lexists(self.where):
-            raise self._taken()
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(self.where)  # a name that is too long is refused now, not when everything has been written
+            if not overwrite:
+                raise self._taken()
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @classmethod
@@ -338,7 +348,7 @@ def write_backup(state: State, file: File, stop: threading.Event | None = None, 
     """Write a state down, make the file durable, read it back, and give it its name; on the caller's thread.
 
     Args:
-        state: what to write.
+        state: what to write; it is let go.
         file: where to; it is closed.
         stop: when it is set, nothing is left of it, and ``InterruptedError`` is raised.
         progress: called now and then with the bytes of content that are written.
@@ -354,6 +364,8 @@ def write_backup(state: State, file: File, stop: threading.Event | None = None, 
         except BaseException:
             file.discard()
             raise
+        finally:
+            state.let_go()
         size = file.size("")
     return Backup(file.where, state.revision, state.meta.index, state.meta.term, size, sha256, state.cluster.hex())
 

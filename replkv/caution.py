@@ -101,7 +101,7 @@ class Caution:
             self._replies = self._in_doubt()
             self._number += 1
             self.ask_at = now
-        self._replies[sender] = reply
+        self._replies = {**self._replies, sender: reply}  # another one: other threads may be walking over the last
 
     def _in_doubt(self) -> dict[str, CensusReply]:
         return {name: reply for name, reply in self._replies.items() if reply.in_doubt}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from replkv.errors import Removed
+from replkv.messages import Configuration
 from replkv.metrics import sizes
 from replkv.status import Member, Status
 
@@ -87,7 +88,7 @@ class Described:
     def members(self) -> list[Member]:
         """Return the members of the configuration, as this one sees them."""
         raft, where = self.raft, self.book.addresses()
-        names = raft.configuration.names if raft is not None else tuple(sorted(self.addresses))
-        learners = raft.configuration.learners if raft is not None else ()
+        configuration = raft.configuration if raft is not None else Configuration(tuple(sorted(self.addresses)))
+        names, learners = configuration.names, configuration.learners
         gone = self.links.unreachable()
         return [Member(name, where.get(name, ""), name in learners, not self.stopped and name not in gone) for name in names]

@@ -100,7 +100,7 @@ class Machine:
         self._writer.max_bytes = self.settings.max_bytes
         self._at_work = False  # from the first slice of an entry to its last
         self.pins: WeakSet[object] = WeakSet()
-        """Who walks over a dump on a thread of its own, at its own pace: while it lives, nothing is removed."""
+        """Who walks over a dump on a thread of its own, at its own pace: while it lives and is in here, nothing is removed."""
 
     @property
     def ended_leases(self) -> list[int]:
@@ -227,7 +227,7 @@ class Machine:
         return answer
 
     def _change_members(self, command: Raw) -> Raw:
-        self.roster.change(command)
+        self.roster.change(command, self.configuration.addresses)
         return (wire.OK,)
 
     def _raise_level(self, command: Raw) -> Raw:

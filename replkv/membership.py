@@ -25,14 +25,14 @@ from replkv.upgrading import supported
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from replkv.address_book import AddressBook
     from replkv.config import Settings
     from replkv.links import Links
     from replkv.log import Log, Recovered
     from replkv.machine import Machine
-    from replkv.messages import Configuration
+    from replkv.messages import Configuration, Entry
     from replkv.proposals import Call
     from replkv.raft import Raft
     from replkv.succession import Succession
@@ -165,11 +165,8 @@ class Membership:
         if raft.role is not Role.LEADER and raft.leader is not None:
             for newcomer in self._links.newcomers(raft.configuration.addresses):
                 self._links.send(raft.leader, newcomer)
-        wanted = machine.roster[self._name].voter if self._name in machine.roster else False
-        if self._learner and wanted and raft.leader is not None and machine.applied >= raft.commit:
-            self._learner = False  # said once: somebody may promote it later
-            command = ChangeMembers(learners=((self._name, ""),))
-            self._submit(codec.pack(command.to_wire()), lambda _: None)
+        if self._learner and self._belonged and raft.leader is not None and machine.applied >= raft.commit:
+            self._decline(machine)
         removed_by = self._links.removed_by
         if raft.leader is not None:
             self._book.forget([peer for peer in self._book.peers if peer.startswith(SEED)])
@@ -180,6 +177,26 @@ class Membership:
         elif now - self._alone_since > PATIENCE * raft.timing.election_timeout:
             reasons = ", ".join(f"{peer} says: {reason}" for peer, reason in sorted(removed_by.items()))
             raise Removed(f"member {self._name} was removed from its cluster: {reasons}")
+
+    def restarted(self, configuration: Configuration, entries: Iterable[Entry]) -> None:
+        """Take note of what is in the log at the start: who has a vote by then was given it on purpose.
+
+        Args:
+            configuration: in effect.
+            entries: of the log.
+        """
+        # Each configuration but the last is committed, or the next one had not been proposed.  Until it is applied again, those who lag
+        # behind would take this member for one that was removed; and without them there may be no majority.
+        changes = [entry.index for entry in entries if entry.kind is not EntryKind.BLOCK]
+        self._links.about = evolve(self._links.about, configured=changes[-2] if len(changes) > 1 else 0)
+        has_vote = configuration.is_voter(self._name) and configuration.members[self._name] == self._links.identity.incarnation
+        self._learner = self._learner and not has_vote
+
+    def _decline(self, machine: Machine) -> None:
+        """Say that this member wants no vote; once, for somebody may give it one later."""
+        self._learner = False
+        if self._name in machine.roster and machine.roster[self._name].voter:
+            self._submit(codec.pack(ChangeMembers(learners=((self._name, ""),)).to_wire()), lambda _: None)
 
     def check_cluster(self, raft: Raft) -> None:
         """Find out that most of the peers belong to another cluster.

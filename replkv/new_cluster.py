@@ -48,6 +48,9 @@ REVISION_GAP: Final = 1_000_000_000
 GAP_MAX: Final = 1 << 40
 MAX_BYTES: Final = 8 << 30
 """Bytes of content that a backup may have by default."""
+ENTRIES_MAX: Final = 1 << 46
+COUNTED_MAX: Final = 1 << 62
+"""So many entries, and so many of anything else, no cluster counts; what is added to them has room in the 63 bits of a number."""
 SEGMENT: Final = Config().segment_bytes
 _THERE_ANYWAY: Final = {"lock", "lost+found"}
 
@@ -286,6 +289,9 @@ def read_backup(path: str, max_bytes: int = MAX_BYTES) -> Machine:
         meta, founding = parser.meta, machine.founding
         if meta is None or founding is None or (meta.index, meta.term, parser.cluster) != (machine.applied, machine.term, founding.cluster):
             raise refused(f"{file.where} holds another state than it says")
+        counted = machine.term, machine.time, machine.store.revision, machine.leases.last_id
+        if machine.applied >= ENTRIES_MAX or max(counted) >= COUNTED_MAX:
+            raise refused(f"{file.where} has numbers that nobody counts to")
     return machine
 
 

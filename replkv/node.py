@@ -178,7 +178,6 @@ class Node(Described):
         self.links = Links(self.transport, recovered.identity, () if self.join else tuple(sorted(self.addresses)), self.book)
         self.links.about = About(self.addresses[self.name], level=features.LEVEL, priority=self.config.priority)
         founders = {} if self.join else self.addresses
-        newcomer = self.learner and not recovered.founding
         admission = Admission(self.config.max_commands_in_flight, self.config.max_bytes_in_flight)
         self.proposals = Proposals(self.rng, self.config.block_bytes, self.settings.election_timeout, admission)
         self.keeper = Keeper(self.rng.getrandbits(62) + 1, self.settings.session_ttl, self._submit_own)
@@ -189,14 +188,14 @@ class Node(Described):
         self.space = Space(self.name, self.log, self.links, self.proposals)
         self.succession = Succession(self.name, self.config.priority, self.links, self.space)
         others = (self.links, self.book, self.log, self.succession)
-        self.membership = Membership(self.name, founders, *others, self._begin, self._submit_own, newcomer)
+        self.membership = Membership(self.name, founders, *others, self._begin, self._submit_own, self.learner)
         self.outgoing = Outgoing(self.name, self.clock, self.links, self.proposals, self.guests, self.space)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
         self.links.dial(now)
         if recovered.founding:
             self._begin(recovered, now)
-            self._compare_maps()
+            self._take_up(recovered)
         elif len(self.addresses) == 1:
             self._try_to_found(now)
 
@@ -231,9 +230,12 @@ class Node(Described):
         self._follow_configuration(self.raft, now)
         self._publish()
 
-    def _compare_maps(self) -> None:
-        names = self.raft.configuration.names if self.raft is not None else ()
-        if len(self.addresses) > 1 and (different := sorted({*self.addresses} ^ {*names})):
+    def _take_up(self, recovered: Recovered) -> None:
+        """Compare what this member was started with and what its log says."""
+        if self.raft is None:
+            return
+        self.membership.restarted(self.raft.configuration, recovered.entries)
+        if len(self.addresses) > 1 and (different := sorted({*self.addresses} ^ {*self.raft.configuration.names})):
             logger.warning("%s: the cluster map is an address book now; it and the members differ in %s", self.name, ", ".join(different))
 
     def _follow_configuration(self, raft: Raft, now: float) -> None:
@@ -487,7 +489,8 @@ class Node(Described):
             if self._applying is None:
                 self.snapshots.take_if_due(self.raft, self.machine)
                 self.upkeep.look_around(self.raft, self.machine)
-                self.membership.configured(self.machine, certain=self.ready)
+                certain = self.ready and (self.raft.role is Role.LEADER or not self.raft.lags)
+                self.membership.configured(self.machine, certain=certain)
                 self.membership.look_around(self.raft, self.machine, now)
                 self._steer(self.raft, now)
             self.membership.check_cluster(self.raft)

@@ -85,6 +85,7 @@ class Raft:
         self._lead: Leadership | None = None  # while this member leads
         self._caution = Caution(restored.floor, rng.getrandbits(62), now) if self._log.end < restored.floor else None
         self.full = False  # set by the caller: the disk has no room for entries, so none are proposed, and none taken from a leader
+        self.lags = True  # as a follower: its leader has told it of more that is decided than it has
         self.mute = restored.mute  # set by the caller: it has no room even for a vote, so this member does not stand
         self._out = Ready()
         self._configure()
@@ -422,8 +423,7 @@ class Raft:
             self._asked.clear()
 
     def _on_append(self, sender: str, append: Append) -> None:
-        if append.term < self.term:
-            # A leader that has been cut off must learn of the newer term, or it would never let this member back in.
+        if append.term < self.term:  # a leader that was cut off must learn of the newer term, or it would never let this member back in
             self._send(sender, AppendReply(self.term, append.round, rejected=True))
             return
         if append.term > self.term or sender != self.leader:
@@ -433,10 +433,12 @@ class Raft:
         match, news = self._log.compare(append, self.commit)
         if news and self.full:
             match, news = news[0].index - 1, ()
-        self._replace(news)
+        if news:
+            self._replace(news)
         self._cluster_time.hear(append.time, self._now)
-        if match is not None and append.commit > self.commit and match > self.commit:
+        if match is not None and min(append.commit, match) > self.commit:
             self._commit_to(min(append.commit, match))
+        self.lags = append.commit > self.commit
         if append.round == NOTICE:
             return
         if match is None or self.full:  # a refusal keeps the leader from sending more than heartbeats
@@ -451,8 +453,6 @@ class Raft:
         self._patience.wait(self._now)
 
     def _replace(self, entries: Sequence[Entry]) -> None:
-        if not entries:
-            return
         first = entries[0].index
         if first <= self.commit:
             raise InvariantBroken(f"{self.name}: entry {first} would be replaced, but {self.commit} is committed")
@@ -583,8 +583,8 @@ class Raft:
 
     @property
     def healing(self) -> str:
-        """What has to happen before this member has got over a loss, in words; empty: it has."""
-        return self._caution.wants(self.name, self.configuration) if self._caution else ""
+        """What has to happen before this member has got over a loss, in words; empty: it has; any thread."""
+        return caution.wants(self.name, self.configuration) if (caution := self._caution) else ""
 
     @property
     def _end(self) -> Position:

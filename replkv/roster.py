@@ -59,15 +59,16 @@ class Roster:
         """Those who are wanted with a vote."""
         return {name for name, wanted in self._wanted.items() if wanted.voter}
 
-    def change(self, command: Raw) -> None:
+    def change(self, command: Raw, addresses: Mapping[str, str]) -> None:
         """Carry out a packed MEMBERS command, as a whole or not at all.
 
         Args:
             command: tag, pairs of name and address of voters to add, names to remove, pairs of learners, names to promote.
+            addresses: where the members are by now.
 
         Raises:
             MemberExists: a member that is to be added is there, at another address.
-            MemberNotFound: one that is to go or to be promoted is not there.
+            MemberNotFound: one that is to go or to be promoted, or of which only the name is given, is not there.
             MembershipRefused: nobody would be left to vote, or too many would be members.
         """
         _, add, remove, learners, promote = command
@@ -79,8 +80,8 @@ class Roster:
             if name not in wanted:
                 raise refuse(MemberNotFound, (name,))
             wanted[name] = wanted[name]._replace(voter=True)
-        self._add(wanted, add, voter=True)
-        self._add(wanted, learners, voter=False)
+        self._add(wanted, add, addresses, voter=True)
+        self._add(wanted, learners, addresses, voter=False)
         if not any(voter for voter, _ in wanted.values()):
             raise refuse(MembershipRefused, (0, 0))
         if len(wanted) > MEMBERS_MAX:
@@ -88,11 +89,13 @@ class Roster:
         self._wanted, self.changes = wanted, self.changes + 1
 
     @staticmethod
-    def _add(wanted: dict[str, Wanted], pairs: Iterable[tuple[str, str]], *, voter: bool) -> None:
+    def _add(wanted: dict[str, Wanted], pairs: Iterable[tuple[str, str]], addresses: Mapping[str, str], *, voter: bool) -> None:
         for name, address in pairs:
             known = wanted.get(name)
-            if known is not None and address not in ("", known.address):
-                raise refuse(MemberExists, (name, known.address))
+            if known is None and not address:
+                raise refuse(MemberNotFound, (name,))
+            if known is not None and address not in ("", known.address, addresses.get(name)):
+                raise refuse(MemberExists, (name, addresses.get(name, known.address)))
             wanted[name] = Wanted(voter, known.address if known is not None else address)
 
     # -- as a part of the state --------------------------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ class Succession:
         leads = raft.role is Role.LEADER
         self._asked_by = {peer: (to, until) for peer, (to, until) in self._asked_by.items() if leads and until > now}
         for to, _ in self._asked_by.values():
-            self._offer(raft, to, now)
+            if _impossible(raft.configuration, to, self._name) is None:  # it may have lost its vote since
+                self._offer(raft, to, now)
 
     def heard(self, raft: Raft, peer: str, message: HandOver | Hindrance, now: float) -> None:
         """Take what a follower wishes, or what is in the way as the leader says."""

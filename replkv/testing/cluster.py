@@ -1,8 +1,8 @@
 """A whole cluster in one thread: real nodes on a simulated network, disk and clock.
 
-A member is what outlives its processes: a name, a disk, an address.  Each of its lives is a new ``Node``; each disk that it begins with
-empty is another incarnation.  A turn happens at one moment of
-virtual time, but what it costs (work, slow disks) pushes that member's clock ahead: its messages leave later and its next turn waits.
+A member is what outlives its processes: a name, a disk, an address.  Each of its lives is a new ``Node``; each disk that is empty at the
+beginning makes it another incarnation.  A turn happens at one moment of virtual time, but what it costs (work, slow disks) pushes that
+member's clock ahead: its messages leave later and its next turn waits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who decides: the configurations that may be in force by anybody's account, and the traffic that changes them.
 
-Members come and go, vote and cease to, all with the directories they have.  What is proposed is always legal, and never lets those
-members decide whose disks were lost.
+Members come and go, vote and cease to, all with the directories they have: on ways that leaders never take by themselves, who are kept
+from steering in such a run.  What is proposed is always legal, and never lets those members decide whose disks were lost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What must hold at every moment, looked at from outside after every turn of every member.
 
 The names are those of the literature where it has some: E (elections), P (what is persistent), L (logs), C (what is committed), G (who
-decides), B (who belongs), A (what is applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so it must stay so":
-the observer remembers, the members must not contradict.
+decides), B (who belongs), A (what is applied), K (leases); V (the store) is in ``state.py``.  Most are of the form "this was so once, so
+it must stay so": the observer remembers, the members must not contradict.  A member is its name and incarnation: where its directory was
+emptied it is another one, that promised nothing and is counted nowhere before the configuration means it.
 """
 
 from __future__ import annotations
@@ -487,7 +488,7 @@ class Invariants:
 def _decided(configuration: Configuration, agrees: Callable[[str, int | None], bool]) -> bool:
     """Tell whether most of the voters agree, in both halves of a joint configuration; each is asked for by name and incarnation."""
     halves = [half for half in (configuration.voters, configuration.outgoing) if half]
-    return all(2 * sum(agrees(name, configuration.members.get(name)) for name in half) > len(half) for half in halves)
+    return bool(halves) and all(2 * sum(agrees(name, configuration.members.get(name)) for name in half) > len(half) for half in halves)
 
 
 def _is_durable(raft: Raft, index: int, term: int | None) -> bool:

@@ -62,7 +62,11 @@ class Fleet(Cluster):
                     return False
             return True
 
-        eventually(settled, pause=0.05)
+        try:
+            eventually(settled, pause=0.05)
+        except AssertionError:
+            seen = {name: (self[name].call("failure"), self[name].call("status")) for name in voters + learners}
+            raise AssertionError(f"not {voters or 'nobody'} and {learners or 'nobody'}: {seen}") from None
 
     def wait_removed(self, *names: str) -> None:
         """Wait until members have been told that they are none any more."""

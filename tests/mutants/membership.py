@@ -111,7 +111,7 @@ def a_learner_gets_its_vote_however_far_it_is_behind(patch: Patch) -> None:
     patch.setattr(membership._Followers, "is_caught_up", lambda self, name: self._raft.peers[name].heard_at > 0)
 
 
-@mutant(142)
+@mutant(142, slow=True)
 def who_dialled_once_is_believed_to_be_there_still(patch: Patch) -> None:
     def newcomers(self: Links, addresses: Mapping[str, str]) -> Iterator[Application]:
         for caller in self._callers.values():
@@ -153,7 +153,7 @@ def who_is_wanted_is_left_out_of_snapshots(patch: Patch) -> None:
 
 @mutant(146)
 def a_joint_configuration_is_never_left(patch: Patch) -> None:
-    patch.setattr(steering, "_leave_joint", lambda now, roster: now)
+    patch.setattr(steering, "_leave_joint", lambda *_: None)
 
 
 @mutant(147)

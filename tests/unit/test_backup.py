@@ -21,6 +21,7 @@ from eventual import PATIENCE, eventually
 import replkv.aio
 from replkv import AsyncReplica, Backup, Client, Closed, Compacted, Corrupt, Incompatible, Put, Replica, connect
 from replkv.backup import File, State, TakeHold, write_backup
+from replkv.messages import SnapshotMeta
 from replkv.new_cluster import read_backup
 from replkv.session import Sessions
 
@@ -104,6 +105,18 @@ def test_nothing_is_removed_while_a_state_is_held_and_all_is_when_it_is_let_go(r
     eventually(lambda: not store.unscrubbed)
 
 
+def test_one_that_failed_keeps_nothing_from_being_removed_even_if_somebody_keeps_its_error(replica: Replica, tmp_path: Path) -> None:
+    fill(replica)
+
+    def fail(_size: int) -> None:
+        raise RuntimeError("the bar broke")
+
+    with pytest.raises(RuntimeError, match="the bar broke") as kept:
+        replica.backup(tmp_path / "b", on_progress=fail)
+    assert kept.tb is not None
+    assert len(replica._node.machine.pins) == 0
+
+
 def test_only_its_owner_may_read_it(replica: Replica, tmp_path: Path) -> None:
     replica.backup(tmp_path / "b")
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
@@ -173,6 +186,15 @@ def test_a_path_that_can_not_be_is_refused_before_anything_is_asked(replica: Rep
     for text in ("", "a\0b"):
         with pytest.raises(ValueError, match="path"):
             replica.backup(text)
+
+
+def test_a_name_may_be_as_long_as_any_and_a_longer_one_is_refused_before_anything_is_asked(replica: Replica, tmp_path: Path) -> None:
+    longest = tmp_path / ("漢" * 85)
+    assert replica.backup(longest).path == str(longest)
+    replica.close()
+    for overwrite in (False, True):
+        with pytest.raises(OSError, match="too long"):
+            replica.backup(tmp_path / ("n" * 256), overwrite=overwrite)
 
 
 def test_nothing_is_left_of_one_for_which_there_is_no_room(replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,6 +443,18 @@ def test_content_that_is_no_state_is_refused(replica: Replica, tmp_path: Path) -
         write_backup(state, File(str(tmp_path / str(number))))
         with pytest.raises(Corrupt, match="nothing was restored"):
             read_backup(str(tmp_path / str(number)))
+
+
+@pytest.mark.parametrize("number", ["applied", "term", "time", "last_id"])
+def test_numbers_behind_which_none_are_left_for_a_new_cluster_are_refused(number: str, good: bytes, tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(good)
+    machine = read_backup(str(tmp_path / "good"))
+    assert machine.founding is not None
+    setattr(machine.leases if number == "last_id" else machine, number, (1 << 63) - 1)
+    meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
+    write_backup(State(meta, machine.founding.cluster, machine.store.revision, machine.dump()), File(str(tmp_path / "b")))
+    with pytest.raises(Corrupt, match="numbers that nobody counts to"):
+        read_backup(str(tmp_path / "b"))
 
 
 def test_one_with_more_content_than_is_wanted_is_refused_before_it_takes_room(good: bytes, tmp_path: Path) -> None:

@@ -132,6 +132,16 @@ def test_one_that_comes_as_a_learner_stays_one_although_a_vote_was_meant_for_it(
     cluster.run(is_decided(cluster, "ab"))
 
 
+def test_one_that_comes_as_a_learner_says_so_again_if_it_restarts_before_it_could() -> None:
+    cluster = ready(FakeCluster("a"))
+    change(cluster, add="b")
+    cluster.start("b", join="a", learner=True)
+    cluster.run(lambda: cluster.nodes["b"].raft is not None)
+    cluster.crash("b")
+    cluster.start("b", join="a", learner=True)
+    cluster.run(is_decided(cluster, "a", "b"))
+
+
 def test_a_newcomer_that_the_leader_does_not_see_is_told_of_by_those_who_do() -> None:
     cluster = ready(FakeCluster())
     leader = leader_of(cluster)

@@ -113,6 +113,15 @@ def test_no_more_than_a_window_of_own_entries_waits() -> None:
     assert member.can_propose
 
 
+def test_a_follower_knows_whether_it_has_all_that_it_was_told_is_decided() -> None:
+    member = raft("b")
+    assert member.lags
+    member.receive("a", beat(2, (1, 1), block(2, 2), commit=4), AFTER)
+    assert (member.commit, member.lags) == (2, True)
+    member.receive("a", beat(2, (2, 2), block(3, 2), block(4, 2), commit=4, round_=2), AFTER)
+    assert (member.commit, member.lags) == (4, False)
+
+
 def test_a_configuration_does_not_wait_for_room_in_a_window_that_blocks_keep_full() -> None:
     member = leading("b", "c")
     do(member, AFTER)

@@ -18,7 +18,7 @@ THREE = {"a": Wanted(True, "tcp://a:1"), "b": Wanted(True, ""), "c": Wanted(Fals
 
 
 def changed(roster: Roster, **how: object) -> dict[str, Wanted]:
-    roster.change(ChangeMembers(**how).to_wire())  # type: ignore[arg-type]
+    roster.change(ChangeMembers(**how).to_wire(), {"b": "tcp://moved:1"})  # type: ignore[arg-type]
     return {name: roster[name] for name in roster}
 
 
@@ -51,6 +51,11 @@ def test_votes_are_given_and_taken_by_the_same_calls_and_addresses_stay() -> Non
     assert roster.changes == 4
 
 
+def test_one_that_has_moved_changes_its_part_by_the_address_it_has_now() -> None:
+    """It was refused, with the address at which it had been named: members() shows another one."""
+    assert changed(Roster(THREE), learners=(("b", "tcp://moved:1"),))["b"] == Wanted(False, "")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -58,7 +63,8 @@ def test_votes_are_given_and_taken_by_the_same_calls_and_addresses_stay() -> Non
         ({"promote": ("x",)}, MemberNotFound, "there is no member x"),
         ({"remove": ("a", "x")}, MemberNotFound, "there is no member x"),
         ({"add": (("a", "tcp://a:2"),)}, MemberExists, "a is a member already at tcp://a:1: start it with its new address"),
-        ({"add": (("b", "tcp://b:1"),)}, MemberExists, "b is a member already: start it"),
+        ({"add": (("b", "tcp://b:1"),)}, MemberExists, "b is a member already at tcp://moved:1: start it"),
+        ({"learners": (("x", ""),)}, MemberNotFound, "there is no member x"),
         ({"learners": (("c", "tcp://c:2"),)}, MemberExists, "c is a member already"),
         ({"remove": ("a", "b")}, MembershipRefused, "no member would be left to vote"),
         ({"learners": (("a", ""), ("b", ""))}, MembershipRefused, "no member would be left to vote"),
@@ -74,17 +80,17 @@ def test_what_is_refused_changes_nothing(change: dict[str, object], error: type[
 
 
 def test_all_may_be_exchanged_at_once() -> None:
-    wanted = changed(Roster(THREE), add=(("d", ""), ("e", "")), remove=("a", "b", "c"))
+    wanted = changed(Roster(THREE), add=(("d", "tcp://d:1"), ("e", "tcp://e:1")), remove=("a", "b", "c"))
     assert list(wanted) == ["d", "e"]
 
 
 def test_there_are_never_more_than_fit_into_a_configuration() -> None:
     roster = Roster(THREE)
-    rest = tuple((f"m{number:02}", "") for number in range(MEMBERS_MAX - 3))
+    rest = tuple((f"m{number:02}", "tcp://m:1") for number in range(MEMBERS_MAX - 3))
     changed(roster, learners=rest)
     with pytest.raises(MembershipRefused, match=f"there would be {MEMBERS_MAX + 1} members, and at most {MEMBERS_MAX}"):
-        changed(roster, learners=(("one-more", ""),))
-    assert len(changed(roster, learners=(("one-more", ""),), remove=("m00",))) == MEMBERS_MAX
+        changed(roster, learners=(("one-more", "tcp://m:1"),))
+    assert len(changed(roster, learners=(("one-more", "tcp://m:1"),), remove=("m00",))) == MEMBERS_MAX
 
 
 def test_equal_rosters_have_equal_rows_whatever_their_history() -> None:
