@@ -45,6 +45,7 @@ class Administration(Surface[W, L]):
             MemberNotFound: one that is to go is not there.
             MembershipRefused: nobody would be left to vote, or they would be too many.
             WaitTimeout: the change is decided, and will be carried out; it was not within the timeout.
+            Removed: it was carried out, and the member that was asked is one of those who go; ``leave()`` is made for that.
             OutcomeUnknown: handed over, and no answer in time.
         """
         return self._run(

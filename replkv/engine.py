@@ -256,8 +256,9 @@ class Embedded(Engine):
         gone = f"not reachable: {node.links.explain()}" if node.links.unreachable() else ""
         full = f"the disks of {', '.join(node.space.full)} are full: make room there" if node.space.full else ""
         healing = f"{node.name} {healing}" if node.raft is not None and (healing := node.raft.healing) else ""
-        hindrance = node.succession.hindrance
-        return "".join(f"; {reason}" for reason in (gone, full, healing, hindrance) if reason)
+        waits = f"{node.name} has no state, and waits to be let in by the leader of its cluster" if node.membership.waits else ""
+        reasons = gone, full, healing, waits, node.succession.hindrance
+        return "".join(f"; {reason}" for reason in reasons if reason)
 
     def feed(self, wanted: Wanted, bell: Bell) -> LocalFeed:
         """Read on in the member's own history."""

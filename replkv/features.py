@@ -38,6 +38,8 @@ ENTRIES: Final[dict[EntryKind, int]] = {EntryKind.FOUNDING: 1, EntryKind.BLOCK: 
 
 def level_of(command: Raw) -> int:
     """Return the level that a packed command needs, with all that it carries out; linear in its number of parts."""
+    if command[0] != wire.TXN and command[0] not in wire.CONDITIONAL:  # the short way for what is asked most
+        return COMMANDS[command[0]]
     return max(COMMANDS[kind] for kind in wire.kinds(command))
 
 

@@ -61,6 +61,14 @@ T = TypeVar("T")
 _mod = itemgetter(MOD)
 
 
+def _is_plausible(record: Record) -> bool:
+    """Tell whether a store can have come to a record, with whatever went before."""
+    _, value, create, mod, version, _ = record
+    if value is None:
+        return (create, version) == (0, 0)
+    return FIRST_REVISION < create <= mod and 1 <= version <= mod - create + 1
+
+
 def run(steps: Generator[None, None, T]) -> T:
     """Carry out a sliced computation in one go."""
     while True:
@@ -455,8 +463,8 @@ class Store:
         """
         last = next(reversed(self.newest), b"")
         for record in records:
-            key, value, create, mod, version, _ = record
-            if value is None or key <= last or not FIRST_REVISION < create <= mod < self.compacted or not 1 <= version <= mod - create + 1:
+            key, value, _, mod, _, _ = record
+            if value is None or key <= last or mod >= self.compacted or not _is_plausible(record):
                 raise ValueError(f"{key[:64]!r} at revision {mod} can't be what a store held when it was compacted at {self.compacted}")
             last = key
             self.newest[key] = record
@@ -489,7 +497,7 @@ class Store:
         before = self.events[-1][MOD] if self.events else FIRST_REVISION
         if not max(before, FIRST_REVISION + 1, self.compacted) <= mod <= self.revision:
             raise ValueError(f"revision {mod} of {record[KEY][:64]!r} comes after {before}, in a store at {self.revision}")
-        if mod == self.compacted and old is None:
+        if mod == self.compacted and old is None and _is_plausible(record):
             return  # what came before it is compacted
         create, version = (0, 0) if old is None else (old[CREATE], old[VERSION])
         if record[VALUE] is None and not version:

@@ -224,6 +224,11 @@ class Links:
         link = self._links.get(peer)
         return link is not None and link.ready and link.cluster == codec.NO_CLUSTER
 
+    @property
+    def knows_a_cluster(self) -> bool:
+        """Whether a connected peer belongs to a cluster."""
+        return any(link.ready and link.cluster != codec.NO_CLUSTER for link in list(self._links.values()))
+
     def unreachable(self) -> tuple[str, ...]:
         """Return the peers this member can't send to, those included for which it has no address."""
         return tuple(sorted(self._explanations()))
@@ -413,8 +418,7 @@ class Links:
     def _listen(self, pipe: int, caller: _Caller, cluster: bytes, message: Message) -> None:
         if caller.name is not None and cluster != codec.NO_CLUSTER:
             caller.cluster = cluster  # by now it has been founded
-            if (link := self._links.get(caller.name)) is not None and link.incarnation == caller.incarnation:
-                link.cluster = cluster
+            self._note_cluster(caller.name, caller.incarnation, cluster)
         if isinstance(message, Ping):
             self.transport.reply(pipe, self._frame(caller.incarnation, Pong(), caller.version))
         elif isinstance(message, (Pong, Refuse, Welcome)):
@@ -430,6 +434,7 @@ class Links:
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
         version = min(hello.versions[1], self.versions[1])
         cluster = codec.NO_CLUSTER
+        self._note_cluster(hello.name, hello.incarnation, hello.cluster)
         if version < max(hello.versions[0], self.versions[0]):
             reason = self._objection_to_versions(hello)
         elif hello.receiver not in ("", self.identity.name):
@@ -448,6 +453,12 @@ class Links:
         self.book.heard(hello.name, hello.about.address)
         welcome = Welcome(version, self.cluster, self.identity.name, self.identity.incarnation, self.founders, self.about)
         self.transport.reply(pipe, self._frame(hello.incarnation, welcome))
+
+    def _note_cluster(self, name: str, incarnation: int, cluster: bytes) -> None:
+        """Note that somebody who knew of no cluster is a newcomer no longer: once removed, it must not be let in again with what it has."""
+        link = self._links.get(name)
+        if link is not None and link.incarnation == incarnation and cluster != codec.NO_CLUSTER:
+            link.cluster = cluster
 
     def _objection_to_versions(self, hello: Hello) -> str:
         (oldest, newest), me = self.versions, self.identity.name

@@ -98,6 +98,11 @@ class Membership:
             self._links.send(peer, Found(entry, self._book.addresses()))
         return True
 
+    @property
+    def waits(self) -> bool:
+        """Whether this member has an empty directory, and a peer that belongs to a cluster already."""
+        return self._links.cluster == codec.NO_CLUSTER and self._links.knows_a_cluster
+
     def told(self, peer: str, message: Found, now: float) -> None:
         """Begin an empty log with the founding entry of the cluster that this member was let into; it may be one of its founders.
 
@@ -233,8 +238,9 @@ class Membership:
         self._note_office(raft, now)
         self._told = {name: (message, until) for name, (message, until) in self._told.items() if until > now}
         followers = _Followers(raft, now, self._leads_since)
-        told = (message for message, _ in self._told.values() if self._links.incarnation_of(message.name) is None)
-        newcomers = [*self._links.newcomers(raft.configuration.addresses), *told]  # what is seen here counts more than what is told
+        unseen = {*self._told} - {self._name}  # what is seen here counts more than what is told, and what it knows of itself most
+        told = (self._told[name][0] for name in unseen if self._links.incarnation_of(name) is None)
+        newcomers = [*self._links.newcomers(raft.configuration.addresses), *told]
         return next_step(raft.configuration, machine.roster, newcomers, followers)
 
     def steer(self, raft: Raft, machine: Machine, now: float) -> None:
@@ -265,10 +271,14 @@ class _Followers:
 
     def is_alive(self, name: str) -> bool:
         """Tell whether a member has answered of late, or has not had the time to; this one does."""
+        return self.has_answered(name) or (name in self._raft.peers and self._since > self._now - ALIVE)
+
+    def has_answered(self, name: str) -> bool:
+        """Tell whether a member has answered of late; this one does."""
         peer = self._raft.peers.get(name)
-        return max(peer.heard_at, self._since) > self._now - ALIVE if peer is not None else name == self._raft.name
+        return peer.heard_at > self._now - ALIVE if peer is not None else name == self._raft.name
 
     def is_caught_up(self, name: str) -> bool:
         """Tell whether a member has almost all of the log, and answers."""
         peer = self._raft.peers.get(name)
-        return peer is not None and peer.heard_at > self._now - ALIVE and peer.match + CAUGHT_UP >= self._raft.last_index and peer.match > 0
+        return peer is not None and self.has_answered(name) and peer.match + CAUGHT_UP >= self._raft.last_index and peer.match > 0

@@ -177,10 +177,10 @@ def restore_on(
     Raises:
         StorageError: the directory can't be used; ``DiskFull``.
     """
+    made, incarnation, founding = begin_anew(machine, name, wanted, gap, rng)
     try:
         _clear(disk)
         create(disk, RESTORING, 0)
-        made, incarnation, founding = begin_anew(machine, name, wanted, gap, rng)
         log = Log(disk, Identity(name, incarnation), segment_bytes)
         log.begin_anew(incarnation, founding, write_snapshot(disk, machine))
     except StorageError:

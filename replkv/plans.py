@@ -420,7 +420,7 @@ class Ready(Plan[None]):
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Name who is missing."""
         del untouched
-        reason = asker.trouble if asker.unreachable else "; all members are reachable, none leads yet"
+        reason = asker.trouble or "; all members are reachable, none leads yet"
         return errors.WaitTimeout(f"{asker.name} is not ready in time{reason}")
 
 

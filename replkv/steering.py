@@ -27,7 +27,10 @@ class Seen(Protocol):
         """Tell whether a member has almost all of the log, and answers."""
 
     def is_alive(self, name: str) -> bool:
-        """Tell whether the incarnation of a member that the configuration names answers."""
+        """Tell whether the incarnation of a member that the configuration names answers, or may yet: only who does not may be replaced."""
+
+    def has_answered(self, name: str) -> bool:
+        """Tell whether it has answered of late: only on who has may a decision be made to depend."""
 
 
 def next_step(now: Configuration, roster: Roster, newcomers: Iterable[Application], seen: Seen) -> Configuration | None:
@@ -94,7 +97,7 @@ def _change_voters(now: Configuration, roster: Roster, seen: Seen) -> Configurat
     waits = not roster.voters <= {*now.voters, *coming}
     going = {name for name in now.voters if name not in roster.voters and not (waits and seen.is_alive(name))}
     voters = tuple(sorted({*now.voters, *coming} - going))
-    if not (coming or going) or 2 * sum(map(seen.is_alive, voters)) <= len(voters):
+    if not (coming or going) or 2 * sum(map(seen.has_answered, voters)) <= len(voters):
         return None  # nothing to do; or nothing could be decided any more, this step included
     learners = tuple(name for name in now.learners if name not in coming)
     if len(coming) + len(going) == 1:

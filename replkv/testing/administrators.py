@@ -36,6 +36,8 @@ LOOK_EVERY = 0.7
 """Seconds between two looks at the machines, about."""
 LOST_AFTER = 8.0
 """Seconds after which a process is started again that has not been let in, or not been told more: all it was told of may have moved."""
+ALARM = 2.5
+"""Seconds after a disk was lost in which nobody asks for changes: leaders need most of that to find out who is gone."""
 UNCLEAR = 3
 """Commands of which nobody knows whether they are yet to be decided, beyond which nobody can tell what may become of the cluster."""
 
@@ -59,6 +61,7 @@ class Administrators:
     rng: random.Random
     within: Collection[SimMember] | None = None
     """Whom they may touch; None: everybody."""
+    _lost_at: float = field(default=float("-inf"), init=False)  # when a disk was lost
     _asked: list[Operation] = field(factory=list)
 
     @property
@@ -75,6 +78,11 @@ class Administrators:
         """Start looking after the machines."""
         if self.at_work:
             self._look_around()
+
+    @property
+    def is_alarmed(self) -> bool:
+        """Whether a disk was lost just now: who goes on exchanging members meanwhile may lose another one, and all with it."""
+        return self.cluster.scheduler.now - self._lost_at < ALARM
 
     # -- what they see to -------------------------------------------------------------------------------------------------------------
 
@@ -124,6 +132,7 @@ class Administrators:
         member.wipe()
         self.invariants.forget(member.name)
         member.joins, member.farewell = self.rng.random() < 0.5, None
+        self._lost_at = self.cluster.scheduler.now
 
     def call_back(self) -> None:
         """Start those once more that are not wanted, with what they have: they are told so, or told again."""
@@ -172,7 +181,7 @@ class Administrators:
         return [self._after(order) for count in range(len(open_) + 1) for order in permutations(open_, count)]
 
     def _after(self, commands: Iterable[Operation]) -> Roster:
-        model = Model(roster=self.roster)
+        model = Model(roster=self.roster, addresses=self.invariants.witness.model.addresses)
         for command in commands:
             model.execute(command.wire)
         return model.roster
@@ -247,7 +256,7 @@ class _Administrator:
         if self._era != office.electorate.era:
             return
         running = office.cluster.running
-        if running and office.invariants.founded:
+        if running and office.invariants.founded and not office.is_alarmed:
             self.rng.choice(running).on_caller_thread(self._ask, otherwise=self.go_on)
         else:
             self.go_on()

@@ -111,6 +111,9 @@ class Witness:
         elif entry.kind is EntryKind.FOUNDING:
             founders = codec.decode_founding(entry.payload).configuration
             self.model.roster = {name: Wanted(True, founders.addresses.get(name, "")) for name in founders.voters}
+            self.model.addresses = founders.addresses
+        else:
+            self.model.addresses = codec.decode_configuration(entry.payload).addresses
         self.model.expire()
         self._look()
 

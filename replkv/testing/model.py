@@ -93,6 +93,7 @@ class Model:
     stored: int = 0  # bytes of versions that are not compacted
     expiries: list[Expiry] = field(factory=list)
     roster: dict[str, Wanted] = field(factory=dict)
+    addresses: dict[str, str] = field(factory=dict)  # as the configuration has them
     _kept_alive: dict[int, tuple[int, int]] = field(factory=dict)  # by keeper: when, and in which entry
     _changes: dict[bytes, Raw] = field(factory=dict)  # of the command being executed
     _promised: dict[int, int] = field(factory=dict)  # id and ttl of the leases it makes for single keys
@@ -278,8 +279,10 @@ class Model:
                 raise _RefusedError(errors.MemberNotFound)
             changed[name] = Wanted(True, changed[name].address)
         for (name, address), voter in [*((pair, True) for pair in add), *((pair, False) for pair in learners)]:
+            if name not in changed and not address:
+                raise _RefusedError(errors.MemberNotFound)
             known = changed.get(name, Wanted(voter, address))
-            if address and address != known.address:
+            if address not in ("", known.address, self.addresses.get(name)):
                 raise _RefusedError(errors.MemberExists)
             changed[name] = Wanted(voter, known.address)
         if not any(wanted.voter for wanted in changed.values()) or len(changed) > wire.MEMBERS_MAX:

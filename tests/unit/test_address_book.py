@@ -112,6 +112,16 @@ def test_an_older_configuration_than_somebody_has_told_of_makes_nobody_forgotten
     assert [*book.peers] == ["a", "b", "d"]
 
 
+def test_one_that_is_forgotten_while_another_thread_looks_is_left_out() -> None:
+    book = AddressBook({"a": "tcp://a:1"})
+
+    class Forgetful(AddressBook):
+        peers = ("a", "gone")
+
+    book.__class__ = Forgetful
+    assert book.addresses() == {"a": "tcp://a:1"}
+
+
 def test_addresses_without_a_name_are_dialled_and_told_to_nobody() -> None:
     seed = f"{SEED}tcp://a:1"
     book = AddressBook({"d": "tcp://d:1", seed: "tcp://a:1"})

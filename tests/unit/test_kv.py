@@ -528,6 +528,22 @@ def test_a_compacted_history_may_begin_with_late_versions() -> None:
     assert (store.get(b"a", 4), store.get(b"b", 5), store.get(b"b", 6)) == ((b"a", b"1", 2, 3, 2, 0), None, (b"b", b"1", 6, 6, 1, 0))
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        (b"c", b"1", 1, 4, 1, 0),  # created before the first revision
+        (b"c", b"1", 5, 4, 1, 0),  # changed before it was created
+        (b"c", b"1", 3, 4, 3, 0),  # changed more often than there were revisions
+        (b"c", b"1", 4, 4, 0, 0),
+        (b"c", None, 0, 4, 1, 0),  # a tombstone with a version
+    ],
+)
+def test_an_event_at_the_compaction_revision_that_nothing_can_have_led_to_is_refused(event: kv.Record) -> None:
+    store = Store(revision=4, compacted=4)
+    with pytest.raises(ValueError, match="revision"):
+        store.replay([event])
+
+
 # -- compaction -------------------------------------------------------------------------------------------------------------------------
 
 

@@ -142,6 +142,21 @@ def test_one_that_comes_as_a_learner_says_so_again_if_it_restarts_before_it_coul
     cluster.run(is_decided(cluster, "a", "b"))
 
 
+def test_one_that_is_removed_before_it_has_declined_its_vote_is_not_named_again_by_that() -> None:
+    cluster = ready(FakeCluster("a"))
+    change(cluster, add="b")
+    newcomer, held = cluster.start("b", join="a", learner=True), list[bytes]()
+    newcomer.membership._submit = lambda command, _: held.append(command)
+    cluster.run(lambda: held)
+    cluster.may_fail.add("b")
+    change(cluster, remove="b")
+    answered: list[Call] = []
+    cluster.nodes["a"]._submit_own(held[0], answered.append)
+    cluster.run(lambda: answered)
+    cluster.run(is_decided(cluster, "a"))
+    assert list(cluster.nodes["a"].machine.roster) == ["a"]
+
+
 def test_a_newcomer_that_the_leader_does_not_see_is_told_of_by_those_who_do() -> None:
     cluster = ready(FakeCluster())
     leader = leader_of(cluster)
@@ -239,6 +254,28 @@ def test_one_that_was_away_when_it_was_removed_is_told_when_it_comes_back() -> N
     submit(cluster, Put("k", "v"))
 
 
+def test_a_majority_that_was_started_again_elects_a_leader_although_the_rest_of_it_has_not_heard_of_them() -> None:
+    """One that had been away took the others, which had joined meanwhile and had not applied anything again yet, for members that had been
+    removed, and refused them: of five members three ran, and nobody ever led."""
+    cluster = ready(FakeCluster())
+    away = next(name for name in "abc" if name != leader_of(cluster).name)
+    cluster.crash(away)
+    change(cluster, add="de")
+    for name in "de":
+        cluster.start(name, join="abc")
+    cluster.run(is_decided(cluster, "abcde"))
+    submit(cluster, Put("k", "v"))
+    for name in list(cluster.nodes):
+        cluster.crash(name)
+    for name in "de":
+        cluster.start(name, join="abc")
+    cluster.start(away)
+    cluster.run(lambda: all(node.ready for node in cluster.nodes.values()), 10.0)
+    submit(cluster, Put("k", "w"), away)
+    assert cluster.nodes[away].raft is not None
+    assert cluster.nodes[away].raft.configuration.voters == (*"abcde",)
+
+
 def test_one_that_was_removed_joins_again_with_an_empty_directory_only() -> None:
     cluster = ready(FakeCluster())
     gone = next(name for name in "abc" if name != leader_of(cluster).name)
@@ -287,6 +324,26 @@ def test_nobody_is_removed_where_too_few_of_those_who_would_be_left_are_there() 
     cluster.start(dead)
     cluster.run(lambda: cluster.nodes[alive].stopped)
     cluster.run(is_decided(cluster, "".join(sorted((leader, dead)))))
+
+
+def test_a_new_leader_lets_nobody_go_either_who_is_needed_for_one_that_is_dead() -> None:
+    """It took everybody for alive who had not had the time to answer: it proposed what could never be decided, and nothing was any more."""
+    cluster = ready(FakeCluster())
+    first = leader_of(cluster).name
+    dead, alive = sorted({*"abc"} - {first})
+    cluster.crash(dead)
+    for _ in range(400):
+        cluster.turn()
+    change(cluster, remove=alive)
+    raft_of(leader_of(cluster)).transfer(alive, cluster.now)
+    cluster.run(lambda: cluster.leader() == alive, 5.0)
+    for _ in range(400):
+        cluster.turn()
+    submit(cluster, Put("k", "v"))
+    assert leader_of(cluster).machine.configuration.voters == ("a", "b", "c")
+    cluster.may_fail.add(alive)
+    cluster.start(dead)
+    cluster.run(is_decided(cluster, "".join(sorted((first, dead)))))
 
 
 # -- coming back ----------------------------------------------------------------------------------------------------------------------
@@ -388,6 +445,14 @@ def test_what_is_told_of_newcomers_is_believed_for_a_moment_only() -> None:
     assert step is not None
     assert step.members["b"] == 77
     assert leader.membership.step(raft_of(leader), leader.machine, cluster.now + 5.0) is None
+
+
+def test_a_leader_that_moved_believes_nobody_who_tells_it_where_it_was() -> None:
+    """Its own word and that of a follower took turns: a configuration was written at every look, until the old connection was given up."""
+    cluster = ready(FakeCluster())
+    leader = leader_of(cluster)
+    leader.membership.heard(raft_of(leader), Application(leader.name, leader.links.identity.incarnation, "tcp://before:1"), cluster.now)
+    assert leader.membership.step(raft_of(leader), leader.machine, cluster.now) is None
 
 
 def test_what_is_told_of_somebody_whom_nobody_named_is_not_kept() -> None:

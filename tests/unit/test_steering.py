@@ -25,8 +25,12 @@ class Followers:
 
     alive: frozenset[str] = frozenset(NAMES)
     caught_up: frozenset[str] = frozenset(NAMES)
+    unknown: frozenset[str] = frozenset()  # had no time to answer yet
 
     def is_alive(self, name: str) -> bool:
+        return name in self.alive | self.unknown
+
+    def has_answered(self, name: str) -> bool:
         return name in self.alive
 
     def is_caught_up(self, name: str) -> bool:
@@ -248,6 +252,12 @@ def test_nobody_goes_where_most_of_those_who_are_left_do_not_answer() -> None:
     assert next_step(now, roster("ac"), [], only("ab")) is None
     assert not is_settled(now, roster("ac"))
     assert next_step(now, roster("ac"), [], only("abc")) == configuration("ac")
+
+
+def test_nobody_goes_either_where_those_who_are_left_had_no_time_to_answer_yet() -> None:
+    unknown = Followers(alive=frozenset("ac"), unknown=frozenset("b"))
+    assert next_step(configuration("abc"), roster("ab"), (), unknown) is None
+    assert next_step(configuration("abc"), roster("ab"), (), only("ab")) == configuration("ab")
 
 
 def test_the_last_voter_never_goes() -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from fake_network import FakeCluster
 
-from replkv import Closed, MemberNotFound, MembershipRefused, Put, WaitTimeout
+from replkv import Closed, MemberNotFound, MembershipRefused, Put, WaitTimeout, codec
 from replkv.links import Links
+from replkv.member_ops import ChangeMembers
 from replkv.messages import HandOver, TimeoutNow
+from replkv.proposals import Call, OwnCall
 from replkv.testing import AsyncCluster, Cluster
 
 TIMEOUT = 1.5
@@ -134,6 +137,26 @@ def test_one_that_can_not_be_reached_gets_no_offer_and_writes_go_on(cluster: Clu
     cluster.heal()
     asked.transfer_leadership(gone)
     assert leader(cluster) == gone
+
+
+def test_an_heir_that_is_removed_while_a_follower_asks_for_it_stops_nobody() -> None:
+    """The leader went on offering its place to it for a moment, and stopped: it was no follower of its any more."""
+    cluster = FakeCluster()
+    cluster.run(lambda: all(node.ready for node in cluster.nodes.values()))
+    leads = cluster.leader() or ""
+    asks, heir = sorted({*"abc"} - {leads})
+    cluster.crash(heir)
+    for _ in range(300):
+        cluster.turn()
+    ended: list[Call] = []
+    cluster.nodes[asks].wish_for_leader(OwnCall(None, ended.append), heir)
+    cluster.run(lambda: cluster.nodes[asks].succession.hindrance)
+    cluster.nodes[asks]._submit_own(codec.pack(ChangeMembers(remove=(heir,)).to_wire()), lambda _: None)
+    cluster.run(lambda: ended)
+    assert isinstance(ended[0].error, MemberNotFound)
+    cluster.run(lambda: all(node.machine.configuration.voters == tuple(sorted((asks, leads))) for node in cluster.nodes.values()))
+    for _ in range(50):
+        cluster.turn()
 
 
 def test_one_that_lacks_much_of_the_log_gets_it_first(cluster: Cluster) -> None:
