@@ -359,38 +359,43 @@ def write_backup(state: State, file: File, stop: threading.Event | None = None, 
     """
     with file:
         try:
-            sha256 = _read_back(file, _write(state, file, stop, progress))
+            sha256 = _read_back(file, _write(state, file, stop, progress), stop)
             file.publish()
         except BaseException:
             file.discard()
             raise
-        finally:
-            state.let_go()
         size = file.size("")
     return Backup(file.where, state.revision, state.meta.index, state.meta.term, size, sha256, state.cluster.hex())
 
 
 def _write(state: State, file: File, stop: threading.Event | None, progress: Progress | None) -> bytes:
-    """Write a state down, and return the SHA-256 of its plain stream; not too fast."""
-    writer = SnapshotWriter(file, state.meta, state.cluster, state.chunks)
-    written = None
-    while written is None:
-        begun = time.thread_time()
-        written = writer.step()
-        time.sleep(REST * (time.thread_time() - begun))
-        if progress is not None:
-            progress(writer.plain)
-        if stop is not None and stop.is_set():
-            raise InterruptedError(f"the backup to {file.where} was stopped")
+    """Write a state down, not too fast, and let it go; return the SHA-256 of its plain stream."""
+    try:
+        writer = SnapshotWriter(file, state.meta, state.cluster, state.chunks)
+        written = None
+        while written is None:
+            begun = time.thread_time()
+            written = writer.step()
+            time.sleep(REST * (time.thread_time() - begun))
+            if progress is not None:
+                progress(writer.plain)
+            _heed(stop, file)
+    finally:
+        state.let_go()
     return written.sha256
 
 
-def _read_back(file: File, written: bytes) -> str:
+def _heed(stop: threading.Event | None, file: File) -> None:
+    if stop is not None and stop.is_set():
+        raise InterruptedError(f"the backup to {file.where} was stopped")
+
+
+def _read_back(file: File, written: bytes, stop: threading.Event | None) -> str:
     """Return the SHA-256 of a file whose plain stream has to have another one."""
     parser, digest = SnapshotParser(file.where), hashlib.sha256()
     try:
         for _ in read_through(file, parser, digest.update):
-            pass
+            _heed(stop, file)
     except Corrupt as error:
         raise Corrupt(f"{error.damage}, as soon as it was written: the disk it is on can't be trusted", error.damage) from None
     if parser.sha256 != written:

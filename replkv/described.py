@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from replkv.errors import ReplkvError
     from replkv.guests import Guests
     from replkv.links import Links
+    from replkv.log import Log
     from replkv.machine import Machine
     from replkv.metrics import Meter
     from replkv.proposals import Proposals
@@ -47,6 +48,7 @@ class Described:
         failure: ReplkvError | None
         guests: Guests
         links: Links
+        log: Log
         machine: Machine
         meter: Meter
         proposals: Proposals
@@ -78,6 +80,7 @@ class Described:
             raft.healing if raft is not None else "",
             transfers=self.snapshots.transfers,
             level=published.machine.level,
+            last_term=self.log.last_term,
         )
 
     def metrics(self) -> dict[str, int | float]:

@@ -66,7 +66,7 @@ def _is_plausible(record: Record) -> bool:
     _, value, create, mod, version, _ = record
     if value is None:
         return (create, version) == (0, 0)
-    return FIRST_REVISION < create <= mod and 1 <= version <= mod - create + 1
+    return bool(FIRST_REVISION < create <= mod and 1 <= version <= mod - create + 1)
 
 
 def run(steps: Generator[None, None, T]) -> T:

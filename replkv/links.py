@@ -170,6 +170,22 @@ class Links:
         """Take up a cluster's id and members, and drop connections of whoever can't be one of them any more."""
         self.cluster = cluster
         self.members = members
+        self._drop_strangers(members)
+
+    def decide(self, configured: int, members: Mapping[str, int], *, certain: bool) -> None:
+        """Take up what is known to be decided; whoever was let in because it knew more is looked at again.
+
+        Args:
+            configured: the index of the newest configuration that is committed.
+            members: who is in it, by incarnation.
+            certain: nothing newer can have been decided.
+        """
+        news = configured > self.configured
+        self.certain, self.configured, self.decided = certain, configured, members
+        if news and self.members is not None:
+            self._drop_strangers(self.members)
+
+    def _drop_strangers(self, members: Mapping[str, int]) -> None:
         for pipe, caller in list(self._callers.items()):
             if caller.name is not None and self._membership_objection(caller.name, caller.incarnation, caller.cluster, caller.about):
                 self._drop_caller(pipe)

@@ -303,6 +303,11 @@ class Log:
         """Where the log ends, what is not yet synced included."""
         return self._end.index
 
+    @property
+    def last_term(self) -> int:
+        """The term of the entry there."""
+        return self._end.term
+
     def set_floor(self, floor: Position) -> None:
         """Note how far the log may have reached before a part of it was lost, now that this is known; durable after ``sync``."""
         self._floor = floor

@@ -74,7 +74,8 @@ class Membership:
     _begin: Callable[[Recovered, float], None]
     _submit: Callable[[bytes, Callable[[Call], None]], None]
     _learner: bool
-    _told: dict[str, tuple[Application, float]] = field(factory=dict, init=False)  # newcomers others saw, by name, and until when
+    # newcomers others saw, by name: until when that counts, and with which incarnation in the configuration
+    _told: dict[str, tuple[Application, float, int]] = field(factory=dict, init=False)
     _belonged: bool = field(default=False, init=False)
     _alone_since: float | None = field(default=None, init=False)  # since when peers say that this member was removed
     _office: int = field(default=0, init=False)  # the term in which it was first seen to lead, and since when
@@ -129,7 +130,7 @@ class Membership:
         Raises:
             Removed: this member is not in it any more.
         """
-        self._links.certain, self._links.configured, self._links.decided = certain, machine.configured, machine.configuration.members
+        self._links.decide(machine.configured, machine.configuration.members, certain=certain)
         self._links.level = machine.level
         if machine.configured > self._links.about.configured:
             self._links.about = evolve(self._links.about, configured=machine.configured)
@@ -222,8 +223,9 @@ class Membership:
 
     def heard(self, raft: Raft, message: Application, now: float) -> None:
         """Note a newcomer that another member told of."""
-        if raft.role is Role.LEADER and message.name in raft.configuration.members:
-            self._told[message.name] = message, now + TOLD_FOR
+        known = raft.configuration.members.get(message.name)
+        if raft.role is Role.LEADER and known is not None:
+            self._told[message.name] = message, now + TOLD_FOR, known
 
     def _note_office(self, raft: Raft, now: float) -> None:
         if self._office != raft.term:
@@ -236,7 +238,9 @@ class Membership:
     def step(self, raft: Raft, machine: Machine, now: float) -> Configuration | None:
         """Return the next configuration on the way from the one in effect to what is wanted, None if there is nothing to do but wait."""
         self._note_office(raft, now)
-        self._told = {name: (message, until) for name, (message, until) in self._told.items() if until > now}
+        # What was said of one that has been removed since says nothing about who is expected in its place.
+        members = raft.configuration.members
+        self._told = {name: told for name, told in self._told.items() if told[1] > now and members.get(name) == told[2]}
         followers = _Followers(raft, now, self._leads_since)
         unseen = {*self._told} - {self._name}  # what is seen here counts more than what is told, and what it knows of itself most
         told = (self._told[name][0] for name in unseen if self._links.incarnation_of(name) is None)
@@ -246,7 +250,8 @@ class Membership:
     def steer(self, raft: Raft, machine: Machine, now: float) -> None:
         """Propose the next step from the configuration in effect to what is wanted, if this member leads and the last one is committed.
 
-        Who is to lose its own vote hands the leadership over first: nobody has to miss a leader for that.
+        Who is to lose its own vote hands the leadership over first, to one that stays: nobody has to miss a leader for that.  If none of
+        them answers, it leads into the joint configuration, in which it still has a vote, and hands over to one that comes.
         """
         self._seen = machine.configured, machine.roster.changes
         behind = machine.applied < raft.configured  # it may not know yet who is wanted, for whom the configuration was made
@@ -254,7 +259,8 @@ class Membership:
             return
         if (step := self.step(raft, machine, now)) is None:
             return
-        heirs = [name for name in step.voters if name != self._name and raft.configuration.is_voter(name)]
+        followers = _Followers(raft, now, self._leads_since)
+        heirs = [name for name in step.voters if name != self._name and raft.configuration.is_voter(name) and followers.has_answered(name)]
         if self._name in step.voters or not heirs or not raft.configuration.is_voter(self._name):
             raft.propose(EntryKind.CONFIGURATION, codec.encode_configuration(step), now)
         else:

@@ -103,7 +103,8 @@ def restore(
         data_dir: a directory that is empty, or not there; left as it was where there is an error.
         name: of the member.
         cluster: the address of every member by name, this one included; None: a cluster of one.
-        revision_gap: by so many the revision is raised, at least 1: more than the old cluster has counted since the backup was taken.
+        revision_gap: by so many the revision is raised, at least 1: more than the old cluster has counted since the backup was taken, and
+            more than was given before, with what was counted then, if it is restored a second time.
         max_bytes: of content, uncompressed, that are taken in at most; a backup with more is refused.
 
     Raises:
@@ -131,7 +132,8 @@ def recover_lost_majority(
     """Turn the directory of a member that is left of a cluster into that of the first member of a new one; the member must not run.
 
     Only for when the majority is lost for good: as long as it may come back, wait.  Of several that are left choose the one whose
-    ``status().last_index`` is the largest, and start all others with empty directories.
+    ``status().last_term`` is the largest, of those with the same the one whose ``last_index`` is: a log may be long for what was never
+    decided.  Start all others with empty directories.
 
     All that is in this member's log counts, also what nobody knew to be decided: a write may be there that was never acknowledged.  What
     only the lost members had is lost, even if it was acknowledged.  Members of the old cluster that come back are refused with

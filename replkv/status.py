@@ -49,6 +49,8 @@ class Status:
         healing: what the disk has lost, and what has to happen before this member takes its full part again; empty: nothing.
         transfers: snapshots that it takes, sends, receives or loads.
         level: the cluster's feature level, as far as this member has applied the log; 0 while it has nothing of it.
+        last_term: of the newest entry of the log here.  Of two logs the one with the greater of this has more of what was decided, whatever
+            their lengths; where it is the same, the longer one.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Status:
     healing: str = ""
     transfers: tuple[Transfer, ...] = ()
     level: int = 0
+    last_term: int = 0
 
     def to_wire(self) -> tuple[Any, ...]:
         """Return plain values that survive msgpack."""

@@ -44,7 +44,11 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
     ),
     66: ("What members may do differs between them after a restart", "etcd#11651, etcd#14571", _NO_USERS),
     67: ("An old password is accepted", "etcd's design of authentication", _NO_USERS),
-    82: ("A restored cluster keeps its old members", "etcd#20967, etcd#20339", "there is no backup to restore yet"),
+    82: (
+        "A restored cluster keeps its old members",
+        "etcd#20967, etcd#20339",
+        "the simulator restores nothing; `tests/unit/test_restore.py` shows that one member founds it anew",
+    ),
 }
 """Bugs of others that this product can't have, or not yet: what they are, where they were met, why not."""
 

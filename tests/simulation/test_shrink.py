@@ -84,7 +84,7 @@ def test_a_reduction_can_be_told_and_understood(reduction: Reduction) -> None:
 
 def test_faults_that_are_left_out_change_nothing_about_the_others() -> None:
     def strikes(reduction: Reduction) -> dict[str, str]:
-        simulation = Simulation(reduction.of(5))
+        simulation = Simulation(reduction.of(7))
         simulation.cluster.trace.tail = type(simulation.cluster.trace.tail)()  # which forgets nothing
         simulation.run()
         lines = [line.split() for line in simulation.cluster.trace.tail]

@@ -114,6 +114,7 @@ def test_one_that_failed_keeps_nothing_from_being_removed_even_if_somebody_keeps
     with pytest.raises(RuntimeError, match="the bar broke") as kept:
         replica.backup(tmp_path / "b", on_progress=fail)
     assert kept.tb is not None
+    assert replica._node is not None
     assert len(replica._node.machine.pins) == 0
 
 
@@ -276,6 +277,31 @@ def test_one_that_is_cancelled_leaves_nothing_behind(tmp_path: Path, monkeypatch
             assert os.listdir(tmp_path) == []
 
     monkeypatch.setattr(File, "write", wait_and_write)
+    asyncio.run(play())
+
+
+def test_one_that_is_cancelled_while_it_is_read_back_does_not_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    read = File.read
+
+    def wait_and_read(self: File, name: str, offset: int, length: int) -> bytes:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return read(self, name, offset, length)
+
+    async def play() -> None:
+        async with AsyncReplica() as replica:
+            await replica.put("key", "value")
+            backup = asyncio.create_task(replica.backup(tmp_path / "b"))
+            await asyncio.get_running_loop().run_in_executor(None, reading.wait)
+            backup.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await backup
+            assert os.listdir(tmp_path) == []
+
+    monkeypatch.setattr(File, "read", wait_and_read)
     asyncio.run(play())
 
 

@@ -272,8 +272,7 @@ def test_a_majority_that_was_started_again_elects_a_leader_although_the_rest_of_
     cluster.start(away)
     cluster.run(lambda: all(node.ready for node in cluster.nodes.values()), 10.0)
     submit(cluster, Put("k", "w"), away)
-    assert cluster.nodes[away].raft is not None
-    assert cluster.nodes[away].raft.configuration.voters == (*"abcde",)
+    assert raft_of(cluster.nodes[away]).configuration.voters == (*"abcde",)
 
 
 def test_one_that_was_removed_joins_again_with_an_empty_directory_only() -> None:
@@ -306,6 +305,23 @@ def test_a_member_that_hears_from_a_minority_that_knows_no_leader_believes_in_no
     assert [cluster.nodes[name].failure for name in (one, other)] == [None, None]
     cluster.network.severed.clear()
     cluster.run(cluster.leader)
+
+
+def test_all_others_are_exchanged_although_the_one_that_stays_is_dead() -> None:
+    """Only that one could take over from a leader that had to go, so it was waited for, and nobody went."""
+    cluster = ready(FakeCluster())
+    leader = leader_of(cluster).name
+    dead, other = sorted({*"abc"} - {leader})
+    cluster.crash(dead)
+    cluster.may_fail.update((leader, other))
+    for name in "de":
+        cluster.start(name, join="abc")
+    change(cluster, add="de", remove=leader + other)
+    cluster.run(lambda: cluster.nodes[leader].stopped and cluster.nodes[other].stopped)
+    assert [type(cluster.nodes[name].failure) for name in (leader, other)] == [Removed] * 2
+    submit(cluster, Put("k", "v"), "d")
+    cluster.start(dead)
+    cluster.run(is_decided(cluster, "".join(sorted((dead, "d", "e")))))
 
 
 def test_nobody_is_removed_where_too_few_of_those_who_would_be_left_are_there() -> None:
@@ -453,6 +469,24 @@ def test_a_leader_that_moved_believes_nobody_who_tells_it_where_it_was() -> None
     leader = leader_of(cluster)
     leader.membership.heard(raft_of(leader), Application(leader.name, leader.links.identity.incarnation, "tcp://before:1"), cluster.now)
     assert leader.membership.step(raft_of(leader), leader.machine, cluster.now) is None
+
+
+def test_what_was_told_of_one_that_was_removed_does_not_let_it_in_again_when_its_name_is_named_anew() -> None:
+    """It had moved just before; so it was taken for the empty directory that was expected, and stopped when it learned of its removal."""
+    cluster = ready(FakeCluster())
+    leader = leader_of(cluster)
+    gone = next(name for name in "abc" if name != leader.name)
+    moved = Application(gone, cluster.nodes[gone].links.identity.incarnation, "tcp://elsewhere:1")
+    cluster.crash(gone)
+    for _ in range(300):
+        cluster.turn()
+    leader.membership.heard(raft_of(leader), moved, cluster.now)
+    change(cluster, remove=gone)
+    cluster.run(lambda: gone not in leader.machine.configuration.members, 1.0)
+    change(cluster, add=gone)
+    for _ in range(300):
+        cluster.turn()
+    assert leader.machine.configuration.members[gone] == EXPECTED
 
 
 def test_what_is_told_of_somebody_whom_nobody_named_is_not_kept() -> None:

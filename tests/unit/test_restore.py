@@ -387,6 +387,15 @@ def test_one_that_is_left_goes_on_with_all_it_has_and_the_lost_ones_are_fenced_o
     eventually(lambda: isinstance(stranger.failure, WrongCluster))
 
 
+def test_a_members_status_says_of_which_term_the_entry_is_with_which_it_would_go_on(
+    lost: dict[str, list[Any]], tmp_path: Path, addresses: dict[str, str]
+) -> None:
+    with Replica("c", data_dir=tmp_path / "c", cluster=addresses) as left:
+        status = left.status()
+    made = recover_lost_majority(tmp_path / "c")
+    assert (made.former_term, made.former_index) == (status.last_term, status.last_index) > (0, 0)
+
+
 def test_a_majority_that_comes_back_all_the_same_is_a_cluster_of_its_own(
     lost: dict[str, list[Any]], tmp_path: Path, addresses: dict[str, str], replicas: ExitStack
 ) -> None:
