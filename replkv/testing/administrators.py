@@ -147,7 +147,8 @@ class Administrators:
         settled, members = self.invariants.settled, self.cluster.members
         if self.electorate.in_force.count(settled) != len(self.electorate.in_force) or {*settled.names} != {*self.roster}:
             return False
-        if any(member.rotten for member in members.values() if member.name in self.roster):
+        # What is damaged beneath a process that runs is found by the next one only.
+        if any(member.rotten and member.life > member.rotten_in for member in members.values() if member.name in self.roster):
             return False
         as_wanted = {*settled.voters} == {name for name, wanted in self.roster.items() if wanted.voter}
         strangers = any(member.node is not None for name, member in members.items() if name not in self.roster)

@@ -75,8 +75,9 @@ def operation_of(packed: Raw) -> Operation:
 
 
 def from_outside(history: History) -> list[Call]:
-    """Return a history of the simulator as one of real processes; that leases are granted and renewed is nobody's business there."""
-    return [_call(noted) for noted in history.operations if noted.wire[0] not in (wire.GRANT, wire.RENEW, wire.KEEP_ALIVE)]
+    """Return a history of the simulator as one of real processes; what is done about members and for leases is nobody's business there."""
+    apart = wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.MEMBERS, wire.LEVEL
+    return [_call(noted) for noted in history.operations if noted.wire[0] not in apart]
 
 
 def _call(noted: Noted) -> Call:

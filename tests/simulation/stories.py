@@ -7,6 +7,8 @@ from typing import Any
 from attrs import define, field
 
 from replkv import codec
+from replkv.config import Settings
+from replkv.founding import founding_entry
 from replkv.messages import EntryKind
 from replkv.ops import Get, Packable, Scan, Txn
 from replkv.proposals import Call
@@ -33,7 +35,7 @@ class Story:
 
     def __attrs_post_init__(self) -> None:
         self.witness = Witness(self.session_ttl, Model(self.max_bytes))
-        self.witness.apply(codec.make_entry(1, 1, EntryKind.FOUNDING, 0, b""))
+        self.witness.apply(founding_entry(b"c" * 16, {"a": 1}, {}, Settings()))
         self.opens()
 
     # -- the log ------------------------------------------------------------------------------------------------------------------------

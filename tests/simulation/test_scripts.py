@@ -114,17 +114,21 @@ def test_cluster_time_goes_on_when_all_members_come_back_with_nothing_but_snapsh
         assert simulation.invariants.committed[-1].time >= before
 
 
-def test_a_member_whose_disk_was_emptied_is_not_let_in_under_its_old_name() -> None:
+def test_a_member_whose_disk_was_emptied_is_somebody_new_and_gets_its_vote_back_by_itself() -> None:
     with play() as simulation:
         leader = simulation.leader()
         victim = simulation.others(leader)[0]
+        before = victim.incarnation
         victim.wipe()
         simulation.invariants.forget(victim.name)
         victim.start()
         simulation.write(leader, "without it")
         simulation.cluster.run(10.0)
-        assert victim.node is None  # it has stopped and says why
-        assert simulation.leader(simulation.others(victim)) is leader
+        settled = simulation.invariants.settled
+        assert settled.voters == ("a", "b", "c")
+        assert settled.members[victim.name] == victim.incarnation != before
+        assert simulation.leader() is leader
+        assert simulation.read(victim) == b"without it"
 
 
 def test_a_majority_that_lost_power_comes_back_with_everything_acknowledged() -> None:
