@@ -22,6 +22,7 @@ class FileByFile(LoadScopeScheduling):
         return "processes" if file.startswith(PROCESSES) else file
 
 
+@pytest.hookimpl(optionalhook=True)  # those who run a test of theirs without pytest-xdist have no use for it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
     """Let pytest-xdist go by files."""
     return FileByFile(config, log)

@@ -65,11 +65,13 @@ def test_a_lease_outlives_a_leader_that_stood_still() -> None:
     with play() as simulation:
         leader = simulation.leader()
         holder = simulation.others(leader)[0]
-        lease = simulation.hold(holder, 1.0).held.id
+        lease = simulation.hold(holder, 1.0, keep_alive=False).held.id  # a keeper goes by its own clock, and would revoke what it has lost
         for member in simulation.cluster.members.values():
             member.pause(30.0)
         simulation.cluster.run(30.5)
+        assert simulation.leader() is leader, "it has had time to end leases"
         assert simulation.lives(lease)
+        assert simulation.cluster.run_until(lambda: not simulation.lives(lease), 1.0), "and ends it when its time has run"
 
 
 def test_a_lease_outlives_a_change_to_a_leader_that_has_counted_more_time() -> None:
