@@ -57,7 +57,7 @@ def what_was_applied_before_counts_as_applied_to_an_installed_snapshot(patch: Pa
     patch.setattr(Node, "_go_on_from", confused)
 
 
-@mutant(43, "rqlite#1905, rqlite#1627")
+@mutant(43, "rqlite#1905, rqlite#1627", slow=True)
 def the_log_goes_although_there_was_no_room_for_its_snapshot(patch: Patch) -> None:
     done = Snapshots._done
 

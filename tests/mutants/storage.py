@@ -38,7 +38,7 @@ def a_lone_member_answers_before_its_disk_is_done(patch: Patch) -> None:
     patch.setattr(Node, "_persist", hasty)
 
 
-@mutant(46, "etcd#14098, etcd#15069")
+@mutant(46, "etcd#14098, etcd#15069", slow=True)
 def a_torn_tail_is_left_where_it_is(patch: Patch) -> None:
     settle = Log._settle
     patch.setattr(Log, "_settle", lambda self, state: None if state.torn is not None else settle(self, state))
@@ -101,7 +101,7 @@ def a_failed_sync_is_tried_again_and_believed(patch: Patch) -> None:
     patch.setattr(SimDoor, "sync", stubborn)
 
 
-@mutant(54, "hashicorp/raft#503, consul#22064")
+@mutant(54, "hashicorp/raft#503, consul#22064", slow=True)
 def a_member_whose_disk_hangs_goes_on_sending_heartbeats(patch: Patch) -> None:
     spend = SimMember.spend
 
@@ -167,7 +167,7 @@ def a_disk_that_was_full_once_is_full_for_good(patch: Patch) -> None:
 # -- after a loss ----------------------------------------------------------------------------------------------------------------------
 
 
-@mutant(118)
+@mutant(118, slow=True)
 def a_leader_is_not_told_that_a_follower_lost_what_it_acknowledged(patch: Patch) -> None:
     patch.setattr(Leadership, "begin_anew", lambda self, name: None)
 

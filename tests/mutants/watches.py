@@ -104,7 +104,7 @@ def a_watch_from_a_revision_to_come_begins_at_the_next_one(patch: Patch) -> None
     patch.setattr(LocalFeed, "__init__", hasty)
 
 
-@mutant(73, "etcd#15274, etcd#17247")
+@mutant(73, "etcd#15274, etcd#17247", slow=True)
 def a_revision_that_does_not_fit_into_a_step_is_read_twice(patch: Patch) -> None:
     walk = watch.walk
 
