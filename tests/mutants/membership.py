@@ -84,7 +84,7 @@ def a_leader_that_removed_itself_does_not_come_back_to_see_it_through(patch: Pat
 
 @mutant(34, "etcd#3477, etcd#21667")
 def no_member_can_be_added_while_another_one_is_down(patch: Patch) -> None:
-    next_step = membership.next_step
+    next_step = steering.next_step
 
     def anxious(now: Configuration, roster: Roster, newcomers: Iterable[Application], seen: Seen) -> Configuration | None:
         return next_step(now, roster, newcomers, seen) if all(map(seen.is_alive, now.all_voters)) else None
