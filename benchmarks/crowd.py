@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import signal
 import statistics
@@ -16,12 +15,11 @@ from typing import TypeVar
 
 from attrs import asdict, frozen
 
-from benchmarks.meters import Usage, reference_loop
+from benchmarks.figures import Figures, publish
+from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say
 from benchmarks.replkv_peer import NAMES, ChildProcess, ReplkvPeer
-from benchmarks.report import NOISE, machine
 from benchmarks.workloads import WORKLOADS, share
-from replkv import __version__
 from replkv.keeper import PER_TTL
 
 T = TypeVar("T")
@@ -45,27 +43,6 @@ LIMIT = 300.0
 
 FILES = 8 * CLIENTS // PROCESSES
 """Open files that a process of clients may need."""
-
-Row = tuple[str, str]
-
-
-class Figures:
-    """The rows of the table, and how much of the machine was used by something else."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.noise: list[float] = []
-        self.loops = [reference_loop()]
-
-    def add(self, title: str, figure: str) -> None:
-        """Add a row."""
-        self.rows.append((title, figure))
-
-    def look(self, usage: Usage, known: float = 0.0) -> None:
-        """Take note of the noise since ``usage`` was made; ``known`` are CPU seconds that are not."""
-        self.noise.append(usage.other_share(known))
-        self.loops.append(reference_loop())
-
 
 # -- one lock ------------------------------------------------------------------------------------------------------------------------
 
@@ -260,41 +237,6 @@ def _cores(shares: Sequence[float]) -> str:
     return " + ".join(f"{one:.1%}" for one in shares)
 
 
-# -- the page ------------------------------------------------------------------------------------------------------------------------
-
-
-def remarks(figures: Figures, command: str) -> list[str]:
-    """Return where, when and how it was measured."""
-    what = f"replkv {__version__}, {time.strftime('%Y-%m-%d')}, `{command}`: {machine()}"
-    lines = [
-        f"{what}; three members on one machine and one disk, default settings; a majority has each write on disk before it counts.",
-        f"A fixed Python loop took {min(figures.loops):.0f} to {max(figures.loops):.0f} ns per turn meanwhile.",
-    ]
-    if figures.noise and max(figures.noise) > NOISE:
-        lines.append(f"NOISE: up to {max(figures.noise):.0%} of the machine was used by something else; measure again on a quiet one.")
-    return lines
-
-
-def as_markdown(figures: Figures, command: str) -> str:
-    """Return the table for a page."""
-    lines = ["| what | figure |", "|---|---|", *(f"| {title} | {figure} |" for title, figure in figures.rows)]
-    return "\n".join([*lines, "", *remarks(figures, command)]) + "\n"
-
-
-def write(figures: Figures, command: str, path: Path) -> None:
-    """Write the JSON to ``path``, and the Markdown beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {
-        "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": machine(),
-        "command": command,
-        "figures": figures.rows,
-        "other_share": figures.noise,
-    }
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(as_markdown(figures, command), encoding="utf-8")
-
-
 def raise_file_limit(needed: int) -> None:
     """Let this process and its children open as many files as they may.
 
@@ -329,9 +271,7 @@ def main() -> int:
         lock(arguments.workdir, arguments.scale, figures)
     if "clients" in what:
         clients(arguments.workdir, arguments.scale, arguments.seconds, figures)
-    command = " ".join(["python -m benchmarks.crowd", *sys.argv[1:]])
-    print(as_markdown(figures, command), end="")
-    write(figures, command, arguments.json)
+    publish(figures, "benchmarks.crowd", arguments.json)
     return 0
 
 

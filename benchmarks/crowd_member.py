@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
+from benchmarks.answering import answer_requests
 from benchmarks.filled import resident
 from benchmarks.workloads import LOCK
 from replkv import Replica
@@ -181,9 +182,7 @@ def main() -> None:
     kind = Threads if how == "threads" else Tasks
     crowd = kind(name, directory, json.loads(cluster))
     try:
-        for line in sys.stdin:
-            request = json.loads(line)
-            print(json.dumps(getattr(crowd, request["do"])(*request["with"])), flush=True)
+        answer_requests(crowd)
     finally:
         crowd.close()
 

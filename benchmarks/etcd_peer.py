@@ -10,7 +10,6 @@ import asyncio
 import importlib.util
 import os
 import random
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks import protobuf
 from benchmarks.meters import Meter, Sample, process_cpu
-from benchmarks.peer import new_directory, wait_until
+from benchmarks.peer import begin, end, new_directory, wait_until
 from benchmarks.workloads import CAP, KEYS, LOCK, Workload, drive_sequential, drive_together, key, key_numbers, make_values
 from replkv.demo.processes import free_ports
 
@@ -100,16 +99,11 @@ class EtcdPeer:
         return [*command, "--initial-cluster-state", "new", "--logger", "zap", "--log-level", "error"]
 
     def _serve(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with Path(f"{self._root}/etcd.log").open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return begin(command, Path(f"{self._root}/etcd.log"))
 
     def stop(self) -> None:
         """End all servers and remove their directories."""
-        for server in self._servers:
-            server.kill()
-            server.wait()
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+        end(self._servers, self._root)
 
     def _status(self, endpoint: str) -> protobuf.EtcdStatus | None:
         with grpc.insecure_channel(endpoint, options=OPTIONS) as channel:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.crowd import Figures, as_markdown, write
+from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, wait_until
 from benchmarks.replkv_peer import ChildProcess, ReplkvPeer
@@ -95,9 +95,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
     figures = Figures()
     measure(arguments.workdir, arguments.what or list(WAYS), arguments.times, figures)
-    command = " ".join(["python -m benchmarks.handover", *sys.argv[1:]])
-    print(as_markdown(figures, command), end="")
-    write(figures, command, arguments.json)
+    publish(figures, "benchmarks.handover", arguments.json)
     return 0
 
 

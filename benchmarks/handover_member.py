@@ -12,6 +12,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
+from benchmarks.answering import answer_requests
 from replkv import Replica
 
 
@@ -93,9 +94,7 @@ def main() -> None:
     name, directory, cluster = sys.argv[1:]
     member = Putting(name, directory, json.loads(cluster))
     try:
-        for line in sys.stdin:
-            request = json.loads(line)
-            print(json.dumps(getattr(member, request["do"])(*request["with"])), flush=True)
+        answer_requests(member)
     finally:
         member.close()
 

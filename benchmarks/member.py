@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from benchmarks.answering import answer_requests
 from benchmarks.workloads import (
     KEYS,
     LOCK,
@@ -231,9 +232,7 @@ def main() -> None:
     profile = NodeProfile(f"replkv-{name}", timer[0]) if timer else None
     with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
         driver = Driver(replica, profile)
-        for line in sys.stdin:
-            request = json.loads(line)
-            print(json.dumps(getattr(driver, request["do"])(*request["with"])), flush=True)
+        answer_requests(driver)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -52,6 +54,21 @@ def wait_until(condition: Callable[[], T | None], what: str, timeout: float = ST
             return answer
         time.sleep(0.02)
     raise TimeoutError(f"no {what} within {timeout:.0f} s")
+
+
+def begin(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a server that is told nothing, and whose output goes to the end of a file."""
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+
+def end(servers: Iterable[subprocess.Popen[bytes]], root: Path | None) -> None:
+    """End servers, and remove the directory they had."""
+    for server in servers:
+        server.kill()
+        server.wait()
+    if root is not None:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def new_directory(base: Path, name: str) -> Path:

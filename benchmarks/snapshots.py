@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.crowd import Figures, as_markdown, write
+from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say, wait_until
 from benchmarks.replkv_peer import ChildProcess, ReplkvPeer
@@ -126,9 +126,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
     figures = Figures()
     measure(arguments.workdir, arguments.keys, arguments.rounds, figures)
-    command = " ".join(["python -m benchmarks.snapshots", *sys.argv[1:]])
-    print(as_markdown(figures, command), end="")
-    write(figures, command, arguments.json)
+    publish(figures, "benchmarks.snapshots", arguments.json)
     return 0
 
 

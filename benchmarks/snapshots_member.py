@@ -16,6 +16,7 @@ from typing import Any
 from attrs import evolve
 
 from benchmarks import filled
+from benchmarks.answering import answer_requests
 from benchmarks.member import VALUES
 from benchmarks.workloads import key
 from replkv import Put, Replica
@@ -115,9 +116,7 @@ def main() -> None:
     name, directory, cluster = sys.argv[1:]
     with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
         taker = Taker(replica)
-        for line in sys.stdin:
-            request = json.loads(line)
-            print(json.dumps(getattr(taker, request["do"])(*request["with"])), flush=True)
+        answer_requests(taker)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from benchmarks.crowd import Figures, as_markdown, write
+from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say
 from benchmarks.replkv_peer import ChildProcess, ReplkvPeer
@@ -113,9 +113,7 @@ def main() -> int:
     figures = Figures()
     for place in arguments.where or PLACES:
         beside(arguments.workdir, Load(place, arguments.threads, arguments.seconds, arguments.interval), figures)
-    command = " ".join(["python -m benchmarks.stalls", *sys.argv[1:]])
-    print(as_markdown(figures, command), end="")
-    write(figures, command, arguments.json)
+    publish(figures, "benchmarks.stalls", arguments.json)
     return 0
 
 

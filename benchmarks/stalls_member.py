@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any
 
+from benchmarks.answering import answer_requests
 from benchmarks.workloads import KEYS, key, make_values
 from replkv import Replica
 
@@ -79,9 +80,7 @@ def main() -> None:
     name, directory, cluster = sys.argv[1:]
     with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
         beside = Beside(replica)
-        for line in sys.stdin:
-            request = json.loads(line)
-            print(json.dumps(getattr(beside, request["do"])(*request["with"])), flush=True)
+        answer_requests(beside)
 
 
 if __name__ == "__main__":

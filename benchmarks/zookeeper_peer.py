@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.meters import Meter, Sample, process_cpu
-from benchmarks.peer import new_directory, wait_until
+from benchmarks.peer import begin, end, new_directory, wait_until
 from benchmarks.workloads import LOCK, Workload, drive_together
 from replkv.demo.processes import free_ports
 
@@ -102,16 +102,11 @@ class ZooKeeperPeer:
         (directory / "myid").write_text(f"{number + 1}\n", encoding="ascii")
         (directory / "zoo.cfg").write_text(configuration(number, root, self._ports[number], members), encoding="ascii")
         command = ["java", "-Xmx1000m", "-cp", str(JAR), SERVER, str(directory / "zoo.cfg")]
-        with (root / "zookeeper.log").open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return begin(command, root / "zookeeper.log")
 
     def stop(self) -> None:
         """End all servers and remove their directories."""
-        for server in self._servers:
-            server.kill()
-            server.wait()
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+        end(self._servers, self._root)
 
     def _ask(self, number: int) -> dict[str, str]:
         """Return what a server says about itself; nothing while it does not serve."""

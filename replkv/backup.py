@@ -141,8 +141,7 @@ class TakeHold(Outlined):
         """Take hold of it."""
         del time
         assert machine.founding is not None  # noqa: S101  # who has a leader was founded
-        meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
-        state = State(meta, machine.founding.cluster, machine.store.revision, machine.dump(), machine.pins)
+        state = State(machine.meta, machine.founding.cluster, machine.store.revision, machine.dump(), machine.pins)
         machine.pins.add(state)
         return state
 
@@ -453,8 +452,13 @@ def refused(damage: str) -> Corrupt:
     return Corrupt(f"{damage}; nothing was restored from it: use another backup, or an intact copy of this one", damage)
 
 
-def to_path(path: object, argument: str) -> str:
+def to_path(path: object, argument: str, what: str = "a file or directory") -> str:
     """Return the path of a file or directory as text.
+
+    Args:
+        path: as a caller said it.
+        argument: its name, for the error.
+        what: it should name, for the error.
 
     Raises:
         TypeError, ValueError: it is none; the text names the argument.
@@ -463,5 +467,5 @@ def to_path(path: object, argument: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{argument} must be a str or a path of str, not {type(path).__name__}")
     if not text or "\0" in text:
-        raise ValueError(f"{argument} must name a file or directory, not {text!r}")
+        raise ValueError(f"{argument} must name {what}, not {text!r}")
     return text

@@ -43,12 +43,6 @@ WAYS_OUT = (
 )
 
 
-def electorate(configuration: Configuration) -> tuple[dict[str, int | None], ...]:
-    """Return who votes in each half of a configuration, by incarnation."""
-    halves = configuration.voters, configuration.outgoing
-    return tuple({name: configuration.members.get(name) for name in half} for half in halves)
-
-
 class Caution:
     """The state of a member between a loss and its healing.
 
@@ -95,7 +89,7 @@ class Caution:
         """
         if reply.id != self._number:
             return
-        self.outgrown |= reply.configured > configured and electorate(reply.configuration) != electorate(known)
+        self.outgrown |= reply.configured > configured and quorum.electorates(reply.configuration) != quorum.electorates(known)
         if reply.in_doubt and sender not in self._in_doubt():
             # Until it stopped it may have led, and decided something together with those who had answered before: they are asked again.
             self._replies = self._in_doubt()

@@ -21,7 +21,7 @@ from replkv.plans import Plan
 from replkv.reads import NOT_YET
 from replkv.surface import DEFAULT, Timeout
 from replkv.values import ScanResult, to_timeout
-from replkv.waiting import BlockedCall, FutureCall, LoopCall, Resolver, finished, overloaded, resumable, time_left
+from replkv.waiting import BlockedCall, FutureCall, LoopCall, Resolver, finished, left, overloaded, resumable, time_left
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -121,7 +121,7 @@ class BlockingFacade(Facade[W, L], BlockingSurface):
         limit, begun = self._timeout(timeout), engine.clock()
         result = self._carry_out(engine, plan, limit)
         if plan.sequel is not None:
-            self._carry_out(engine, plan.sequel, left(limit, begun, engine))
+            self._carry_out(engine, plan.sequel, left(engine, begun, limit))
         return result
 
     def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
@@ -226,7 +226,7 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
         limit, begun = self._timeout(timeout), engine.clock()
         result = await self._carry_out(engine, plan, limit)
         if plan.sequel is not None:
-            await self._carry_out(engine, plan.sequel, left(limit, begun, engine))
+            await self._carry_out(engine, plan.sequel, left(engine, begun, limit))
         return result
 
     async def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
@@ -284,17 +284,6 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
         if plan.is_long and call.error is None:
             return await _meaning(plan, await _in_turns(engine.answer_in_steps(plan, call)))
         return finished(call, plan, engine)
-
-
-def left(limit: float | None, begun: float, engine: Engine) -> float | None:
-    """Return what is left of a timeout.
-
-    Args:
-        limit: seconds; None: it is without limit.
-        begun: when it began, on the engine's clock.
-        engine: has the clock.
-    """
-    return None if limit is None else max(0.0, limit - (engine.clock() - begun))
 
 
 async def _meaning(plan: Plan[R], raw: Raw) -> R:

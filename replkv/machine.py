@@ -18,7 +18,7 @@ from replkv.config import Settings
 from replkv.errors import Incompatible, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
 from replkv.kv import RECORD_BYTES, Store
 from replkv.lease import Leases
-from replkv.messages import Configuration, EntryKind
+from replkv.messages import Configuration, EntryKind, SnapshotMeta
 from replkv.refusals import refuse
 from replkv.roster import Roster
 from replkv.session import Session, Sessions, Verdict
@@ -106,6 +106,11 @@ class Machine:
     def ended_leases(self) -> list[int]:
         """Leases that ended since somebody cleared the list."""
         return self._writer.ended
+
+    @property
+    def meta(self) -> SnapshotMeta:
+        """The place of the log that this state stands for."""
+        return SnapshotMeta(self.applied, self.term, self.configuration)
 
     @property
     def size(self) -> int:

@@ -28,7 +28,7 @@ from replkv.founding import founding_entry
 from replkv.log import RESTORING, Log
 from replkv.machine import Machine
 from replkv.member_ops import to_member_name, to_members
-from replkv.messages import EXPECTED, Configuration, Identity, SnapshotMeta
+from replkv.messages import EXPECTED, Configuration, Identity
 from replkv.recovery import segments
 from replkv.roster import Roster, Wanted
 from replkv.snapshot import SnapshotParser, SnapshotWriter, is_snapshot
@@ -254,8 +254,7 @@ def begin_anew(
 def write_snapshot(disk: Disk, machine: Machine) -> SnapshotFile:
     """Write the state of a machine down as a snapshot in its directory."""
     assert machine.founding is not None  # noqa: S101  # it has just begun anew
-    meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
-    writer = SnapshotWriter(disk, meta, machine.founding.cluster, machine.dump())
+    writer = SnapshotWriter(disk, machine.meta, machine.founding.cluster, machine.dump())
     while (file := writer.step()) is None:
         pass
     return file

@@ -391,7 +391,22 @@ class _HasReady(Protocol):
     def ready(self) -> bool: ...
 
 
-class Ready(Plan[None]):
+class Wait(Plan[None]):
+    """Wait for something; that it has come is the answer."""
+
+    __slots__ = ()
+
+    def answer(self, node: Node, call: Call) -> Raw:
+        """Return nothing."""
+        del node, call
+        return _NOTHING
+
+    def meaning(self, raw: Raw) -> None:
+        """Return nothing."""
+        del raw
+
+
+class Ready(Wait):
     """Wait for a leader, and for all it had committed; with a timeout of 0 look whether that is so."""
 
     __slots__ = ("timeout",)
@@ -408,15 +423,6 @@ class Ready(Plan[None]):
         """Look, if the caller does not want to wait."""
         return _NOTHING if self.timeout == 0 and node.ready else NOT_YET
 
-    def answer(self, node: Node, call: Call) -> Raw:
-        """Return nothing: having passed the barrier is the answer."""
-        del node, call
-        return _NOTHING
-
-    def meaning(self, raw: Raw) -> None:
-        """Return nothing."""
-        del raw
-
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Name who is missing."""
         del untouched
@@ -424,7 +430,7 @@ class Ready(Plan[None]):
         return errors.WaitTimeout(f"{asker.name} is not ready in time{reason}")
 
 
-class Settled(Plan[None]):
+class Settled(Wait):
     """Wait until the configuration has those who are wanted."""
 
     __slots__ = ()
@@ -439,10 +445,6 @@ class Settled(Plan[None]):
         """Compare the two."""
         del time
         return () if is_settled(machine.configuration, machine.roster) else NOT_YET
-
-    def meaning(self, raw: Raw) -> None:
-        """Return nothing."""
-        del raw
 
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Say how far it is."""
@@ -494,7 +496,7 @@ class Leave(Write[None]):
             super().meaning(raw)
 
 
-class NewLeader(Plan[None]):
+class NewLeader(Wait):
     """Have leadership handed over, and wait until the member sees that it was.
 
     Args:
@@ -518,15 +520,6 @@ class NewLeader(Plan[None]):
     def wait(self, node: Node, call: Call) -> None:
         """Let the member see to it."""
         node.wish_for_leader(call, self.to)
-
-    def answer(self, node: Node, call: Call) -> Raw:
-        """Return nothing: that it is done is the answer."""
-        del node, call
-        return _NOTHING
-
-    def meaning(self, raw: Raw) -> None:
-        """Return nothing."""
-        del raw
 
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Say who leads, and what is in the way."""

@@ -60,13 +60,17 @@ def may_follow(old: Configuration, new: Configuration) -> bool:
     """
     if not new.voters or {*new.learners} & {*new.voters, *new.outgoing}:
         return False
-    before, after = _electorate(old, old.voters), _electorate(new, new.voters)
+    (before, leaving), (after, staying) = electorates(old), electorates(new)
     if old.outgoing or new.outgoing:
-        leaving, staying = _electorate(old, old.outgoing), _electorate(new, new.outgoing)
         begins = not old.outgoing and staying == before
         ends = not new.outgoing and after == before
         return begins or ends or (after == before and staying == leaving)
     return len(before ^ after) <= 1
+
+
+def electorates(configuration: Configuration) -> tuple[set[tuple[str, int | None]], set[tuple[str, int | None]]]:
+    """Return who votes, by name and incarnation: those that stay, and those of the outgoing half."""
+    return _electorate(configuration, configuration.voters), _electorate(configuration, configuration.outgoing)
 
 
 def _electorate(configuration: Configuration, names: tuple[str, ...]) -> set[tuple[str, int | None]]:

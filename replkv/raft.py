@@ -372,7 +372,7 @@ class Raft:
     @property
     def is_unsettled(self) -> bool:
         """Whether the configuration in effect may still fall back to an older one."""
-        return self._log.configuration_index > self.commit and len(self._log.configurations) > 1
+        return self.configured > self.commit and len(self._log.configurations) > 1
 
     def _votes_in(self, configuration: Configuration) -> bool:
         incarnation = configuration.members.get(self.name)
@@ -387,9 +387,10 @@ class Raft:
 
     def _commit_to(self, index: int) -> None:
         before, self.commit = self.commit, index
-        if before < self._log.configuration_index <= index and self._lead:
+        decided = before < self.configured <= index
+        if decided and self._lead:
             self._lead.settling = True
-        elif before < self._log.configuration_index <= index:
+        elif decided:
             self._configure()
 
     def _enter(self, term: int) -> None:
@@ -597,8 +598,7 @@ class Raft:
 
     def _on_census(self, sender: str, census: Census) -> None:
         end = NOWHERE if self.in_doubt else self._end
-        configured = self._log.configuration_index, self._log.configuration
-        self._send(sender, CensusReply(census.id, self.term, end.index, end.term, self.in_doubt, *configured))
+        self._send(sender, CensusReply(census.id, self.term, end.index, end.term, self.in_doubt, self.configured, self.configuration))
         if self._lead and sender in self._lead.peers:
             self._lead.begin_anew(sender)
 
@@ -606,7 +606,7 @@ class Raft:
         if (caution := self._caution) is None:
             return
         doubted = caution.in_doubt
-        caution.heard(sender, reply, self._now, self._log.configuration_index, self.configuration)
+        caution.heard(sender, reply, self._now, self.configured, self.configuration)
         if caution.settle(self.name, self.configuration, self._log.end):
             self._out.floor = caution.floor
             if doubted:

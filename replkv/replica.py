@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import random
-import re
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from attrs import evolve
 
 from replkv import address, fork
+from replkv.backup import to_path
 from replkv.config import Config, Settings
 from replkv.disk import ForgetfulDisk, MemoryDisk, RealDisk
 from replkv.engine import Embedded
@@ -28,6 +28,7 @@ from replkv.errors import Closed, OutcomeUnknown, Removed, ReplkvError
 from replkv.facade import BlockingFacade, Facade
 from replkv.housekeeper import HousekeeperThread
 from replkv.leasing import Lease
+from replkv.member_ops import to_member_name
 from replkv.node import Node
 from replkv.plans import Leave
 from replkv.serving import Serving
@@ -45,7 +46,6 @@ L = TypeVar("L")
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _open: weakref.WeakSet[EmbeddedMember[Any, Any]] = weakref.WeakSet()
 
 
@@ -72,11 +72,11 @@ class EmbeddedMember(Facade[W, L]):
     ) -> None:
         fork.ensure_not_forked()
         _check_threads()
-        _check_name(name)
+        to_member_name(name)
         self._name = name
         self._config = _checked(config, Config)
         self._settings = _checked(settings, Settings)
-        self._data_dir = _checked_path(data_dir)
+        self._data_dir = None if data_dir is None else to_path(data_dir, "data_dir", "a directory")
         self._join = _seeds(join, cluster)
         self._addresses = _addresses(name, cluster, listen, advertise, joins=bool(self._join))
         self._learner = _checked_learner(learner, self._join)
@@ -405,26 +405,6 @@ def _check_threads() -> None:
         )
 
 
-def _check_name(name: object) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a str, not {type(name).__name__}")
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is no name for a member: use letters, digits, '_', '.' and '-', at most 64, and begin with none of '.-'"
-        )
-
-
-def _checked_path(path: object) -> str | None:
-    if path is None:
-        return None
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str):
-        raise TypeError(f"data_dir must be a str or a path of str, not {type(path).__name__}")
-    if not text or "\0" in text:
-        raise ValueError(f"data_dir must name a directory, not {text!r}")
-    return text
-
-
 def _check_reach(listened: list[str], clients: str | None, *, insecure: bool) -> None:
     """Refuse to listen beyond this machine without encryption, unless that is wanted."""
     for url in [*listened, *([address.parse_address(clients)] if clients is not None else [])]:
@@ -491,7 +471,7 @@ def _addresses(name: str, cluster: Mapping[str, str] | None, listen: str | None,
     if name not in cluster:
         raise ValueError(f"cluster must name every member, this one too: {name!r} is not among {', '.join(map(str, cluster))}")
     for member in cluster:
-        _check_name(member)
+        to_member_name(member)
     urls = {member: address.parse_address(text) for member, text in cluster.items()}
     if advertise is not None:
         urls[name] = address.parse_address(advertise)

@@ -220,8 +220,7 @@ class Snapshots:
             return
         self._taking, self._began = True, (self._clock(), self._bytes)
         self._expected = machine.size
-        meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
-        self._housekeeper.start(self._write(meta, machine.dump()), partial(self._done, raft))
+        self._housekeeper.start(self._write(machine.meta, machine.dump()), partial(self._done, raft))
 
     def _share(self, raft: Raft, before: str | None) -> int:
         """Return after how much of the log this member takes its turn, if another had its own where the log is counted from.

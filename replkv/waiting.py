@@ -322,6 +322,17 @@ def overloaded(engine: Engine, plan: Plan[Any], waited: float | None) -> ReplkvE
     )
 
 
+def left(engine: Engine, begun: float, timeout: float | None) -> float | None:
+    """Return what is left of a timeout.
+
+    Args:
+        engine: has the clock.
+        begun: when it began to run.
+        timeout: seconds from then; None: without limit.
+    """
+    return None if timeout is None else max(0.0, timeout - (engine.clock() - begun))
+
+
 def time_left(engine: Engine, plan: Plan[Any], line: Call, begun: float, timeout: float | None, *, admitted: bool) -> float | None:
     """Return what is left of a caller's timeout, now that it is out of the line for admission.
 
@@ -338,12 +349,11 @@ def time_left(engine: Engine, plan: Plan[Any], line: Call, begun: float, timeout
         NoLeader: likewise, and that is why.
         Closed, StorageError: the member has ended.
     """
-    waited = engine.clock() - begun
     if not admitted:
-        raise overloaded(engine, plan, waited)
+        raise overloaded(engine, plan, engine.clock() - begun)
     if line.error is not None:
         raise line.error.again()
-    return None if timeout is None else max(0.0, timeout - waited)
+    return left(engine, begun, timeout)
 
 
 def finished(call: Call, plan: Plan[R], engine: Engine) -> R:

@@ -22,7 +22,7 @@ from replkv.disk import TEMPORARY
 from replkv.errors import DiskFull, StorageError
 from replkv.log import RESTORING, Log, Recovered
 from replkv.machine import Machine
-from replkv.messages import EXPECTED, EntryKind, SnapshotMeta
+from replkv.messages import EXPECTED, EntryKind
 from replkv.new_cluster import recover_on, restore_on
 from replkv.ops import Put
 from replkv.roster import Wanted
@@ -61,7 +61,7 @@ def old_member(*, snapshot: bool, prepared: bool) -> tuple[SimDisk, str]:
     kv.run(machine.apply(FOUNDING))
     _write(log, machine, WRITES)
     if snapshot:
-        writer = SnapshotWriter(door, SnapshotMeta(machine.applied, machine.term, machine.configuration), CLUSTER, machine.dump())
+        writer = SnapshotWriter(door, machine.meta, CLUSTER, machine.dump())
         while (file := writer.step()) is None:
             pass
         log.snapshot_taken(file, machine.applied + 1)

@@ -273,6 +273,10 @@ class FakeCluster:
             assert self.now < limit, f"not within {seconds} s"
             self.turn()
 
+    def rest(self, turns: int) -> None:
+        for _ in range(turns):
+            self.turn()
+
     def turn(self) -> None:
         self.now += 0.01
         self.network.connect_all()

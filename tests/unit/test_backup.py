@@ -21,7 +21,6 @@ from eventual import PATIENCE, eventually
 import replkv.aio
 from replkv import AsyncReplica, Backup, Client, Closed, Compacted, Corrupt, Incompatible, Put, Replica, connect
 from replkv.backup import File, State, TakeHold, write_backup
-from replkv.messages import SnapshotMeta
 from replkv.new_cluster import read_backup
 from replkv.session import Sessions
 
@@ -255,20 +254,24 @@ def test_an_async_member_takes_one_beside_its_loop(tmp_path: Path) -> None:
     assert stored(backup.path) == [(b"key", b"value")]
 
 
-def test_one_that_is_cancelled_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writing, go_on = threading.Event(), threading.Event()
-    write = File.write
+@pytest.mark.parametrize("step", ["write", "read"])
+def test_one_that_is_cancelled_while_it_is_written_or_read_back_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """One that was cancelled when it was read back got its name all the same."""
+    at_work, go_on = threading.Event(), threading.Event()
+    work = getattr(File, step)
 
-    def wait_and_write(self: File, name: str, offset: int, data: bytes) -> None:
-        writing.set()
+    def wait_and_work(self: File, name: str, offset: int, what: Any) -> Any:
+        at_work.set()
         assert go_on.wait(PATIENCE)
-        write(self, name, offset, data)
+        return work(self, name, offset, what)
 
     async def play() -> None:
         async with AsyncReplica() as replica:
             await replica.put("key", "value")
             backup = asyncio.create_task(replica.backup(tmp_path / "b"))
-            await asyncio.get_running_loop().run_in_executor(None, writing.wait)
+            await asyncio.get_running_loop().run_in_executor(None, at_work.wait)
             backup.cancel()
             await asyncio.sleep(0)
             go_on.set()
@@ -276,32 +279,7 @@ def test_one_that_is_cancelled_leaves_nothing_behind(tmp_path: Path, monkeypatch
                 await backup
             assert os.listdir(tmp_path) == []
 
-    monkeypatch.setattr(File, "write", wait_and_write)
-    asyncio.run(play())
-
-
-def test_one_that_is_cancelled_while_it_is_read_back_does_not_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, go_on = threading.Event(), threading.Event()
-    read = File.read
-
-    def wait_and_read(self: File, name: str, offset: int, length: int) -> bytes:
-        reading.set()
-        assert go_on.wait(PATIENCE)
-        return read(self, name, offset, length)
-
-    async def play() -> None:
-        async with AsyncReplica() as replica:
-            await replica.put("key", "value")
-            backup = asyncio.create_task(replica.backup(tmp_path / "b"))
-            await asyncio.get_running_loop().run_in_executor(None, reading.wait)
-            backup.cancel()
-            await asyncio.sleep(0)
-            go_on.set()
-            with pytest.raises(asyncio.CancelledError):
-                await backup
-            assert os.listdir(tmp_path) == []
-
-    monkeypatch.setattr(File, "read", wait_and_read)
+    monkeypatch.setattr(File, step, wait_and_work)
     asyncio.run(play())
 
 
@@ -477,7 +455,7 @@ def test_numbers_behind_which_none_are_left_for_a_new_cluster_are_refused(number
     machine = read_backup(str(tmp_path / "good"))
     assert machine.founding is not None
     setattr(machine.leases if number == "last_id" else machine, number, (1 << 63) - 1)
-    meta = SnapshotMeta(machine.applied, machine.term, machine.configuration)
+    meta = machine.meta
     write_backup(State(meta, machine.founding.cluster, machine.store.revision, machine.dump()), File(str(tmp_path / "b")))
     with pytest.raises(Corrupt, match="numbers that nobody counts to"):
         read_backup(str(tmp_path / "b"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import crowd, protobuf, report, snapshots, stalls, workloads, zookeeper_peer
+from benchmarks.figures import Figures, as_markdown, write
 from benchmarks.meters import Meter, Sample, Usage, median, process_cpu
 
 SAMPLE = Sample(100, 0.5, 1.5, 2.5, 10.0, 20.0, 30.0, 0.01, 40.0)
@@ -182,16 +183,16 @@ def test_the_table_compares_with_the_first_peer() -> None:
 
 
 def test_the_table_of_crowds_says_where_and_how_it_was_measured(tmp_path: Path) -> None:
-    figures = crowd.Figures()
+    figures = Figures()
     figures.add("a hand-over", "p50 1.00 ms")
     figures.noise.append(0.5)
-    page = crowd.as_markdown(figures, "python -m benchmarks.crowd lock")
+    page = as_markdown(figures, "python -m benchmarks.crowd lock")
     assert "| a hand-over | p50 1.00 ms |" in page
     assert "`python -m benchmarks.crowd lock`" in page
     assert "NOISE: up to 50%" in page
-    crowd.write(figures, "python", tmp_path / "new" / "crowd.json")
+    write(figures, "python", tmp_path / "new" / "crowd.json")
     assert "a hand-over" in (tmp_path / "new" / "crowd.json").read_text(encoding="utf-8")
-    assert (tmp_path / "new" / "crowd.md").read_text(encoding="utf-8") == crowd.as_markdown(figures, "python")
+    assert (tmp_path / "new" / "crowd.md").read_text(encoding="utf-8") == as_markdown(figures, "python")
 
 
 def test_puts_that_were_under_way_during_a_snapshot_count_and_no_others() -> None:
@@ -213,7 +214,7 @@ def test_too_few_files_are_refused_before_anything_starts(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 def test_a_lock_goes_round_once_and_each_release_wakes_one(how: str, tmp_path: Path) -> None:
-    figures = crowd.Figures()
+    figures = Figures()
     crowd.lock_round(tmp_path, how, 6, figures)
     told = dict(figures.rows)
     assert told["– wake-ups per release"] == "1"
@@ -221,13 +222,13 @@ def test_a_lock_goes_round_once_and_each_release_wakes_one(how: str, tmp_path: P
 
 
 def test_leases_of_many_clients_are_kept_alive(tmp_path: Path) -> None:
-    figures = crowd.Figures()
+    figures = Figures()
     crowd.clients(tmp_path, 0.004, 1.0, figures)
     assert ("kept alive for 1 s: leases that were lost", "none of 40") in figures.rows
 
 
 def test_puts_beside_threads_that_compute_complete_under_one_leader(tmp_path: Path) -> None:
-    figures = crowd.Figures()
+    figures = Figures()
     stalls.beside(tmp_path, stalls.Load("all", 1, 0.5, 0.001), figures)
     told = dict(figures.rows)
     assert told["– changes of leader, elections, terms"] == "0, 0, 1"

@@ -284,8 +284,7 @@ def test_nothing_is_removed_while_the_state_is_dumped() -> None:
         node.submit(call)
         cluster.run(lambda: call.finished)  # noqa: B023
     cluster.run(lambda: node.machine.store.compacted > 20)
-    for _ in range(50):
-        cluster.turn()
+    cluster.rest(50)
     assert node.machine.store.unscrubbed
     node.snapshots._taking = False
     cluster.run(lambda: not node.machine.store.unscrubbed)

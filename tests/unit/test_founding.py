@@ -92,8 +92,7 @@ def test_three_empty_members_found_one_cluster() -> None:
 def test_nobody_founds_while_one_founder_is_missing() -> None:
     cluster = FakeCluster()
     cluster.crash("c")
-    for _ in range(500):
-        cluster.turn()
+    cluster.rest(500)
     assert all(node.raft is None for node in cluster.nodes.values())
     cluster.start("c")
     cluster.run(cluster.leader)
@@ -180,8 +179,7 @@ def test_a_founding_entry_gives_no_vote_to_another_incarnation_than_it_names() -
     wiped.membership.told("a", Found(entry), cluster.now)
     assert wiped.raft is not None
     assert wiped.raft.configuration.is_voter("c")
-    for _ in range(1000):
-        cluster.turn()
+    cluster.rest(1000)
     assert (wiped.raft.term, wiped.raft.role) == (1, Role.FOLLOWER), "it stands for nothing"
 
 
@@ -206,8 +204,7 @@ def test_a_majority_that_was_emptied_founds_no_second_cluster() -> None:
         cluster.disks[name] = MemoryDisk()
     for name in "ab":
         cluster.start(name)
-    for _ in range(1000):
-        cluster.turn()
+    cluster.rest(1000)
     assert cluster.nodes["a"].raft is None
     assert cluster.nodes["b"].raft is None
 

@@ -93,8 +93,7 @@ def test_one_that_was_named_is_let_in_and_gets_its_vote_by_itself(map_of_all: bo
 def test_one_that_nobody_has_named_waits_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     cluster = ready(FakeCluster("a"))
     newcomer = cluster.start("d", join="a")
-    for _ in range(3000):
-        cluster.turn()
+    cluster.rest(3000)
     assert newcomer.raft is None
     assert newcomer.links.explain() == "tcp://a:1 (d is no member of this cluster: name it first, with change_members(add=...))"
     assert len(warnings_of(caplog, "d is no member of this cluster")) == 1
@@ -125,8 +124,7 @@ def test_one_that_comes_as_a_learner_stays_one_although_a_vote_was_meant_for_it(
     change(cluster, add="b")
     cluster.start("b", join="a", learner=True)
     cluster.run(is_decided(cluster, "a", "b"))
-    for _ in range(500):
-        cluster.turn()
+    cluster.rest(500)
     assert is_decided(cluster, "a", "b")()
     assert submit(cluster, ChangeMembers(promote=("b",))) == (0,)
     cluster.run(is_decided(cluster, "ab"))
@@ -165,8 +163,7 @@ def test_a_newcomer_that_the_leader_does_not_see_is_told_of_by_those_who_do() ->
     newcomer = cluster.start("d", join="abc")
     cluster.run(lambda: newcomer.raft is not None, 5.0)
     assert leader.machine.configuration.learners == ("d",)
-    for _ in range(500):
-        cluster.turn()
+    cluster.rest(500)
     assert leader.machine.configuration.learners == ("d",), "it can't have the log"
     cluster.network.severed.clear()
     cluster.run(is_decided(cluster, "abcd"))
@@ -300,8 +297,7 @@ def test_a_member_that_hears_from_a_minority_that_knows_no_leader_believes_in_no
     one, other, *rest = sorted({*"abcde"} - {leader})
     cluster.network.sever(one, leader, *rest)
     cluster.network.sever(other, leader, *rest)
-    for _ in range(3000):
-        cluster.turn()
+    cluster.rest(3000)
     assert [cluster.nodes[name].failure for name in (one, other)] == [None, None]
     cluster.network.severed.clear()
     cluster.run(cluster.leader)
@@ -329,11 +325,9 @@ def test_nobody_is_removed_where_too_few_of_those_who_would_be_left_are_there() 
     leader = leader_of(cluster).name
     dead, alive = sorted({*"abc"} - {leader})
     cluster.crash(dead)
-    for _ in range(400):
-        cluster.turn()
+    cluster.rest(400)
     change(cluster, remove=alive)
-    for _ in range(400):
-        cluster.turn()
+    cluster.rest(400)
     submit(cluster, Put("k", "v"))
     assert leader_of(cluster).machine.configuration.voters == ("a", "b", "c")
     cluster.may_fail.add(alive)
@@ -348,13 +342,11 @@ def test_a_new_leader_lets_nobody_go_either_who_is_needed_for_one_that_is_dead()
     first = leader_of(cluster).name
     dead, alive = sorted({*"abc"} - {first})
     cluster.crash(dead)
-    for _ in range(400):
-        cluster.turn()
+    cluster.rest(400)
     change(cluster, remove=alive)
     raft_of(leader_of(cluster)).transfer(alive, cluster.now)
     cluster.run(lambda: cluster.leader() == alive, 5.0)
-    for _ in range(400):
-        cluster.turn()
+    cluster.rest(400)
     submit(cluster, Put("k", "v"))
     assert leader_of(cluster).machine.configuration.voters == ("a", "b", "c")
     cluster.may_fail.add(alive)
@@ -409,8 +401,7 @@ def test_where_a_member_moved_to_is_written_into_the_configuration(leads: bool) 
     cluster.start(mover, url="tcp://elsewhere:1")
     cluster.run(lambda: all(node.machine.configuration.addresses[mover] == "tcp://elsewhere:1" for node in cluster.nodes.values()), 20.0)
     written = {node.machine.configured for node in cluster.nodes.values()}
-    for _ in range(500):
-        cluster.turn()
+    cluster.rest(500)
     assert {node.machine.configured for node in cluster.nodes.values()} == written, "once is enough"
     assert all(node.book.best(mover) == "tcp://elsewhere:1" for name, node in cluster.nodes.items() if name != mover)
 
@@ -478,14 +469,12 @@ def test_what_was_told_of_one_that_was_removed_does_not_let_it_in_again_when_its
     gone = next(name for name in "abc" if name != leader.name)
     moved = Application(gone, cluster.nodes[gone].links.identity.incarnation, "tcp://elsewhere:1")
     cluster.crash(gone)
-    for _ in range(300):
-        cluster.turn()
+    cluster.rest(300)
     leader.membership.heard(raft_of(leader), moved, cluster.now)
     change(cluster, remove=gone)
     cluster.run(lambda: gone not in leader.machine.configuration.members, 1.0)
     change(cluster, add=gone)
-    for _ in range(300):
-        cluster.turn()
+    cluster.rest(300)
     assert leader.machine.configuration.members[gone] == EXPECTED
 
 
@@ -501,8 +490,7 @@ def test_what_is_told_of_somebody_whom_nobody_named_is_not_kept() -> None:
 
 def test_a_cluster_at_rest_writes_no_configurations() -> None:
     cluster = ready(FakeCluster())
-    for _ in range(1000):
-        cluster.turn()
+    cluster.rest(1000)
     assert {node.machine.configured for node in cluster.nodes.values()} == {1}
     assert {type(node.machine.configuration) for node in cluster.nodes.values()} == {Configuration}
 
@@ -545,8 +533,7 @@ def test_another_cluster_where_founders_were_that_have_gone_is_none_of_anybodys_
     cluster.run(lambda: all(cluster.nodes[name].raft is not None and cluster.nodes[name].ready for name in "abc"))
     assert len({node.links.cluster for node in cluster.nodes.values()}) == 2
     cluster.network.sever("d", "e")
-    for _ in range(1000):
-        cluster.turn()
+    cluster.rest(1000)
     assert [sorted(cluster.nodes[name].links.excluded_by) for name in "de"] == [["a", "b", "c"]] * 2
     assert one in cluster.nodes
     cluster.network.severed.clear()
@@ -559,8 +546,7 @@ def test_a_member_that_finds_itself_at_an_address_it_was_told_tries_on(caplog: p
     cluster.network.listeners[url_of("z")] = "d"
     newcomer = cluster.start("d", join="dz")
     assert newcomer.book.peers == (f"@{url_of('z')}", "d"), "its own address is none to join by"
-    for _ in range(300):
-        cluster.turn()
+    cluster.rest(300)
     assert newcomer.links.explain() == "tcp://z:1 (this is the same member)"
     assert warnings_of(caplog, "same member") == []
     cluster.network.listeners[url_of("z")] = "a"

@@ -519,8 +519,7 @@ def test_a_leader_that_does_not_answer_is_not_asked_at_every_turn() -> None:
 
     cluster.network.ends[name].send = send  # type: ignore[method-assign]
     node.submit(Caller(codec.pack(ops.Put("k", "v").to_wire())))
-    for _ in range(50):
-        cluster.turn()
+    cluster.rest(50)
     batches = [frame for frame in frames if b"\xc4\x01k\xc4\x01v" in frame]
     assert 1 <= len(batches) < 5
 

@@ -244,11 +244,9 @@ def test_a_member_cut_off_from_the_others_serves_no_linearizable_read() -> None:
     leader = cluster.leader()
     assert leader is not None
     cluster.paused |= {name for name in "abc" if name != leader}
-    for _ in range(30):
-        cluster.turn()
+    cluster.rest(30)
     call = read(cluster, leader)
-    for _ in range(500):
-        cluster.turn()
+    cluster.rest(500)
     assert not call.finished
     cluster.paused.clear()
     cluster.run(lambda: call.finished, 10.0)

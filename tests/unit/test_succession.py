@@ -146,8 +146,7 @@ def test_an_heir_that_is_removed_while_a_follower_asks_for_it_stops_nobody() -> 
     leads = cluster.leader() or ""
     asks, heir = sorted({*"abc"} - {leads})
     cluster.crash(heir)
-    for _ in range(300):
-        cluster.turn()
+    cluster.rest(300)
     ended: list[Call] = []
     cluster.nodes[asks].wish_for_leader(OwnCall(None, ended.append), heir)
     cluster.run(lambda: cluster.nodes[asks].succession.hindrance)
@@ -155,8 +154,7 @@ def test_an_heir_that_is_removed_while_a_follower_asks_for_it_stops_nobody() -> 
     cluster.run(lambda: ended)
     assert isinstance(ended[0].error, MemberNotFound)
     cluster.run(lambda: all(node.machine.configuration.voters == tuple(sorted((asks, leads))) for node in cluster.nodes.values()))
-    for _ in range(50):
-        cluster.turn()
+    cluster.rest(50)
 
 
 def test_one_that_lacks_much_of_the_log_gets_it_first(cluster: Cluster) -> None:
