@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run the workloads on replkv, etcd and ZooKeeper in turn, print the medians, and keep every figure."""
+"""``python -m benchmarks``: run the workloads on replkv and its peers in turn, print the medians and marks, draw, and keep every figure."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import bounds, plots, pysyncobj_peer, report
 from benchmarks.etcd_peer import EtcdPeer, find_etcd
 from benchmarks.peer import Peer, on_disk, say
+from benchmarks.progress import Progress
+from benchmarks.pysyncobj_peer import PySyncObjPeer
 from benchmarks.replkv_peer import ReplkvPeer
-from benchmarks.workloads import FAIL_OVER, WORKLOADS, chosen
+from benchmarks.workloads import WORKLOADS, Workload, chosen
 from benchmarks.zookeeper_peer import ZooKeeperPeer, missing
 
-FAIL_OVERS = 2
-"""Kills per run."""
+PEERS = "replkv,etcd,zookeeper,pysyncobj"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--only", default="", help="workloads, separated by commas: W1, W2, W3, W4, W4-lease, W6, W9, W9-8, W9-8-spread, W10"
-    )
+    names = ", ".join(workload.name for workload in WORKLOADS)
+    parser.add_argument("--only", default="", help=f"workloads, separated by commas: {names}; window is all windows of puts")
     parser.add_argument("--runs", type=int, default=3, help="repeats; the medians count (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of operations")
-    parser.add_argument("--peers", default="replkv,etcd,zookeeper", help="whom to measure, separated by commas (ZooKeeper: locks)")
+    parser.add_argument("--kills", type=int, help="of leaders, per run (default: 5 at scale 1)")
+    parser.add_argument("--peers", default=PEERS, help="whom to measure, separated by commas (default %(default)s; ZooKeeper: locks)")
     parser.add_argument(
         "--profile", nargs="?", const="threads", choices=("threads", "cpu", "wall"), help="where replkv's time goes, instead"
     )
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
-    parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the figures go; Markdown beside it")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench-results/latest.json"), help="where the figures go; Markdown and plots beside it"
+    )
     return parser
 
 
@@ -50,28 +53,54 @@ def _peers(names: str, base: Path) -> list[Peer]:
         peers.append(ZooKeeperPeer(base))
     elif "zookeeper" in asked:
         say(f"ZooKeeper is left out; not installed here: {lacking}")
+    if "pysyncobj" in asked and pysyncobj_peer.version() is not None:
+        peers.append(PySyncObjPeer(base))
+    elif "pysyncobj" in asked:
+        say("PySyncObj is not installed here (pip install '.[bench]'): it is left out")
     return peers
 
 
-def _run(peer: Peer, names: Sequence[str], scale: float, results: report.Results) -> None:
-    """Measure one peer once, on a fresh cluster, while no other runs."""
-    workloads = [workload for workload in WORKLOADS if workload.name in names and workload.kind in peer.kinds]
-    fail_overs = FAIL_OVERS if FAIL_OVER in names and "fail-over" in peer.kinds else 0
-    if not workloads and not fail_overs:
-        return
-    say(f"{peer.name}: starting three members")
+def _asked(peer: Peer, names: Sequence[str]) -> list[Workload]:
+    return [workload for workload in WORKLOADS if workload.name in names and peer.measures(workload)]
+
+
+def _count(workload: Workload, scale: float, kills: int | None) -> int:
+    return kills if kills is not None and workload.kind == "fail-over" else workload.count(scale)
+
+
+def _run(peer: Peer, workloads: Sequence[tuple[Workload, int]], progress: Progress, results: report.Results) -> None:
+    """Measure one peer once by workloads with their numbers of operations, on a fresh cluster, while no other runs."""
+    label = peer.name.partition(" ")[0]
     try:
         peer.start()
-        for workload in workloads:
-            sample = peer.measure(workload, max(100, int(workload.operations * scale)))
+        for workload, operations in workloads:
+            progress.begin(label, workload.name, workload.title)
+            sample = peer.measure(workload, operations)
             results.add(workload.name, peer.name, sample)
-            say(f"{peer.name} {workload.name}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
-        for _ in range(fail_overs):
-            seconds = peer.fail_over()
-            results.add_fail_over(peer.name, seconds)
-            say(f"{peer.name} {FAIL_OVER}: {seconds * 1e3:.0f} ms")
+            say(f"{label} {workload.name}: {sample.rate:,.4g}/s, p50 {sample.p50_ms:.4g} ms, {sample.cpu:.4g} µs of CPU each")
     finally:
+        progress.end()
         peer.stop()
+    results.peers[peer.name] = {"durability": peer.durability, "client": peer.client}
+
+
+def _measure(arguments: argparse.Namespace, names: Sequence[str], results: report.Results) -> None:
+    """Run everything, and write what there is after each peer's turn."""
+    turns = []
+    peers = [peer for peer in _peers(arguments.peers, arguments.workdir) if _asked(peer, names)]
+    for run in range(arguments.runs):
+        turns += [(run, peer) for peer in (peers if run % 2 == 0 else reversed(peers))]
+    steps = [(peer.name.partition(" ")[0], workload.name) for _, peer in turns for workload in _asked(peer, names)]
+    progress = Progress(steps)
+    for run, peer in turns:
+        if len(results.bounds) == run:
+            say("what the machine allows")
+            results.bounds.append(bounds.measure(arguments.workdir))
+        workloads = [(workload, _count(workload, arguments.scale, arguments.kills)) for workload in _asked(peer, names)]
+        try:
+            _run(peer, workloads, progress, results)
+        finally:
+            report.write(results, arguments.json)
 
 
 def _profile(names: Sequence[str], how: str, scale: float, base: Path) -> None:
@@ -80,9 +109,9 @@ def _profile(names: Sequence[str], how: str, scale: float, base: Path) -> None:
     try:
         peer.start()
         for workload in WORKLOADS:
-            if workload.name not in names:
+            if workload.name not in names or workload.seldom:
                 continue
-            sample = peer.measure(workload, max(100, int(workload.operations * scale)))
+            sample = peer.measure(workload, workload.count(scale))
             print(f"== {workload.name} {workload.title}: {sample.operations:,} operations")
             if how == "threads":
                 print("µs of CPU per operation in the threads of the driven member:")
@@ -108,13 +137,14 @@ def main() -> int:
             parser.error("--profile cpu and wall need Python 3.11: since 3.12 cProfile can't watch one thread alone")
         _profile(names, arguments.profile, arguments.scale, arguments.workdir)
         return 0
-    results = report.Results()
-    peers = _peers(arguments.peers, arguments.workdir)
-    for run in range(arguments.runs):
-        for peer in peers if run % 2 == 0 else reversed(peers):
-            _run(peer, names, arguments.scale, results)
+    results = report.Results(settings={"runs": arguments.runs, "scale": arguments.scale, "command": sys.argv[1:]})
+    _measure(arguments, names, results)
     report.show(results)
-    report.write(results, arguments.runs, arguments.json)
+    try:
+        for path in plots.draw(results.medians(), arguments.json):
+            say(f"drawn: {path}")
+    except ImportError:
+        say("no plots: matplotlib is not installed here (pip install '.[bench]')")
     return 0
 
 

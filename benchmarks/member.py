@@ -22,13 +22,17 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.answering import answer_requests
+from benchmarks.watchers import Watchers
 from benchmarks.workloads import (
+    COUNTER,
     KEYS,
+    KV,
+    LAST,
     LOCK,
-    Consistency,
+    WATCHED,
     Workload,
     drive_sequential,
     drive_together,
@@ -36,12 +40,13 @@ from benchmarks.workloads import (
     key,
     key_numbers,
     make_values,
+    stamped,
+    stored_key,
 )
-from replkv import Put, Replica, Watch
+from replkv import Add, Conflict, Get, Put, Replica, Watch
 from replkv.keeper import PER_TTL
 from replkv.ops import Grant, KeepAlive
 from replkv.plans import Write
-from replkv.recipes.lock import Lock
 
 PROBES_PER_SECOND = 67
 """With three members, about 200 puts a second while a leader is killed."""
@@ -50,6 +55,9 @@ FAIL_OVER_TIMEOUT = 20.0
 PROFILE_LINES = 40
 VALUES = make_values()
 NUMBERS = key_numbers(50_000)
+
+Operate: TypeAlias = Callable[[int], object]
+Submit: TypeAlias = Callable[[int], Future[Any]]
 
 
 class NodeProfile:
@@ -136,6 +144,7 @@ class Driver:
         self._profile = profile
         self._probes: Probes | None = None
         self._watches: list[Watch] = []
+        self._watchers: Watchers | None = None
 
     def status(self) -> dict[str, Any]:
         """Return who leads, and how far this member is."""
@@ -150,47 +159,118 @@ class Driver:
         """Put every key once."""
         drive_window(KEYS, 512, lambda number: self._replica.submit(Put(key(number), VALUES[number % len(VALUES)])))
 
+    def store(self, count: int) -> None:
+        """Put so many keys that the workloads don't use."""
+        drive_window(
+            count, 512, lambda number: self._replica.submit(Put(stored_key(number), VALUES[number % len(VALUES)])), cap=float("inf")
+        )
+
+    def find(self, number: int) -> None:
+        """Wait until this member itself has one of the keys that were stored."""
+        while self._replica.get(stored_key(number), consistency="local") is None:
+            time.sleep(0.002)
+
     def run(self, operations: int, workload: dict[str, Any]) -> dict[str, Any]:
-        """Run a workload; return the latencies, the seconds, and the CPU seconds of the threads that drive it."""
+        """Run a workload; return the latencies, the seconds, when it began, and the CPU seconds of the threads that drive it."""
         chosen = Workload(**workload)
-        contenders = self._contenders(chosen)
-        operation = contenders[0] if contenders else self._get(chosen.consistency) if chosen.kind == "get" else self._put
-        operation(0)
-        for other in contenders[1:]:
-            other(0)
+        one_by_one = chosen.in_flight == 1 or chosen.threads
+        drivers = self._callers(chosen) if one_by_one else []
+        for driver in drivers:
+            driver(0)
         if self._profile is not None:
             self._profile.restart()
-        threads, cpu, others = thread_cpu(), time.thread_time(), 0.0
-        if len(contenders) > 1:
-            latencies, seconds, others = drive_together(operations, contenders)
-        elif chosen.in_flight == 1:
-            latencies, seconds = drive_sequential(operations, operation)
+        begun, threads, cpu, others = time.monotonic(), thread_cpu(), time.thread_time(), 0.0
+        if len(drivers) > 1:
+            latencies, seconds, others = drive_together(operations, drivers)
+        elif drivers:
+            latencies, seconds = drive_sequential(operations, drivers[0])
         else:
-            latencies, seconds = drive_window(operations, chosen.in_flight, self._submit)
+            latencies, seconds = drive_window(operations, chosen.in_flight, self._submitter(chosen))
         cpu = time.thread_time() - cpu + others
         spent = thread_cpu() - threads + Counter({"contenders": round(others * 1e6)})  # whose threads have ended
-        done = {"latencies": latencies, "seconds": seconds, "cpu": cpu, "threads": spent}
+        done = {"latencies": latencies, "seconds": seconds, "cpu": cpu, "threads": spent, "begun": begun}
+        if chosen.kind == "watch":
+            self._replica.put(WATCHED, LAST)
         return done if self._profile is None else done | {"profile": self._profile.report()}
 
-    def _contenders(self, workload: Workload) -> list[Callable[[int], None]]:
-        """Return what takes a lock and gives it back, a lock object for each contender; none but where that is measured."""
-        locks = [self._replica.lock(LOCK) for _ in range(workload.in_flight if workload.kind == "lock" else 0)]
+    def _callers(self, workload: Workload) -> list[Operate]:
+        """Return what does an operation and waits for it, one for each thread that is to."""
+        if workload.kind == "cas":
+            self._replica.put(COUNTER, b"0")
+        make: dict[str, Callable[[], Operate]] = {
+            "put": lambda: self._put,
+            "get": lambda: self._get(workload),
+            "scan": lambda: self._scan,
+            "lock": self._locker,
+            "cas": self._swapper,
+            "add": lambda: lambda _: self._replica.add(COUNTER),
+            "watch": lambda: lambda number: self._replica.put(WATCHED, stamped(VALUES[number % len(VALUES)])),
+        }
+        return [make[workload.kind]() for _ in range(workload.in_flight)]
 
-        def take_and_give_back(lock: Lock, _: int) -> None:
+    def _submitter(self, workload: Workload) -> Submit:
+        """Return what hands an operation over and returns at once."""
+        submit, values, one, more = self._replica.submit, VALUES, key(5), Add(COUNTER)
+        if workload.value_bytes != len(VALUES[0]):
+            values = make_values(workload.value_bytes)
+        submitters: dict[str, Submit] = {
+            "put": lambda number: submit(Put(key(NUMBERS[number % len(NUMBERS)]), values[number % len(values)])),
+            "get": lambda _: submit(Get(one)),
+            "add": lambda _: submit(more),
+            "watch": lambda number: submit(Put(WATCHED, stamped(VALUES[number % len(VALUES)]))),
+        }
+        return submitters[workload.kind]
+
+    def _put(self, number: int) -> None:
+        self._replica.put(key(NUMBERS[number % len(NUMBERS)]), VALUES[number % len(VALUES)])
+
+    def _get(self, workload: Workload) -> Operate:
+        get, one, consistency = self._replica.get, key(5), workload.consistency
+        return lambda _: get(one, consistency=consistency)
+
+    def _scan(self, _: int) -> None:
+        found = self._replica.scan(prefix=KV, limit=KEYS, consistency="local")
+        if len(found.kvs) != KEYS:
+            raise RuntimeError(f"{len(found.kvs):,} keys where there should be {KEYS:,}")
+
+    def _locker(self) -> Operate:
+        lock = self._replica.lock(LOCK)
+
+        def take_and_give_back(_: int) -> None:
             lock.acquire()
             lock.release()
 
-        return [partial(take_and_give_back, lock) for lock in locks]
+        return take_and_give_back
 
-    def _put(self, number: int) -> None:
-        self._replica.put(key(NUMBERS[number]), VALUES[number % len(VALUES)])
+    def _swapper(self) -> Operate:
+        """Return what adds one by compare-and-swap; what it read or put last is where it begins the next time."""
+        put = self._replica.put
+        value = revision = 0
 
-    def _submit(self, number: int) -> Future[Any]:
-        return self._replica.submit(Put(key(NUMBERS[number % len(NUMBERS)]), VALUES[number % len(VALUES)]))
+        def swap(_: int) -> None:
+            nonlocal value, revision
+            while True:
+                try:
+                    revision = put(COUNTER, b"%d" % (value + 1), if_mod_revision=revision).revision
+                except Conflict as conflict:
+                    if conflict.current is None:
+                        raise
+                    value, revision = int(conflict.current.value), conflict.current.mod_revision
+                    continue
+                value += 1
+                return
 
-    def _get(self, consistency: Consistency) -> Callable[[int], object]:
-        get, one = self._replica.get, key(5)
-        return lambda _: get(one, consistency=consistency)
+        return swap
+
+    def listen(self, count: int) -> None:
+        """Have so many watch the key that a workload puts."""
+        self._watchers = Watchers(self._replica, count)
+
+    def heard(self) -> dict[str, object]:
+        """Return what they saw; see ``Watchers``."""
+        if self._watchers is None:
+            raise RuntimeError("nobody listens")
+        return self._watchers.seen()
 
     def watch(self, count: int, where: str) -> None:
         """Have so many watches on distinct keys, "written" by the workloads or "idle", instead of those before; each has looked once."""

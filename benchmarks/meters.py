@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, field, frozen
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -77,6 +78,8 @@ class Sample:
         followers_cpu: of the two other members together.
         other_share: of the machine's CPU time, what neither of these used: noise.
         loop_ns: the reference loop just before.
+        extras: what a kind of workload tells besides, by name.
+        distribution: how many operations took so many microseconds, in three digits.
     """
 
     operations: int
@@ -88,6 +91,8 @@ class Sample:
     followers_cpu: float
     other_share: float
     loop_ns: float
+    extras: dict[str, float] = field(factory=dict)
+    distribution: dict[str, int] = field(factory=dict)
 
     @property
     def rate(self) -> float:
@@ -113,7 +118,16 @@ class Meter:
         self._pids = [leader, *followers]
         self._usage = Usage(self._pids)
 
-    def sample(self, latencies: Sequence[float], seconds: float, driver: float, *, inside: int | None = None) -> Sample:
+    def sample(
+        self,
+        latencies: Sequence[float],
+        seconds: float,
+        driver: float,
+        *,
+        inside: int | None = None,
+        operations: int | None = None,
+        extras: dict[str, float] | None = None,
+    ) -> Sample:
         """Return the sample of what happened since the meter was made.
 
         Args:
@@ -121,18 +135,16 @@ class Meter:
             seconds: of all together.
             driver: CPU seconds of the driver.
             inside: the member whose process the driver is a thread of, if it is; its CPU counts once.
+            operations: how many are counted, where not every one has a latency.
+            extras: see ``Sample``.
         """
         spent = self._usage.spent()
         other_share = self._usage.other_share(0.0 if inside is not None else driver)
         if inside is not None:
             spent[self._pids.index(inside)] -= driver
-        ordered = sorted(latencies)
-        per = 1e6 / len(ordered)
-        return Sample(
-            operations=len(ordered),
-            seconds=seconds,
-            p50_ms=ordered[len(ordered) // 2] * 1e3,
-            p99_ms=ordered[len(ordered) * 99 // 100] * 1e3,
+        per = 1e6 / (operations or len(latencies))
+        return evolve(
+            timed(latencies, seconds, operations, extras),
             driver_cpu=driver * per,
             leader_cpu=spent[0] * per,
             followers_cpu=sum(spent[1:]) * per,
@@ -141,7 +153,42 @@ class Meter:
         )
 
 
+def timed(latencies: Sequence[float], seconds: float, operations: int | None = None, extras: dict[str, float] | None = None) -> Sample:
+    """Return a sample of which the CPU is not known; the arguments are those of ``Meter.sample``."""
+    ordered = sorted(latencies)
+    return Sample(
+        operations=operations or len(ordered),
+        seconds=seconds,
+        p50_ms=ordered[len(ordered) // 2] * 1e3,
+        p99_ms=ordered[len(ordered) * 99 // 100] * 1e3,
+        driver_cpu=0.0,
+        leader_cpu=0.0,
+        followers_cpu=0.0,
+        other_share=0.0,
+        loop_ns=reference_loop(),
+        extras=extras or {},
+        distribution=distribution(ordered),
+    )
+
+
+def distribution(latencies: Sequence[float]) -> dict[str, int]:
+    """Return how many of ``latencies``, in seconds, there are of each number of microseconds, to three digits; the order is kept."""
+    return dict(Counter(f"{latency * 1e6:.3g}" for latency in latencies))
+
+
+def pooled(samples: Sequence[Sample]) -> list[float]:
+    """Return the latencies of all samples together, in order: milliseconds, to three digits."""
+    return sorted(
+        float(microseconds) / 1e3 for sample in samples for microseconds, count in sample.distribution.items() for _ in range(count)
+    )
+
+
 def median(samples: Sequence[Sample]) -> Sample:
-    """Return the sample whose every figure is the median of the others' figures."""
+    """Return the sample whose every figure is the median of the others' figures; its distribution is theirs together."""
     rows: list[dict[str, Any]] = [asdict(sample) for sample in samples]
-    return Sample(**{name: statistics.median(row[name] for row in rows) for name in rows[0]})
+    extras = {name: statistics.median(row["extras"][name] for row in rows) for name in rows[0]["extras"]}
+    together: Counter[str] = Counter()
+    for sample in samples:
+        together.update(sample.distribution)
+    figures = {name: statistics.median(row[name] for row in rows) for name in rows[0] if name not in ("extras", "distribution")}
+    return Sample(**figures, extras=extras, distribution=dict(together))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,14 +18,21 @@ from benchmarks.workloads import Workload
 T = TypeVar("T")
 
 START_TIMEOUT = 30.0
+BLOCK = 4096
 
 
 class Peer(Protocol):
     """A cluster of three members that can be driven."""
 
     name: str
-    kinds: frozenset[str]
-    """What it can be measured by: kinds of workloads, and "fail-over"."""
+    durability: str
+    """What is safe when a write is acknowledged."""
+    client: str
+    """How it is driven."""
+
+    def measures(self, workload: Workload) -> bool:
+        """Tell whether it can be measured by a workload."""
+        ...
 
     def start(self) -> None:
         """Start three members on empty directories, wait for a leader, and put every key once."""
@@ -33,12 +41,46 @@ class Peer(Protocol):
         """End all members."""
 
     def measure(self, workload: Workload, operations: int) -> Sample:
-        """Run a workload once."""
+        """Run a workload once.
+
+        The one sample of a fail-over has the seconds from each kill to the first put that began after it, with all members back at the
+        end; that of a restart those from the start of a process to its first local get, ``RESTARTS`` times, with ``stored`` as extras.
+        """
         ...
 
-    def fail_over(self) -> float:
-        """Kill the leader; return the seconds from there to the first put that began after it; bring the member back."""
-        ...
+
+def stored(directories: Sequence[Path], pids: Sequence[int], keys: int) -> dict[str, float]:
+    """Return what many keys take, on the average member.
+
+    Args:
+        directories: of the members' data.
+        pids: of the members.
+        keys: that were put.
+    """
+    return {
+        "bytes on disk per key": sum(map(written_bytes, directories)) / len(directories) / keys,
+        "MiB resident": sum(map(resident, pids)) / len(pids) / 2**20,
+    }
+
+
+def written_bytes(directory: Path) -> int:
+    """Return the bytes of all files below a directory without the zeros at their ends, which is what files made in advance consist of."""
+    return sum(_without_zeros(path) for path in directory.rglob("*") if path.is_file())
+
+
+def _without_zeros(path: Path) -> int:
+    """Return where a file's last 4 KiB lie that are not all zero."""
+    with path.open("rb") as file:
+        for end in range(-(-path.stat().st_size // BLOCK), 0, -1):
+            file.seek((end - 1) * BLOCK)
+            if any(file.read(BLOCK)):
+                return end * BLOCK
+    return 0
+
+
+def resident(pid: int) -> int:
+    """Return the bytes of a process that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def wait_until(condition: Callable[[], T | None], what: str, timeout: float = START_TIMEOUT) -> T:

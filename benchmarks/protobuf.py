@@ -1,7 +1,7 @@
 """The few messages of etcd's API that are needed, by hand: protobuf is tags, varints and lengths.
 
 Field numbers are those of etcd's ``rpc.proto``, ``kv.proto`` and ``v3lock.proto`` (API version 3).  Of the answers only what is needed
-is decoded: an advantage for etcd, whose real clients decode them all.
+is decoded: an advantage for etcd, whose real clients decode them all.  Large answers are those of ``etcd_messages.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from attrs import frozen
 
 PUT = "/etcdserverpb.KV/Put"
 RANGE = "/etcdserverpb.KV/Range"
+TXN = "/etcdserverpb.KV/Txn"
+WATCH = "/etcdserverpb.Watch/Watch"
 STATUS = "/etcdserverpb.Maintenance/Status"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 LOCK = "/v3lockpb.Lock/Lock"
@@ -41,6 +43,59 @@ def put_request(key: bytes, value: bytes) -> bytes:
 def range_request(key: bytes, *, serializable: bool) -> bytes:
     """Encode a RangeRequest of one key."""
     return bytes_field(1, key) + (b"\x38\x01" if serializable else b"")
+
+
+def scan_request(prefix: bytes, limit: int) -> bytes:
+    """Encode a RangeRequest of the keys that begin with ``prefix``, from the member's own state."""
+    return bytes_field(1, prefix) + bytes_field(2, prefix[:-1] + bytes([prefix[-1] + 1])) + _number_field(3, limit) + b"\x38\x01"
+
+
+def swap_request(key: bytes, revision: int, value: bytes) -> bytes:
+    """Encode a TxnRequest: put if the key was last changed at ``revision``, or else read it."""
+    compare = b"\x10\x02" + bytes_field(3, key) + _number_field(6, revision)  # target MOD; the result, EQUAL, is the default
+    then, otherwise = bytes_field(2, put_request(key, value)), bytes_field(1, range_request(key, serializable=False))
+    return bytes_field(1, compare) + bytes_field(2, then) + bytes_field(3, otherwise)
+
+
+@frozen
+class Swapped:
+    """What is needed of the TxnResponse to ``swap_request``.
+
+    Args:
+        succeeded: it was put.
+        revision: that the key is at now.
+        value: that it has, if it was not put.
+    """
+
+    succeeded: bool
+    revision: int
+    value: bytes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Swapped:
+        """Decode a TxnResponse."""
+        response = fields(data)
+        if response.get(2):
+            return cls(True, _integer(_inside(response, 1), 3), b"")
+        pair = _inside(_inside(_inside(response, 3), 1), 2)
+        value = pair.get(5, b"")
+        return cls(False, _integer(pair, 3), value if isinstance(value, bytes) else b"")
+
+
+def _inside(message: dict[int, int | bytes], number: int) -> dict[int, int | bytes]:
+    """Decode a message that is a field of another; without it, all its fields are missing."""
+    encoded = message.get(number, b"")
+    return fields(encoded) if isinstance(encoded, bytes) else {}
+
+
+def _integer(message: dict[int, int | bytes], number: int) -> int:
+    value = message.get(number, 0)
+    return value if isinstance(value, int) else 0
+
+
+def watch_request(key: bytes) -> bytes:
+    """Encode a WatchRequest that begins to watch a key."""
+    return bytes_field(1, bytes_field(1, key))
 
 
 def _number_field(number: int, value: int) -> bytes:

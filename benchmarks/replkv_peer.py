@@ -13,9 +13,9 @@ from typing import Any
 
 from attrs import asdict
 
-from benchmarks.meters import Meter, Sample
-from benchmarks.peer import new_directory, wait_until
-from benchmarks.workloads import Workload, share
+from benchmarks.meters import Meter, Sample, timed
+from benchmarks.peer import new_directory, say, stored, wait_until
+from benchmarks.workloads import KEYS, RESTARTS, Workload, share
 from replkv import __version__
 from replkv.demo.processes import free_ports
 
@@ -111,7 +111,8 @@ class ReplkvPeer:
     """
 
     name = f"replkv {__version__}"
-    kinds = frozenset({"put", "get", "lock", "fail-over"})
+    durability = "a majority has synced it"
+    client = "threads of a member's process; many in flight by submit()"
 
     def __init__(self, base: Path, how: str = "", module: str = "benchmarks.member") -> None:
         self.profile = ""
@@ -181,18 +182,50 @@ class ReplkvPeer:
         """Send a request to the leader and wait for its answer."""
         return self._leader().ask(do, *arguments)
 
+    def measures(self, workload: Workload) -> bool:  # noqa: ARG002  # as other peers are asked
+        """Tell whether it can be measured by a workload."""
+        return True
+
     def measure(self, workload: Workload, operations: int) -> Sample:
         """Run a workload once, driven by threads in the leader's process, in a follower's, or in all three."""
+        if workload.kind == "fail-over":
+            kills = [self.fail_over() for _ in range(operations)]
+            return timed(kills, sum(kills))
+        if workload.kind == "restart":
+            return self._restarts(operations)
         leader = self._leader()
         followers = self.followers
         driven = leader if workload.leader else followers[0]
         meter = Meter(leader.process.pid, [member.process.pid for member in followers])
         if workload.spread:
             return self._spread(workload, operations, meter)
+        if workload.watchers:
+            followers[0].ask("listen", workload.watchers)
         done = driven.ask("run", operations, asdict(workload))
         self.threads = {name: spent / len(done["latencies"]) for name, spent in done["threads"].items()}
         self.profile = done.get("profile", "")
-        return meter.sample(done["latencies"], done["seconds"], done["cpu"], inside=driven.process.pid)
+        latencies, seconds, count = done["latencies"], done["seconds"], len(done["latencies"]) * workload.each
+        if workload.watchers:
+            heard = followers[0].ask("heard")
+            latencies, seconds, count = heard["latencies"], heard["ended"] - done["begun"], heard["events"]
+        return meter.sample(latencies, seconds, done["cpu"], inside=driven.process.pid, operations=count)
+
+    def _restarts(self, keys: int) -> Sample:
+        """Store keys in a new cluster, and have a follower close and start again; its process's own start counts."""
+        self.stop()
+        self.start()
+        say(f"{self.name}: storing {keys:,} keys")
+        self._leader().ask("store", keys)
+        member, times = self.followers[0], []
+        for _ in range(RESTARTS):
+            member.stop()
+            begun = time.monotonic()
+            member.start()
+            member.ask("find", keys // 2)
+            times.append(time.monotonic() - begun)
+            self._settle()
+        extras = stored([Path(directory) for directory in self.directories], [member.process.pid], keys + KEYS)
+        return timed(times, sum(times), extras=extras)
 
     def _spread(self, workload: Workload, operations: int, meter: Meter) -> Sample:
         """Have each member do its share; the drivers' CPU counts with their members'."""
@@ -205,7 +238,11 @@ class ReplkvPeer:
         return meter.sample(latencies, max(some["seconds"] for some in done), 0.0)
 
     def fail_over(self) -> float:
-        """Kill the leader under 200 puts a second from all three members, and bring it back afterwards."""
+        """Kill the leader under 200 puts a second from all three members, and bring it back afterwards.
+
+        Raises:
+            TimeoutError: no put succeeded any more.
+        """
         for member in self._members.values():
             member.ask("probe")
         time.sleep(1.0 + random.random() * 0.2)
@@ -216,6 +253,8 @@ class ReplkvPeer:
         for member in survivors:
             member.send("probed", killed)
         first = min(member.receive() for member in survivors)
+        if first == float("inf"):
+            raise TimeoutError("no put succeeded after the leader was killed")
         leader.start()
         self._settle()
         time.sleep(1.0)

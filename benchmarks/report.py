@@ -13,29 +13,35 @@ from typing import Any
 
 from attrs import asdict, define, field
 
-from benchmarks.meters import Sample, median
-from benchmarks.workloads import FAIL_OVER, FAIL_OVER_TITLE, WORKLOADS
+from benchmarks.bounds import Bounds, middle
+from benchmarks.marks import MARKS, Measured
+from benchmarks.meters import Sample, median, pooled
+from benchmarks.workloads import KEYS, VALUE_BYTES, WORKLOADS, key
 
-TITLES = {workload.name: workload.title for workload in WORKLOADS} | {FAIL_OVER: FAIL_OVER_TITLE}
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
 HEADINGS = ("", "workload", "peer", "operations/s", "p50 ms", "p99 ms", "CPU µs/op", "driver + leader + followers", "replkv compared")
+MARK_HEADINGS = ("mark", "wanted", "measured", "met")
 NOISE = 0.1
 """A share of the machine used by neither side from which on a figure is not to be trusted."""
 
 
 @define
 class Results:
-    """All repeats: by workload, then by peer; fail-over in seconds."""
+    """All repeats: by workload, then by peer; what the machine allowed, once per run; and what is to be known of each peer."""
 
     samples: dict[str, dict[str, list[Sample]]] = field(factory=dict)
-    fail_overs: dict[str, list[float]] = field(factory=dict)
+    bounds: list[Bounds] = field(factory=list)
+    peers: dict[str, dict[str, str]] = field(factory=dict)
+    settings: dict[str, object] = field(factory=dict)
 
     def add(self, workload: str, peer: str, sample: Sample) -> None:
         """Add a repeat."""
         self.samples.setdefault(workload, {}).setdefault(peer, []).append(sample)
 
-    def add_fail_over(self, peer: str, seconds: float) -> None:
-        """Add a kill."""
-        self.fail_overs.setdefault(peer, []).append(seconds)
+    def medians(self) -> Measured:
+        """Return the medians, in the order of the workloads: by workload, then by peer."""
+        order = [name for name in BY_NAME if name in self.samples]
+        return {workload: {peer: median(samples) for peer, samples in self.samples[workload].items()} for workload in order}
 
 
 def _number(value: float) -> str:
@@ -46,24 +52,38 @@ def _number(value: float) -> str:
 def rows(results: Results) -> list[tuple[str, ...]]:
     """Return the table's rows: workload, peer, rate, p50, p99, CPU, its parts, and how the rate and p50 compare with the first peer's."""
     table: list[tuple[str, ...]] = []
-    for workload, peers in results.samples.items():
-        medians = {peer: median(samples) for peer, samples in peers.items()}
-        first = next(iter(medians.values()))
+    for workload, medians in results.medians().items():
+        first, repeats = next(iter(medians.values())), results.samples[workload]
         for peer, figures in medians.items():
-            parts = " + ".join(map(_number, (figures.driver_cpu, figures.leader_cpu, figures.followers_cpu)))
-            ratio = "" if figures is first else f"{first.rate / figures.rate:.3g} × rate, p50 ÷ {figures.p50_ms / first.p50_ms:.3g}"
-            cells = _number(figures.rate), _number(figures.p50_ms), _number(figures.p99_ms), _number(figures.cpu), parts, ratio
-            table.append((workload, TITLES[workload], peer, *cells))
-    for peer, seconds in results.fail_overs.items():
-        cells = (
-            "",
-            _number(statistics.median(seconds) * 1e3),
-            _number(max(seconds) * 1e3),
-            "",
-            "",
-            f"{len(seconds)} kills; p99 is the worst",
-        )
-        table.append((FAIL_OVER, TITLES[FAIL_OVER], peer, *cells))
+            cells = _seldom(repeats[peer], next(iter(repeats.values()))) if BY_NAME[workload].seldom else _often(figures, first)
+            table.append((workload, BY_NAME[workload].title, peer, *cells))
+    return table
+
+
+def _often(figures: Sample, first: Sample) -> tuple[str, ...]:
+    parts = " + ".join(map(_number, (figures.driver_cpu, figures.leader_cpu, figures.followers_cpu)))
+    ratio = "" if figures is first else f"{first.rate / figures.rate:.3g} × rate, p50 ÷ {figures.p50_ms / first.p50_ms:.3g}"
+    return _number(figures.rate), _number(figures.p50_ms), _number(figures.p99_ms), _number(figures.cpu), parts, ratio
+
+
+def _seldom(samples: Sequence[Sample], first: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the cells of what was done a few times: all runs count together, and the worst in place of the p99."""
+    times = pooled(samples)
+    p50 = statistics.median(times)
+    notes = [f"{len(times)} times; p99 is the worst", *(f"{_number(figure)} {name}" for name, figure in median(samples).extras.items())]
+    if samples is not first:
+        notes.append(f"p50 ÷ {p50 / statistics.median(pooled(first)):.3g}")
+    return "", _number(p50), _number(times[-1]), "", "", "; ".join(notes)
+
+
+def mark_rows(results: Results) -> list[tuple[str, ...]]:
+    """Return the rows of the table of marks that could be measured: name, what is wanted, what was measured, met or not."""
+    medians, bounds = results.medians(), middle(results.bounds)
+    table: list[tuple[str, ...]] = []
+    for mark in MARKS:
+        measured = mark.measure(medians, bounds)
+        if measured is not None:
+            table.append((mark.workload, mark.wanted, f"{measured:.3g}", "met" if mark.is_met(measured) else "NOT MET"))
     return table
 
 
@@ -77,6 +97,10 @@ def remarks(results: Results) -> list[str]:
     shares = [sample.other_share for peers in results.samples.values() for samples in peers.values() for sample in samples]
     loops = [sample.loop_ns for peers in results.samples.values() for samples in peers.values() for sample in samples]
     lines = [f"{machine()}; medians; CPU of all members and the driver, in µs per operation."]
+    lines += [f"{name}: before a write counts, {told['durability']}. {told['client']}." for name, told in results.peers.items()]
+    bounds = middle(results.bounds)
+    if bounds is not None:
+        lines.append(str(bounds))
     if loops:
         lines.append(f"A fixed Python loop took {min(loops):.0f} to {max(loops):.0f} ns per turn meanwhile.")
     if shares and max(shares) > NOISE:
@@ -85,21 +109,34 @@ def remarks(results: Results) -> list[str]:
 
 
 def as_markdown(results: Results) -> str:
-    """Return the table for a page."""
-    headings = list(HEADINGS)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows(results))]
-    return "\n".join([*lines, "", *remarks(results)]) + "\n"
+    """Return the tables for a page."""
+    parts = [_table(HEADINGS, rows(results)), *remarks(results)]
+    marks = mark_rows(results)
+    if marks:
+        parts += ["", _table(MARK_HEADINGS, marks)]
+    return "\n".join([parts[0], "", *parts[1:]]) + "\n"
 
 
-def as_json(results: Results, runs: int) -> str:
-    """Return everything, every repeat included."""
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *lines))
+
+
+def as_json(results: Results) -> str:
+    """Return everything: every repeat, with how many of its operations took how long."""
     samples: dict[str, Any] = {
         workload: {peer: {"median": asdict(median(some)), "runs": [asdict(sample) for sample in some]} for peer, some in peers.items()}
         for workload, peers in results.samples.items()
     }
-    measured = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    whole = {"measured": measured, "machine": machine(), "runs": runs, "workloads": samples, FAIL_OVER: results.fail_overs}
-    return json.dumps(whole, indent=1) + "\n"
+    whole = {
+        "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": machine(),
+        "settings": results.settings | {"keys": KEYS, "key_bytes": len(key(0)), "value_bytes": VALUE_BYTES},
+        "peers": results.peers,
+        "bounds": [asdict(bounds) for bounds in results.bounds],
+        "workloads": samples,
+        "marks": [dict(zip(MARK_HEADINGS, cells, strict=True)) for cells in mark_rows(results)],
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def show(results: Results) -> None:
@@ -110,6 +147,8 @@ def show(results: Results) -> None:
         _show_plain(rows(results))
     for remark in remarks(results):
         print(remark)
+    for cells in mark_rows(results):
+        print("  ".join(cells))
 
 
 def _show_rich(table: Sequence[tuple[str, ...]]) -> None:
@@ -121,7 +160,7 @@ def _show_rich(table: Sequence[tuple[str, ...]]) -> None:
         shown.add_column(heading, justify="left" if heading in ("", "workload", "peer", "replkv compared") else "right", no_wrap=True)
     for cells in table:
         shown.add_row(*cells)
-    Console(width=None if os.isatty(1) else 190).print(shown)
+    Console(width=None if os.isatty(1) else 250).print(shown)
 
 
 def _show_plain(table: Sequence[tuple[str, ...]]) -> None:
@@ -131,8 +170,8 @@ def _show_plain(table: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
-def write(results: Results, runs: int, path: Path) -> None:
+def write(results: Results, path: Path) -> None:
     """Write the JSON to ``path``, and the Markdown beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_json(results, runs), encoding="utf-8")
+    path.write_text(as_json(results), encoding="utf-8")
     path.with_suffix(".md").write_text(as_markdown(results), encoding="utf-8")

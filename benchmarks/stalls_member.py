@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from typing import Any
 
 from benchmarks.answering import answer_requests
+from benchmarks.computing import Computing
 from benchmarks.workloads import KEYS, key, make_values
 from replkv import Replica
 
@@ -27,6 +27,7 @@ class Beside:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._computing = Computing()
 
     def status(self) -> dict[str, Any]:
         """Return who leads, and in which term."""
@@ -50,8 +51,7 @@ class Beside:
         """
         if interval is not None:
             sys.setswitchinterval(interval)
-        for _ in range(threads):
-            threading.Thread(target=_compute, daemon=True).start()
+        self._computing.have(threads)
 
     def put(self, seconds: float, pause: float) -> list[float]:
         """Put one after the other for so long, with a pause between two; return the seconds each took."""
@@ -67,12 +67,6 @@ class Beside:
     def metrics(self) -> dict[str, int | float]:
         """Return the member's own counts."""
         return self._replica.metrics()
-
-
-def _compute() -> None:
-    number = 1
-    while True:
-        number = number * 1_103_515_245 + 12_345 & 0x7FFF_FFFF
 
 
 def main() -> None:

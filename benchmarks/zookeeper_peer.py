@@ -76,13 +76,18 @@ class ZooKeeperPeer:
     """
 
     name = "ZooKeeper"
-    kinds = frozenset({"lock"})
+    durability = "a majority has synced it"
+    client = "kazoo's Lock, a session for each contender"
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self._root: Path | None = None
         self._servers: list[subprocess.Popen[bytes]] = []
         self._ports: list[int] = []
+
+    def measures(self, workload: Workload) -> bool:
+        """Tell whether it can be measured by a workload."""
+        return workload.kind == "lock"
 
     # -- processes
 
@@ -152,14 +157,6 @@ class ZooKeeperPeer:
             for client in clients:
                 client.stop()
                 client.close()
-
-    def fail_over(self) -> float:
-        """Not measured here.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("ZooKeeper is measured by its locks alone")
 
 
 def _contender(client: Any) -> Callable[[int], None]:

@@ -104,6 +104,9 @@ class AsyncNamespace(AwaitingSurface):
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
         return await cast("Any", self._surface._run(plan, timeout))  # type: ignore[no-any-return]  # noqa: SLF001  # one module
 
+    def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        return self._surface._get(key, consistency, prefix)  # noqa: SLF001  # one module
+
     def _submit(self, plan: Plan[R]) -> Future[Any]:
         return self._surface._submit(plan)  # noqa: SLF001  # one module
 

@@ -264,6 +264,11 @@ class File:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def flush(self, name: str, offset: int, data: bytes) -> None:
+        """Write, then sync."""
+        self.write(name, offset, data)
+        self.sync(name)
+
     def rename(self, old: str, new: str) -> None:
         """Do nothing yet; see ``publish``."""
 

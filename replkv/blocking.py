@@ -98,6 +98,9 @@ class Namespace(BlockingSurface):
     def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
         return cast("R", self._surface._run(plan, timeout))  # noqa: SLF001  # one module
 
+    def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        return self._surface._get(key, consistency, prefix)  # noqa: SLF001  # one module
+
     def _submit(self, plan: Plan[R]) -> Future[Any]:
         return self._surface._submit(plan)  # noqa: SLF001  # one module
 

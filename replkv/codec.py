@@ -10,17 +10,18 @@ import re
 import struct
 import zlib
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import msgpack
-import zstandard
 
+from replkv import compression
 from replkv import messages as m
 from replkv.address import parse_address
 from replkv.errors import ReplkvError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from replkv.messages import Configuration, Entry, EntryKind, Founding, Message, SnapshotMeta
 
@@ -60,15 +61,13 @@ MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 _PREFIX = struct.Struct("<2sI")  # magic, crc32 of all that follows
 _HEADER = struct.Struct("<BBI16sQQ")  # version, kind, length of the head, cluster, sender, receiver
-_HEAD_AT = _PREFIX.size + _HEADER.size
+_ENVELOPE = struct.Struct(_PREFIX.format + _HEADER.format[1:])  # both, to be read in one go
+_HEAD_AT = _ENVELOPE.size
 _INT_MAX = (1 << 63) - 1
 
 _packer = msgpack.Packer(use_bin_type=True)  # shared: it never lets another thread in while it packs
-
-
-def pack(value: Any) -> bytes:
-    """Pack a plain value as msgpack."""
-    return bytes(_packer.pack(value))
+pack: Callable[[Any], bytes] = _packer.pack
+"""Pack a plain value as msgpack."""
 
 
 def unpack(data: bytes | memoryview, limit: int = HEAD_MAX) -> Any:
@@ -77,13 +76,14 @@ def unpack(data: bytes | memoryview, limit: int = HEAD_MAX) -> Any:
     Raises:
         DecodeError: more than ``limit`` bytes, or not exactly one value, or a type replkv never writes: maps and extensions.
     """
-    if len(data) > limit:
-        raise DecodeError(f"{len(data)} bytes where at most {limit} are allowed")
+    size = len(data)
+    if size > limit:
+        raise DecodeError(f"{size} bytes where at most {limit} are allowed")
     try:
-        if len(data) > SMALL:
+        if size > SMALL:
             # The library allocates an array as soon as it reads its header, and nested headers may each claim the whole input.
             # Skipping over the value allocates nothing and fails if it is not all there; after that every claim is known to be true.
-            walker = msgpack.Unpacker(max_buffer_size=len(data))
+            walker = msgpack.Unpacker(max_buffer_size=size)
             walker.feed(data)
             walker.skip()
         return msgpack.unpackb(data, use_list=False, object_pairs_hook=_never_written, ext_hook=_never_written, max_ext_len=0)
@@ -260,6 +260,10 @@ def make_entry(index: int, term: int, kind: EntryKind, time: int, payload: bytes
     return m.Entry(index, term, kind, time, m.ENTRY_HEAD.pack(index, term, kind, time) + payload)
 
 
+_ENTRY_HEAD_SIZE = m.ENTRY_HEAD.size
+_ENTRY_KINDS = {int(kind): kind for kind in m.EntryKind}
+
+
 def decode_entry(data: bytes) -> Entry:
     """Read an entry from the bytes it was packed to; the payload is checked when it is applied.
 
@@ -267,13 +271,15 @@ def decode_entry(data: bytes) -> Entry:
         DecodeError: too short.
         TooNew: of an unknown kind.
     """
-    if len(data) < m.ENTRY_HEAD.size:
+    if len(data) < _ENTRY_HEAD_SIZE:
         raise DecodeError(f"an entry of {len(data)} bytes")
-    index, term, kind, time = m.ENTRY_HEAD.unpack_from(data)
-    try:
-        return m.Entry(natural(index), natural(term), m.EntryKind(kind), natural(time), data)
-    except ValueError:
-        raise TooNew(f"an entry of the unknown kind {kind}: upgrade this member") from None
+    index, term, number, time = m.ENTRY_HEAD.unpack_from(data)
+    kind = _ENTRY_KINDS.get(number)
+    if index > _INT_MAX or term > _INT_MAX or (kind is not None and time > _INT_MAX):
+        expected("an integer of 63 bits", index)
+    if kind is None:
+        raise TooNew(f"an entry of the unknown kind {number}: upgrade this member")
+    return m.Entry(index, term, kind, time, data)
 
 
 def configuration_to_wire(configuration: Configuration) -> tuple[Any, ...]:
@@ -391,7 +397,7 @@ def encode_block(batches: Sequence[bytes]) -> bytes:
     plain = b"".join((_packer.pack_array_header(len(batches)), *batches))
     if len(plain) < COMPRESS_FROM:
         return _RAW + plain
-    return _ZSTD + zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True).compress(plain)
+    return _ZSTD + compression.compress(plain)
 
 
 def decode_block(payload: bytes) -> list[Batch]:
@@ -401,9 +407,10 @@ def decode_block(payload: bytes) -> list[Batch]:
         DecodeError: damaged, or larger than ``BLOCK_MAX``.
         TooNew: in an unknown form.
     """
-    if payload[:1] not in (_RAW, _ZSTD):
+    form = payload[:1]
+    if form not in (_RAW, _ZSTD):
         raise TooNew("a block in an unknown form: upgrade this member")
-    plain = decompress(payload[1:], BLOCK_MAX) if payload[:1] == _ZSTD else payload[1:]
+    plain = decompress(payload[1:], BLOCK_MAX) if form == _ZSTD else payload[1:]
     batches = unpack(plain, BLOCK_MAX)
     if type(batches) is not tuple:
         expected("a list of batches", batches)
@@ -413,24 +420,13 @@ def decode_block(payload: bytes) -> list[Batch]:
 def decompress(data: bytes, limit: int) -> bytes:
     """Undo one zstd frame whose size is declared and at most ``limit`` bytes.
 
-    The declared size is checked first: the library's own bound does not stop a frame that states a larger one, and one that states
-    none (0) it does not look into at all.  Nor does it look at the window where it undoes a frame in one go.
-
     Raises:
         DecodeError: no size, a larger one, no checksum, a window larger than any block, damage, or bytes behind the frame.
     """
     try:
-        parameters = zstandard.get_frame_parameters(data)
-        if not 0 < parameters.content_size <= limit or not parameters.has_checksum:  # an unknown size counts as 2**64 - 1
-            raise DecodeError(f"a compressed frame of {parameters.content_size} bytes where at most {limit} are allowed, with checksum")
-        if parameters.window_size > BLOCK_MAX:
-            raise DecodeError(f"a compressed frame that asks for a window of {parameters.window_size} bytes")
-        plain = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise DecodeError(f"damaged compressed data: {error}") from None
-    if len(plain) != parameters.content_size:
-        raise DecodeError(f"{len(plain)} bytes where the frame declared {parameters.content_size}")
-    return plain
+        return compression.decompress(data, limit)
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------------------
@@ -458,7 +454,9 @@ def encode_frame(cluster: bytes, sender: int, receiver: int, message: Message, v
     kind, to_wire = _WRITERS[type(message)]
     fields, bulk = to_wire(message)
     head = pack(fields)
-    rest = b"".join((_HEADER.pack(version, kind, len(head), cluster, sender, receiver), head, *bulk))
+    rest = _HEADER.pack(version, kind, len(head), cluster, sender, receiver) + head
+    if bulk:
+        rest = b"".join((rest, *bulk))
     return _PREFIX.pack(MAGIC, zlib.crc32(rest)) + rest
 
 
@@ -475,43 +473,47 @@ def decode_frame(data: bytes, versions: tuple[int, int] = VERSIONS) -> Frame:
         DecodeError: not a frame of these versions, or damaged.
         TooNew: it holds an entry of a kind that this version does not know.
     """
-    if not _HEAD_AT <= len(data) <= FRAME_MAX:
-        raise DecodeError(f"a frame of {len(data)} bytes")
-    magic, crc = _PREFIX.unpack_from(data)
-    version, kind, head_size, cluster, sender, receiver = _HEADER.unpack_from(data, _PREFIX.size)
+    size = len(data)
+    if not _HEAD_AT <= size <= FRAME_MAX:
+        raise DecodeError(f"a frame of {size} bytes")
+    magic, crc, version, kind, head_size, cluster, sender, receiver = _ENVELOPE.unpack_from(data)
+    view = memoryview(data)
     if magic != MAGIC:
         raise DecodeError("not a frame of replkv")
-    if zlib.crc32(memoryview(data)[_PREFIX.size :]) != crc:
+    if zlib.crc32(view[_PREFIX.size :]) != crc:
         raise DecodeError("a damaged frame")
     if not versions[0] <= version <= versions[1] and kind not in _GREETINGS:
         raise DecodeError(f"a frame of version {version}, this member speaks {versions[0]} to {versions[1]}")
     if kind not in _READERS:
         raise DecodeError(f"a frame of the unknown kind {kind}")
     bulk_at = _HEAD_AT + head_size
-    if bulk_at > len(data):
+    if bulk_at > size:
         raise DecodeError("a frame whose head is longer than itself")
     length, from_wire = _READERS[kind]
-    head = unpack(memoryview(data)[_HEAD_AT:bulk_at])
+    head = unpack(view[_HEAD_AT:bulk_at])
     if kind in _GREETINGS and type(head) is tuple:
         head = head[:length]
     try:
-        return Frame(cluster, sender, receiver, from_wire(row(head, length), data, bulk_at))
+        message = from_wire(row(head, length), data, bulk_at)
     except TooNew as error:
         error.envelope = (cluster, sender, receiver)
         raise
+    return tuple.__new__(Frame, (cluster, sender, receiver, message))  # without the call of Python's that a named tuple's own one is
 
 
-def _slices(sizes: object, data: bytes, at: int) -> Iterable[bytes]:
+def _slices(sizes: object, data: bytes, at: int) -> list[bytes]:
     if type(sizes) is not tuple:
         expected("a list of sizes", sizes)
+    parts = []
     for size in sizes:
-        end = at + natural(size)
-        if end > len(data):
+        if type(size) is not int or not 0 <= size <= len(data) - at:
+            natural(size)
             raise DecodeError("a frame shorter than its parts")
-        yield data[at:end]
-        at = end
+        parts.append(data[at : at + size])
+        at += size
     if at != len(data):
         raise DecodeError("a frame longer than its parts")
+    return parts
 
 
 def _no_bulk(data: bytes, at: int) -> None:
@@ -519,31 +521,53 @@ def _no_bulk(data: bytes, at: int) -> None:
         raise DecodeError("bytes behind the end of a message")
 
 
-def _plain(build: Callable[..., Message], *checks: Callable[[Any], Any]) -> tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]:
+_Reader: TypeAlias = "Callable[[tuple[Any, ...], bytes, int], Message]"
+_NUMBERS: dict[Callable[[Any], Any], type] = {natural: int, boolean: bool}
+
+
+def _are(values: tuple[Any, ...], kinds: tuple[type, ...]) -> bool:
+    """Tell at one look whether values are such naturals and booleans: as ``natural`` and ``boolean`` say, without a call for each."""
+    return tuple(map(type, values)) == kinds and min(values) >= 0 and max(values) <= _INT_MAX
+
+
+def _plain(build: Callable[..., Message], *checks: Callable[[Any], Any]) -> tuple[int, _Reader]:
     """Return the reader of a message that is all head: a check for each field, in their order."""
 
     def read(head: tuple[Any, ...], data: bytes, at: int) -> Message:
         _no_bulk(data, at)
         return build(*[check(value) for check, value in zip(checks, head, strict=True)])
 
-    return len(checks), read
+    kinds = tuple(_NUMBERS[check] for check in checks if check in _NUMBERS)
+
+    def read_numbers(head: tuple[Any, ...], data: bytes, at: int) -> Message:
+        return build(*head) if at == len(data) and _are(head, kinds) else read(head, data, at)
+
+    return len(checks), read_numbers if 0 < len(checks) == len(kinds) else read
 
 
-def _write_append(message: m.Append) -> tuple[tuple[Any, ...], list[bytes]]:
+_encoded = attrgetter("encoded")
+
+
+def _write_append(message: m.Append) -> tuple[tuple[Any, ...], Sequence[bytes]]:
     a = message
-    bulk = [entry.encoded for entry in a.entries]
-    return (a.term, a.prev_index, a.prev_term, a.commit, a.round, a.time, [len(part) for part in bulk]), bulk
+    bulk = tuple(map(_encoded, a.entries))
+    return (a.term, a.prev_index, a.prev_term, a.commit, a.round, a.time, tuple(map(len, bulk))), bulk
+
+
+_SIX_NUMBERS = (int,) * 6
 
 
 def _read_append(head: tuple[Any, ...], data: bytes, at: int) -> m.Append:
-    *numbers, sizes = head
-    entries = tuple(decode_entry(part) for part in _slices(sizes, data, at))
-    term, prev_index, prev_term, commit, round_, time = map(natural, numbers)
+    term, prev_index, prev_term, commit, round_, time, sizes = head
+    entries = tuple(map(decode_entry, _slices(sizes, data, at)))
+    if not _are(head[:6], _SIX_NUMBERS):
+        for number in head[:6]:
+            natural(number)  # one of them is none, and this names it
     return m.Append(term, prev_index, prev_term, commit, round_, time, entries)
 
 
-def _write_forward(message: m.Forward) -> tuple[tuple[Any, ...], list[bytes]]:
-    return ([len(batch) for batch in message.batches],), list(message.batches)
+def _write_forward(message: m.Forward) -> tuple[tuple[Any, ...], Sequence[bytes]]:
+    return (tuple(map(len, message.batches)),), message.batches
 
 
 def _read_forward(head: tuple[Any, ...], data: bytes, at: int) -> m.Forward:
@@ -597,7 +621,11 @@ def _read_versions(value: object) -> tuple[int, int]:
 
 
 def _fields(*names: str) -> Callable[[Any], tuple[tuple[Any, ...], tuple[bytes, ...]]]:
-    return lambda message: (tuple(getattr(message, name) for name in names), ())
+    """Return the writer of a message that is all head."""
+    if len(names) < 2:  # of which ``attrgetter`` makes no tuple
+        return lambda message: (tuple([getattr(message, name) for name in names]), ())
+    fields = attrgetter(*names)
+    return lambda message: (fields(message), ())
 
 
 # These numbers are on the wire: never reuse one.
@@ -629,7 +657,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
 
 _GREETINGS = frozenset(_WRITERS[kind][0] for kind in (m.Hello, m.Welcome, m.Refuse))
 
-_READERS: dict[int, tuple[int, Callable[[tuple[Any, ...], bytes, int], Message]]] = {
+_READERS: dict[int, tuple[int, _Reader]] = {
     1: _plain(m.Hello, _read_versions, cluster_id, short_text, uint64, short_text, names, _read_about),
     2: _plain(m.Welcome, natural, cluster_id, short_text, uint64, names, _read_about),
     3: _plain(m.Refuse, long_text, cluster_id, boolean),

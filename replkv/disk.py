@@ -30,6 +30,8 @@ _LOCK = "lock"
 _ZEROS = bytes(1 << 20)
 _SCARCE = {errno.ENOSPC: "space", errno.EDQUOT: "space", errno.EMFILE: "descriptors", errno.ENFILE: "descriptors"}
 """What may be used up for a while, and come back: strangers' connections take descriptors until they are closed."""
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+"""How macOS is told to sync: its fsync leaves the data in the drive's cache."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,6 +71,9 @@ class Disk(Protocol):
 
     def sync(self, name: str) -> None:
         """Make all that was written to a file durable."""
+
+    def flush(self, name: str, offset: int, data: bytes) -> None:
+        """Write, then sync: every write of a cluster waits for this."""
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file in one step; replaces a file of the new name."""
@@ -280,6 +285,14 @@ class RealDisk:
             _datasync(fd)
 
     @_change
+    def flush(self, name: str, offset: int, data: bytes) -> None:
+        """Write into a file and make it durable; see ``Disk``."""
+        file = self._files.get(name) or self._file(name)
+        with file.lock:  # not ``with file``: that is two calls; the system, too, refuses a descriptor that is closed
+            _write_all(file.fd, data, offset)
+            _datasync(file.fd)
+
+    @_change
     def rename(self, old: str, new: str) -> None:
         """Rename a file; see ``Disk``."""
         with self._opening:
@@ -374,10 +387,10 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def _datasync(fd: int) -> None:
-    if full_sync := getattr(fcntl, "F_FULLFSYNC", None):  # macOS: fsync leaves the data in the drive's cache
-        fcntl.fcntl(fd, full_sync)
-    else:
+    if _FULL_SYNC is None:
         os.fdatasync(fd)
+    else:
+        fcntl.fcntl(fd, _FULL_SYNC)
 
 
 _unforked: weakref.WeakSet[RealDisk] = weakref.WeakSet()
@@ -433,6 +446,10 @@ class MemoryDisk:
 
     def sync(self, name: str) -> None:
         """Do nothing: nothing here outlives the process."""
+
+    def flush(self, name: str, offset: int, data: bytes) -> None:
+        """Write into a file: nothing here outlives the process."""
+        self.write(name, offset, data)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file; see ``Disk``."""

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from replkv import errors, features, fork
 from replkv.feed import LocalFeed
-from replkv.plans import Asker
+from replkv.plans import Asker, newest, under_lease
+from replkv.reads import NOT_YET
+from replkv.values import KeyValue, to_key_value
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -50,6 +52,8 @@ class ThreadWaits:
         if timeout is not None and timeout <= LOOK_UP:
             return lock.acquire(timeout=timeout)
         until = None if timeout is None else time.monotonic() + timeout
+        if lock.acquire(timeout=LOOK_UP):  # most are there by then
+            return True
         while not lock.acquire(timeout=LOOK_UP if until is None else max(0.0, min(LOOK_UP, until - time.monotonic()))):
             if until is not None and time.monotonic() >= until:
                 return False
@@ -87,6 +91,17 @@ class Engine(Asker):
     @abstractmethod
     def at_once(self, plan: Plan[Any]) -> Any:
         """Return the raw answer to a plan if nothing has to be waited for, else ``NOT_YET``."""
+
+    def at_hand(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        """Return the newest pair of a key if nothing has to be waited for, else ``NOT_YET``; as ``at_once`` with the plan for that.
+
+        Args:
+            key: without the prefix, which the pair comes without, too.
+            consistency: "local" or "lease".
+            prefix: of the namespace.
+        """
+        del key, consistency, prefix
+        return NOT_YET
 
     @abstractmethod
     def submit(self, call: Call) -> None:
@@ -205,6 +220,14 @@ class Embedded(Engine):
         """Answer from memory, where the plan allows."""
         return plan.at_once(self.node)
 
+    def at_hand(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        """Look the key up, where its holder may."""
+        whole = prefix + key if prefix else key
+        record = newest(self.node, whole) if consistency == "local" else under_lease(self.node, newest, whole)
+        if record is None or record is NOT_YET:
+            return record
+        return KeyValue(key, *record[1:]) if prefix else to_key_value(record)
+
     def submit(self, call: Call) -> None:
         """Hand a command over that was let in."""
         self.node.submit(call)
@@ -269,9 +292,7 @@ class Embedded(Engine):
         del revision
         return self.age
 
-    def ensure_not_forked(self) -> None:
-        """Refuse to touch what nng has, as ``fork.ensure_not_forked``."""
-        fork.ensure_not_forked()
+    ensure_not_forked = staticmethod(fork.ensure_not_forked)  # itself: every call and every event asks
 
     @property
     def ended(self) -> bool:
@@ -298,5 +319,5 @@ class Embedded(Engine):
 
     def refuse_to_block(self) -> None:
         """Refuse to wait on the member's own thread."""
-        if self.thread is threading.current_thread():
+        if self.thread is not None and self.thread.ident == threading.get_ident():
             raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,7 +17,8 @@ from replkv.awaiting import AwaitingSurface
 from replkv.backup import Backup, File, State, TakeHold, gathered, write_backup, write_beside
 from replkv.blocking import BlockingSurface
 from replkv.errors import ReplkvError
-from replkv.plans import Plan
+from replkv.ops import Get
+from replkv.plans import Plan, Read
 from replkv.reads import NOT_YET
 from replkv.surface import DEFAULT, Timeout
 from replkv.values import ScanResult, to_timeout
@@ -117,19 +118,25 @@ class BlockingFacade(Facade[W, L], BlockingSurface):
             return write_backup(state, file, progress=on_progress)
 
     def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on a Blocking surface
-        engine = self._engine()
-        limit, begun = self._timeout(timeout), engine.clock()
+        engine, limit = self._engine(), self._timeout(timeout)
+        if plan.sequel is None:
+            return self._carry_out(engine, plan, limit)
+        begun = engine.clock()
         result = self._carry_out(engine, plan, limit)
-        if plan.sequel is not None:
-            self._carry_out(engine, plan.sequel, left(engine, begun, limit))
+        self._carry_out(engine, plan.sequel, left(engine, begun, limit))
         return result
 
+    def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        engine = self._engine()
+        found = engine.at_hand(key, consistency, prefix)
+        return self._carry_out(engine, Read(Get(key), prefix, consistency), self._config.timeout) if found is NOT_YET else found
+
     def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
-        raw = engine.at_once(plan)
-        if raw is not NOT_YET:
+        command = plan.command(engine)
+        if command is None and (raw := engine.at_once(plan)) is not NOT_YET:
             return plan.meaning(raw)
         engine.refuse_to_block()
-        call = BlockedCall(plan.command(engine), engine.waits)
+        call = BlockedCall(command, engine.waits)
         try:
             limit = self._hand_over(engine, plan, call, limit)
             return self._wait(engine, plan, call, limit)
@@ -222,25 +229,33 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
             return await write_beside(state, file, on_progress)
 
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
-        engine = self._engine()
-        limit, begun = self._timeout(timeout), engine.clock()
+        engine, limit = self._engine(), self._timeout(timeout)
+        if plan.sequel is None:
+            return await self._carry_out(engine, plan, limit)
+        begun = engine.clock()
         result = await self._carry_out(engine, plan, limit)
-        if plan.sequel is not None:
-            await self._carry_out(engine, plan.sequel, left(engine, begun, limit))
+        await self._carry_out(engine, plan.sequel, left(engine, begun, limit))
         return result
 
+    async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        engine = self._engine()
+        found = engine.at_hand(key, consistency, prefix)
+        return await self._carry_out(engine, Read(Get(key), prefix, consistency), self._config.timeout) if found is NOT_YET else found
+
     async def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
-        raw = await _in_turns(engine.answer_in_steps(plan, None)) if plan.is_long else engine.at_once(plan)
-        if raw is not NOT_YET:
-            return await _meaning(plan, raw)
-        call = LoopCall(plan.command(engine), asyncio.get_running_loop())
-        if call.command is None:
+        command = plan.command(engine)
+        if command is None:
+            raw = await _in_turns(engine.answer_in_steps(plan, None)) if plan.is_long else engine.at_once(plan)
+            if raw is not NOT_YET:
+                return await _meaning(plan, raw)
+        call = LoopCall(command, asyncio.get_running_loop())
+        if command is None:
             engine.ask(plan, call)
         else:
-            if not engine.admission.enter(len(call.command)):
-                limit = await self._line_up(engine, plan, call.command, limit)
+            if not engine.admission.enter(len(command)):
+                limit = await self._line_up(engine, plan, command, limit)
             engine.submit(call)
-        return await self._wait(engine, plan, call, limit)
+        return await self._wait(engine, plan, call, call.first_wait(limit))
 
     def _make_room(self, engine: Engine, plan: Plan[Any], command: bytes) -> None:
         if not engine.admission.enter(len(command)):
@@ -269,11 +284,11 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
 
     def _wait_on(self, engine: Engine, plan: Plan[R], call: LoopCall, timeout: float | None) -> Coroutine[Any, Any, R]:
         """Go on waiting for a call whose outcome was unknown."""
-        return self._wait(engine, plan, call, to_timeout(timeout))
+        return self._wait(engine, plan, call, asyncio.wait((call.future,), timeout=to_timeout(timeout)))
 
-    async def _wait(self, engine: Engine, plan: Plan[R], call: LoopCall, timeout: float | None) -> R:
+    async def _wait(self, engine: Engine, plan: Plan[R], call: LoopCall, waits: Awaitable[object]) -> R:
         try:
-            await asyncio.wait((call.future,), timeout=timeout)  # wait_for() of Python 3.11 loses a cancellation that comes with the answer
+            await waits
         except asyncio.CancelledError:
             engine.give_up(call)
             raise

@@ -111,7 +111,7 @@ class Feed(ABC):
         """Who is to hear as well when something arrives from a member elsewhere."""
         self._clock = clock
         self._initial = wanted.initial
-        self._next = start  # ``revision``, unless it is known that nothing comes for a while
+        self._next = start  # behind all that was read
         self._marks_from = marks_from
         self._read: deque[Event] = deque()  # and not yet yielded: what one step brought
         self._asked: object = None  # who asked last for a mark
@@ -128,6 +128,15 @@ class Feed(ABC):
     @abstractmethod
     def revision(self) -> int:
         """The ``start_revision`` of a watch, on any member, that goes on exactly behind what this one has yielded."""
+
+    @property
+    def _reached(self) -> int:
+        """``revision``, unless it is known that nothing comes for a while."""
+        following = self._next  # before the look at what was read: it is raised when that is there
+        try:
+            return following if self._initial else self._read[0].revision
+        except IndexError:
+            return following
 
     @abstractmethod
     def leave(self) -> None:
@@ -147,6 +156,21 @@ class Feed(ABC):
         """Read on in the history."""
 
     # -- what comes next -----------------------------------------------------------------------------------------------------------
+
+    def take_read(self) -> Event | None:
+        """Return the next of the events that were read, or None: then ``look``; one caller at a time.
+
+        It yields all events of a step but the first, and does nothing else: most of what a watch does is done here.
+        """
+        if self._over is not None or not self._read:
+            return None
+        if self.wanted.interval is not None:
+            self._yielded()
+        return self._read.popleft()
+
+    def take_whole(self) -> tuple[Watched, ...] | None:
+        """Return all events of the next revision that was read as a whole, or None: then ``look``; one caller at a time."""
+        return self._take(whole=True) if self._over is None and self._read and not self._split else None
 
     def look(self, *, whole: bool) -> Look:
         """Take one bounded step; one caller at a time.
@@ -185,8 +209,6 @@ class Feed(ABC):
         events = [read.popleft()]
         while whole and read and (self._initial or read[0].revision == events[0].revision):
             events.append(read.popleft())
-        if not self._initial:
-            self._next = read[0].revision if read else self._place.revision
         self._yielded()
         return tuple(events)
 
@@ -229,7 +251,7 @@ class Feed(ABC):
         self.leave()
 
     def __str__(self) -> str:
-        return f"{self.wanted.span}: {self._over or f'next revision {self._next}'}"
+        return f"{self.wanted.span}: {self._over or f'next revision {self._reached}'}"
 
 
 class LocalFeed(Feed):
@@ -246,15 +268,15 @@ class LocalFeed(Feed):
         start = published + 1 if wanted.start is None else wanted.start
         super().__init__(wanted, node.clock, 0 if wanted.initial else start, published if wanted.start is None else start)
         self._node = node
-        self._cursor = Cursor(wanted.span, Place(start), bell, wanted.puts, wanted.deletes, wanted.prev_kv, wanted.cut)
-        self._cursor.synced = start > published
+        kinds, synced = (wanted.puts, wanted.deletes), start > published
+        self._cursor = Cursor(wanted.span, Place(start), bell, *kinds, wanted.prev_kv, wanted.cut, synced, node.hub.readings)
         self._state: Generator[list[Record], None, None] | None = None
         self._store: Store | None = None  # that of the present state, while it is read
 
     @property
     def revision(self) -> int:
         """As ``Feed.revision``."""
-        return max(self._next, self._node.hub.reached(self._cursor))
+        return max(self._reached, self._node.hub.reached(self._cursor))
 
     def leave(self) -> None:
         """Have the hub forget the cursor."""
@@ -282,17 +304,19 @@ class LocalFeed(Feed):
 
     def _read_on(self) -> Look:
         """Read on in the history, up to what is published."""
-        hub, cursor = self._node.hub, self._cursor
+        hub, cursor, asked = self._node.hub, self._cursor, self._asked
+        no_mark = asked is self._answered and self.wanted.interval is None
+        if no_mark and hub.rests(cursor, self._node.published.revision):
+            return None
         hub.disarm(cursor)
-        # Before looking at what is published: who asked by now, and the end, come behind all of that.
-        ended, asked = hub.ended, self._asked
+        ended = hub.ended  # before looking at what is published: the end, and marks for who asked by now, come behind all of that
         published = self._node.published
         events, caught_up = cursor.read(published.machine.store, published.revision)
         self._read.extend(events)
-        if not caught_up or self._read:
+        self._next = cursor.place.revision  # now that what lies before it can be seen
+        if not caught_up or events:
             return MORE
-        self._next = cursor.place.revision
-        if self._mark_is_due(asked):
+        if not no_mark and self._mark_is_due(asked):
             self._yielded()
             return (Progress(cursor.place.revision - 1),)
         if ended:

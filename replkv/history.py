@@ -5,6 +5,7 @@ It consists of runs of 4,096 records.  Who cuts it makes a new one that shares t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, overload
 
@@ -48,6 +49,15 @@ class History(Sequence[T], Generic[T]):
             last = self._last = self._runs[at]
         last.append(record)
         self.written += 1
+
+    def extend(self, records: list[T]) -> None:
+        """Add records, which may yet be taken back."""
+        if len(self._last) + len(records) <= self._run:
+            self._last += records
+            self.written += len(records)
+        else:
+            for record in records:
+                self.append(record)
 
     def pop(self) -> T:
         """Take the last record back."""
@@ -98,8 +108,13 @@ class History(Sequence[T], Generic[T]):
         return found
 
     def first_at(self, revision: int) -> int:
-        """Return the place of the first settled record of a revision or a later one; logarithmic."""
+        """Return the place of the first settled record of a revision or a later one; logarithmic, and quick for one of the newest."""
         low, high = self._first, self.settled
+        newest = max(low, (high - 1) // self._run * self._run)  # from here on all that is settled is in one run
+        if newest < high:
+            run, at = divmod(newest, self._run)
+            if newest == low or self._revision_of(self._runs[run][at]) < revision:
+                return run * self._run - low + bisect_left(self._runs[run], revision, at, high - run * self._run, key=self._revision_of)
         while low < high:
             middle = (low + high) // 2
             run, at = divmod(middle, self._run)

@@ -146,7 +146,8 @@ class Keeper:
         """Keep a lease alive from now on, or no longer; tell whether it can be counted on still."""
         with self._gate:
             held.kept = alive
-            self.deadline = float("-inf")  # look again
+            if alive and not self._under_way:  # one that rests needs no look: what was due for it is found to be due no more
+                self.deadline = min(self.deadline, self._asked_at + min(held.ttl, self.session_ttl) / PER_TTL)
             return not held.lost
 
     def drop(self, held: Held) -> None:

@@ -72,7 +72,9 @@ class Leadership:
 
     def agreed_index(self, durable_index: int) -> int:
         """Return up to where a quorum holds the log durably, this member up to ``durable_index``."""
-        return quorum.agreed(self._log.configuration, lambda name: durable_index if name == self._name else self.peers[name].match)
+        matches = {name: peer.match for name, peer in self.peers.items()}
+        matches[self._name] = durable_index
+        return quorum.agreed(self._log.configuration, matches.__getitem__)
 
     def may_change_to(self, new: Configuration, commit: int) -> bool:
         """Tell whether the configuration may be changed now: one change at a time, and none before an own entry is committed.
@@ -168,15 +170,14 @@ class Leadership:
 
     def confirm(self) -> list[tuple[str, int, int]]:
         """Return the reads that a quorum has confirmed by now: origin, id, read index."""
-        round_ = quorum.agreed(self._log.configuration, self._round_of)
+        acked = {name: peer.acked_round for name, peer in self.peers.items()}
+        acked[self._name] = self.rounds.current
+        round_ = quorum.agreed(self._log.configuration, acked.__getitem__)
         if not self.rounds.confirm(round_) or not self._open_reads:
             return []
         confirmed = [(origin, read_id, index) for begun, index, origin, read_id in self._open_reads if begun <= round_]
         self._open_reads = [read for read in self._open_reads if read[0] > round_]
         return confirmed
-
-    def _round_of(self, name: str) -> int:
-        return self.rounds.current if name == self._name else self.peers[name].acked_round
 
     def unanswered(self) -> list[tuple[str, int]]:
         """Return all reads that wait: origin, id."""
@@ -216,37 +217,35 @@ class Leadership:
         """
         opens_reads = bool(self._reads) and commit >= self.first_index
         due, last = self._broadcast_due or opens_reads, self._log.last_index
-        waiting = [item for item in self.peers.items() if due or item[1].has_room(last)]
-        if not due and not waiting:
-            self._give_notice(out, commit, time)
-            return False
-        self._broadcast_due = False
-        self.rounds.begin(now)
+        begun = due
+        if due:
+            self._broadcast_due = False
+            self.rounds.begin(now)
         if opens_reads:
             self._open_reads += [(self.rounds.current, commit, origin, read_id) for origin, read_id in self._reads]
             self._reads = []
-        for name, peer in waiting:
-            if peer.next <= self._log.base_index and peer.pace is not Pace.SNAPSHOT:
-                self._leave_behind(name, peer, out, now)
-            out.messages.extend((name, append) for append in self._appends(peer, commit, time, due=due))
-        self._give_notice(out, commit, time)
-        return True
-
-    def _appends(self, peer: Progress, commit: int, time: int, *, due: bool) -> Iterable[Append]:
-        silent = True
-        while peer.has_room(self._log.last_index):
-            yield self._append(peer, peer.next - 1, commit, time, self._log.run(peer.next, APPEND_BYTES), self.rounds.current)
-            silent = False
-        if silent and due:
-            prev_index = self._log.base_index if peer.pace is Pace.SNAPSHOT else peer.next - 1
-            yield self._append(peer, prev_index, commit, time, (), self.rounds.current)
-
-    def _give_notice(self, out: Ready, commit: int, time: int) -> None:
-        """Tell those who were sent nothing else how far the log is committed now."""
         for name, peer in self.peers.items():
+            if due or peer.has_room(last):
+                if not begun:
+                    begun = True
+                    self.rounds.begin(now)
+                self._feed(name, peer, out, now, commit, time, due=due)
             # Whoever is behind the base learns at the next broadcast that it needs a snapshot.
             if peer.commit < commit and peer.pace is Pace.REPLICATE and peer.next > self._log.base_index:
                 out.notices.append((name, self._append(peer, peer.next - 1, commit, time, (), NOTICE)))
+        return begun
+
+    def _feed(self, name: str, peer: Progress, out: Ready, now: float, commit: int, time: int, *, due: bool) -> None:
+        """Send one follower the entries that it lacks, as far as there is room; if there are none and a sign of life is due, that."""
+        if peer.next <= self._log.base_index and peer.pace is not Pace.SNAPSHOT:
+            self._leave_behind(name, peer, out, now)
+        while peer.has_room(self._log.last_index):
+            entries = self._log.run(peer.next, APPEND_BYTES)
+            out.messages.append((name, self._append(peer, peer.next - 1, commit, time, entries, self.rounds.current)))
+            due = False
+        if due:
+            prev_index = self._log.base_index if peer.pace is Pace.SNAPSHOT else peer.next - 1
+            out.messages.append((name, self._append(peer, prev_index, commit, time, (), self.rounds.current)))
 
     def _append(self, peer: Progress, prev_index: int, commit: int, time: int, entries: tuple[Entry, ...], round_: int) -> Append:
         prev_term = self._log.term_at(prev_index)

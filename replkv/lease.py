@@ -67,11 +67,14 @@ class _Queue:
 class Leases:
     """All leases, in the order in which they were renewed.
 
-    ``last_id`` is the largest id the store has chosen by itself.
+    Attributes:
+        last_id: the largest id the store has chosen by itself.
+        size: what all leases count against the store's quota, in bytes.
     """
 
     def __init__(self) -> None:
         self.last_id = 0
+        self.size = 0
         self._table: dict[int, Lease] = {}
         self._queues: dict[_Class, _Queue] = {}  # none is empty
         self._heads: SortedList[tuple[int, _Class]] = SortedList()  # what each queue has noted
@@ -97,11 +100,6 @@ class Leases:
         if lease is None:
             raise refuse(LeaseNotFound, (number,))
         return lease
-
-    @property
-    def size(self) -> int:
-        """What all leases count against the store's quota, in bytes."""
-        return LEASE_BYTES * len(self._table)
 
     def deadline(self, lease: Lease) -> int:
         """Return when a lease is over if nothing renews it."""
@@ -184,6 +182,7 @@ class Leases:
 
     def _add(self, lease: Lease) -> None:
         self._table[lease.id] = lease
+        self.size += LEASE_BYTES
         keeper = lease.keeper
         if keeper:
             self._numbers[keeper] = self._numbers.get(keeper, 0) + 1
@@ -198,6 +197,7 @@ class Leases:
         """End a lease; what becomes of its keys is the caller's business."""
         keeper = lease.keeper
         del self._table[lease.id]
+        self.size -= LEASE_BYTES
         place = (keeper, lease.ttl)
         queue = self._queues[place]
         del queue.leases[lease.id]
@@ -218,7 +218,7 @@ class Leases:
 
         All members agree on it, however often each has looked.
         """
-        while self._heads:
+        while self._queues:
             noted, place = self._heads[0]
             queue = self._queues[place]
             head = queue.head

@@ -67,9 +67,9 @@ ITSELF = "this is the same member"
 NOTHING = About()
 """What somebody says who has said nothing yet."""
 
-_QUESTIONS = (Vote, Append, TimeoutNow, Census, SnapshotChunk, Digest)
+_QUESTIONS = frozenset((Vote, Append, TimeoutNow, Census, SnapshotChunk, Digest))
 """Only for whom the configuration means: another incarnation must not speak for the one that was asked."""
-_ANSWERS = (VoteReply, AppendReply, CensusReply, Digest)
+_ANSWERS = frozenset((VoteReply, AppendReply, CensusReply, Digest))
 """Count only from whom the configuration means."""
 
 
@@ -198,7 +198,7 @@ class Links:
     def send(self, peer: str, message: Message) -> bool:
         """Send to a peer; False means that it did not leave, because the peer is not connected, too slow, or not whom it is meant for."""
         link = self._links.get(peer)
-        if link is None or not link.ready or (isinstance(message, _QUESTIONS) and not self._is_meant(peer, link.incarnation)):
+        if link is None or not link.ready or (type(message) in _QUESTIONS and not self._is_meant(peer, link.incarnation)):
             return False
         return self.transport.send(peer, self._frame(link.incarnation, message, link.version))
 
@@ -279,8 +279,9 @@ class Links:
         """
         received, self._received = self._received, []
         for caller, cluster, message in received:
-            counts = not isinstance(message, _ANSWERS) or self._is_meant(caller.name or "", caller.incarnation)
-            if caller.name is not None and counts and (cluster == self.cluster or isinstance(message, Found)):
+            if caller.name is None or (type(message) in _ANSWERS and not self._is_meant(caller.name, caller.incarnation)):
+                continue
+            if cluster == self.cluster or isinstance(message, Found):
                 yield caller.name, message
 
     # -- what the transport reports ------------------------------------------------------------------------------------------------
@@ -412,7 +413,9 @@ class Links:
     # -- connections of others -----------------------------------------------------------------------------------------------------
 
     def _arrived(self, pipe: int, frame: bytes, now: float) -> None:
-        caller = self._callers.setdefault(pipe, _Caller(now))
+        caller = self._callers.get(pipe)
+        if caller is None:
+            caller = self._callers[pipe] = _Caller(now)
         try:
             if caller.name is None and len(frame) > HELLO_MAX:
                 raise codec.DecodeError(f"{len(frame)} bytes before a greeting")
@@ -429,23 +432,25 @@ class Links:
             self._complain("dropped a connection that sent a frame for somebody else")
             self._drop_caller(pipe)
         else:
-            self._listen(pipe, caller, envelope.cluster, envelope.message)
+            self._listen(pipe, caller, caller.name, envelope)
 
-    def _listen(self, pipe: int, caller: _Caller, cluster: bytes, message: Message) -> None:
-        if caller.name is not None and cluster != codec.NO_CLUSTER:
+    def _listen(self, pipe: int, caller: _Caller, name: str, envelope: codec.Frame) -> None:
+        cluster, _, _, message = envelope
+        if cluster != codec.NO_CLUSTER:
             caller.cluster = cluster  # by now it has been founded
-            self._note_cluster(caller.name, caller.incarnation, cluster)
+            self._note_cluster(name, caller.incarnation, cluster)
         if isinstance(message, Ping):
             self.transport.reply(pipe, self._frame(caller.incarnation, Pong(), caller.version))
         elif isinstance(message, (Pong, Refuse, Welcome)):
-            self._complain("dropped an answer that came on a connection somebody else dialled, from %s", caller.name)
-        elif caller.name is not None:
+            self._complain("dropped an answer that came on a connection somebody else dialled, from %s", name)
+        else:
             self._received.append((caller, cluster, message))
 
     def _addressed(self, caller: _Caller, envelope: codec.Frame) -> bool:
         """Tell whether a frame is from the member that greeted, to this one, in this cluster; pings may come before there is one."""
-        known_cluster = self.cluster == codec.NO_CLUSTER or envelope.cluster == self.cluster or isinstance(envelope.message, (Found, Ping))
-        return known_cluster and envelope.sender == caller.incarnation and envelope.receiver == self.identity.incarnation
+        cluster, sender, receiver, message = envelope
+        known_cluster = cluster == self.cluster or self.cluster == codec.NO_CLUSTER or isinstance(message, (Found, Ping))
+        return known_cluster and sender == caller.incarnation and receiver == self.identity.incarnation
 
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
         version = min(hello.versions[1], self.versions[1])

@@ -33,6 +33,7 @@ from replkv.wal_format import (
     encode_head,
     encode_record,
     flush_sectors,
+    record_parts,
     segment_name,
 )
 
@@ -183,8 +184,7 @@ class Log:
             data = self._disk.read(segment_name(segment), offset, flush.sectors * SECTOR)
         else:
             return
-        self._disk.write(segment_name(segment), offset, data)
-        self._disk.sync(segment_name(segment))
+        self._disk.flush(segment_name(segment), offset, data)
 
     def _begin(self) -> None:
         self._dirty = True
@@ -276,8 +276,7 @@ class Log:
 
     def _erase_what_is_left_of_another_attempt(self) -> None:
         """Blank all but the first sector, which tells what the segment is until the flush replaces it."""
-        self._disk.write(segment_name(self._segment), SECTOR, bytes(self._segment_size - SECTOR))
-        self._disk.sync(segment_name(self._segment))
+        self._disk.flush(segment_name(self._segment), SECTOR, bytes(self._segment_size - SECTOR))
 
     def begin_anew(self, incarnation: int, founding: Entry, snapshot: SnapshotFile) -> None:
         """Let the directory be that of another cluster's member, which begins with a snapshot; durable when this returns.
@@ -328,7 +327,7 @@ class Log:
             self._note_hard_state(hard_state)
         covered = self.snapshot.meta.index if self.snapshot else 0
         for entry in entries:
-            if not covered < entry.index <= self.last_index + 1:
+            if not covered < entry.index <= self._end.index + 1:
                 raise InvariantBroken(f"entry {entry.index} appended to a log from {covered + 1} to {self.last_index}")
             self._note(RecordKind.ENTRY, entry.encoded)
             self._end = Position(entry.term, entry.index)
@@ -385,7 +384,7 @@ class Log:
         self.snapshot = file
 
     def _note(self, kind: RecordKind, body: bytes) -> None:
-        self._records.append(encode_record(kind, body))
+        self._records += record_parts(kind, body)
         self._count += 1
         self._dirty = True
 
@@ -411,22 +410,24 @@ class Log:
             raise
 
     def _write_flush(self) -> None:
-        sectors = flush_sectors(self._hard_state, sum(map(len, self._records)))
-        if (self._sector + sectors) * SECTOR > self._segment_size:
-            self._roll()
-            sectors = flush_sectors(self._hard_state, sum(map(len, self._records)))
         if self._end >= self._floor:
             self._floor = NOWHERE
-        end = max(self._end, self._floor)
-        data = encode_flush(self._segment, self._flush, self._sector, self._hard_state, end, self._records, self._count)
-        self._disk.write(segment_name(self._segment), self._sector * SECTOR, data)
-        self._disk.sync(segment_name(self._segment))
+        data = self._encoded()
+        if self._sector * SECTOR + len(data) > self._segment_size:
+            self._roll()
+            data = self._encoded()
+        self._disk.flush(segment_name(self._segment), self._sector * SECTOR, data)
         self._flush += 1
-        self._sector += sectors
+        self._sector += len(data) // SECTOR
         self._records, self._count, self._dirty = [], 0, False
         if self._durable[2] is not self.snapshot:
             self._discard()
-        self._durable = (self.last_index, self._founding, self.snapshot)
+        self._durable = (self._end.index, self._founding, self.snapshot)
+
+    def _encoded(self) -> bytes:
+        """Return what is noted, as it will stand where the next flush goes."""
+        end = max(self._end, self._floor)
+        return encode_flush(self._segment, self._flush, self._sector, self._hard_state, end, self._records, self._count)
 
     def _roll(self, kind: RecordKind = RecordKind.HEAD) -> None:
         """Go over to the next segment; its head comes before what is noted."""

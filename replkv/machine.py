@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
@@ -16,7 +17,7 @@ from replkv import codec, features, kv, session, wire
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.errors import Incompatible, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
-from replkv.kv import RECORD_BYTES, Store
+from replkv.kv import Store
 from replkv.lease import Leases
 from replkv.messages import Configuration, EntryKind, SnapshotMeta
 from replkv.refusals import refuse
@@ -148,7 +149,8 @@ class Machine:
             self._found(codec.decode_founding(entry.payload))
             self.configuration, self.configured = self._founded().configuration, entry.index
             self.roster = Roster.of(self.configuration)
-        yield from self._writer.expire()
+        if self.leases.size:
+            yield from self._writer.expire()
         self._note(entry)
         self._at_work = False
         return outcomes
@@ -194,26 +196,18 @@ class Machine:
         self.sessions.open(opened, self.time)
         return Outcome(0, nonce, (), opened=opened)
 
-    @property
-    def _ample(self) -> int:
-        """Up to which size of the store there is surely room for a put."""
-        return self.settings.max_bytes - self.settings.max_request_bytes - RECORD_BYTES - self.leases.size
-
     def _execute(self, commands: tuple[Raw, ...]) -> Generator[None, None, tuple[Raw, ...]]:
         answers: list[Raw] = []
-        append, writer, store, largest = answers.append, self._writer, self.store, self.settings.max_request_bytes
-        ample = self._ample
-        for command in commands:
-            # Most commands are such: spare them the generators.
-            if command[0] == wire.PUT and len(command[1]) + len(command[2]) <= largest and store.size <= ample:
-                append(writer.put(command))
-                store.commit()
-                if store.moved:
-                    yield from writer.settle()
-            else:
-                append((yield from self._command(command)))
-                ample = self._ample  # it may have made leases
-            if len(answers) % SLICE == 0:
+        done, count, pause = 0, len(commands), SLICE
+        while done < count:
+            if commands[done][0] == wire.PUT:
+                room = self.settings.max_bytes - self.leases.size
+                self.store.put_each(commands[done:pause], answers, self.settings.max_request_bytes, room)
+            if len(answers) == done:
+                answers.append((yield from self._command(commands[done])))
+            done = len(answers)
+            if done == pause:
+                pause += SLICE
                 yield
         return tuple(answers)
 
@@ -222,13 +216,16 @@ class Machine:
         try:
             self._check_size(command)
             own = self._own.get(command[0])
-            answer: Raw = own(self, command) if own is not None else (yield from writer.execute(command))
+            begun = own(self, command) if own is not None else writer.begin(command)
+            answer: Raw = begun if isinstance(begun, tuple) else (yield from begun)
         except Rejected as refused:
             yield from writer.rollback()
             return wire.refused(refused)
         except LookupError:
             raise features.unknown(command) or DecodeError(f"a command of kind {command[0]} that nobody writes like that") from None
-        yield from writer.commit()
+        self.store.commit()
+        if self.store.moved:
+            yield from writer.settle()
         return answer
 
     def _change_members(self, command: Raw) -> Raw:
@@ -288,10 +285,6 @@ class Machine:
         Raises:
             ValueError: the operation writes.
         """
-        store = self.store
-        if packed[0] == wire.GET and not packed[2]:  # the shortest way for what is asked most
-            record = store.get(packed[1], revision)
-            return (wire.OK, record) if revision >= store.removed_below else None
         return kv.run(self.read_in_steps(packed, revision))
 
     def read_in_steps(self, packed: Raw, revision: int) -> Generator[None, None, Raw | None]:
@@ -368,7 +361,7 @@ class Machine:
                 raise Incompatible(f"a dump of version {version}, this version reads {DUMP_VERSION}: {what}")
             *place, sessions, last_lease, leases, kept_alive, revision, compacted, events = head
             machine._load_place(*place)
-            rows = (row for part in parts for row in part)
+            rows = chain.from_iterable(parts)
             machine._load_sessions(rows, codec.natural(sessions))
             machine._load_leases(rows, *map(codec.natural, (last_lease, leases, kept_alive)))
             machine._load_store(rows, codec.natural(revision), codec.natural(compacted), codec.natural(events))
@@ -413,10 +406,10 @@ class Machine:
         self.store = store = Store(revision, compacted)
         self._writer = Writer(store, self.leases)
         self._writer.max_bytes = self.settings.max_bytes
-        while (row := next(rows)) != _END:
-            store.load_base((_record(row),))
-        for _ in range(events):
-            store.replay((_record(next(rows)),))
+        store.load_base(map(_record, _base(rows)))
+        store.replay(map(_record, islice(rows, events)))
+        if len(store.events) != events:
+            raise DecodeError(f"a dump that ends within a history of {events} versions")
         store.finish_replay()
         for record in store.newest.values():
             if record[kv.LEASE] and record[kv.VALUE] is not None:
@@ -448,12 +441,23 @@ def _pair(row: Any) -> tuple[int, int]:
     return keeper, time
 
 
+def _base(rows: Iterator[Any]) -> Iterator[Any]:
+    """Yield the rows before the one that ends the base."""
+    for row in rows:
+        if row == _END:
+            return
+        yield row
+    raise DecodeError("a dump that ends within its base")
+
+
 def _record(row: Any) -> kv.Record:
-    key, value, *numbers = row
-    if type(key) is not bytes or not key or type(value) not in (bytes, type(None)) or len(numbers) != 4:
+    """Return a row as a record; called for every version of every key, and so without any further call."""
+    key, value, create, mod, version, lease = row
+    if type(key) is not bytes or not key or (type(value) is not bytes and value is not None):
         raise DecodeError("not a version of a key")
-    create, mod, version, lease = map(codec.natural, numbers)
-    return (key, value, mod if create == mod else create, mod, version, lease)  # one number is smaller than two that are equal
+    if not (type(create) is type(mod) is type(version) is type(lease) is int) or (create | mod | version | lease) >> 63:
+        raise DecodeError("a version of a key with something else than integers of 63 bits")
+    return (key, value, mod, mod, version, lease) if create == mod else row  # one number is smaller than two that are equal
 
 
 def _dump_parts(head: bytes, sections: Iterable[Iterable[tuple[Any, ...]]]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 from attrs import Factory, field, frozen
 
@@ -60,12 +60,11 @@ class HardState:
     vote: str | None = None
 
 
-@frozen(order=True)
-class Position:
+class Position(NamedTuple):
     """Where a log ends; the greater one is the more up to date (thesis §3.6.1)."""
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method of that name is nobody's business here
 
 
 NOWHERE = Position(0, 0)
@@ -246,6 +245,7 @@ class CensusReply:
 
 
 RaftMessage: TypeAlias = Vote | VoteReply | Append | AppendReply | ReadIndex | ReadIndexReply | TimeoutNow | Census | CensusReply
+RAFT_MESSAGES: Final = get_args(RaftMessage)
 
 TERM_STEP = 1 << 40
 """How far a message's term may be ahead: one election a millisecond takes thirty years for that.  Who believed in any number would soon

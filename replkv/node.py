@@ -30,8 +30,8 @@ from replkv.log import Log
 from replkv.machine import Machine, Outcome
 from replkv.membership import Membership
 from replkv.messages import (
+    RAFT_MESSAGES,
     About,
-    Append,
     Application,
     Digest,
     Entry,
@@ -47,6 +47,7 @@ from replkv.messages import (
     SnapshotMeta,
 )
 from replkv.metrics import LATE, Meter
+from replkv.notices import Notices
 from replkv.outgoing import Outgoing
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.raft import Raft, Restored, Role, Timing
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from replkv.disk import Disk
     from replkv.housekeeper import Housekeeper
     from replkv.log import Recovered
-    from replkv.messages import Message, RaftMessage
+    from replkv.messages import Message
     from replkv.raft import Ready
     from replkv.transport import Event, Transport
 
@@ -76,8 +77,6 @@ TICK = 0.25
 """Seconds between looks at what no event announces: silent links, lost batches."""
 KEEP_FRESH = 10.0
 """Seconds for which a member's state is kept confirmed after somebody asked how fresh it is."""
-NOTICE_DELAY = 0.001
-"""Seconds a leader keeps the news of a commit back, so that the next block can carry it; not if a follower's caller waits for it."""
 HAND_OVER = 1.0
 """Seconds a closing leader gives its successor to take over."""
 
@@ -121,6 +120,7 @@ class Node(Described):
     proposals: Proposals = field(init=False)
     guests: Guests = field(init=False)
     outgoing: Outgoing = field(init=False)
+    notices: Notices = field(init=False)
     reads: Reads = field(init=False)
     snapshots: Snapshots = field(init=False)
     hub: Hub = field(factory=Hub, init=False)
@@ -140,8 +140,6 @@ class Node(Described):
     _matching: bool = field(default=False, init=False)  # the hub has not yet looked at all that is published
     _fresh_until: float = field(default=0.0, init=False)
     _refreshing: bool = field(default=False, init=False)
-    _notices: dict[str, RaftMessage] = field(factory=dict, init=False)  # kept back, by peer
-    _notices_due: float = field(default=0.0, init=False)
     _next_tick: float = field(default=0.0, init=False)
     _preparing: bool = field(default=False, init=False)
     _close_by: float | None = field(default=None, init=False)
@@ -189,6 +187,7 @@ class Node(Described):
         self.succession = Succession(self.name, self.config.priority, self.links, self.space)
         others = (self.links, self.book, self.log, self.succession)
         self.membership = Membership(self.name, founders, *others, self._begin, self._submit_own, self.learner)
+        self.notices = Notices(self.links)
         self.outgoing = Outgoing(self.name, self.clock, self.links, self.proposals, self.guests, self.space)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
@@ -383,18 +382,16 @@ class Node(Described):
     @property
     def deadline(self) -> float:
         """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
-        if self._applying is not None or self._to_apply or self._matching or self._has_more_to_send:
+        raft = self.raft
+        if self._applying is not None or self._to_apply or self._matching:
             return float("-inf")
-        next_look = min(self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01), self.keeper.deadline)
-        if self.raft is not None:
-            next_look = min(next_look, self._expiry_due(self.raft), self.upkeep.scrub_due(self.machine))
-        if self._notices:
-            next_look = min(next_look, self._notices_due)
-        return min(next_look, self.raft.deadline) if self.raft is not None else next_look
-
-    @property
-    def _has_more_to_send(self) -> bool:
-        return self.raft is not None and not self.stopped and self.outgoing.has_more(self.raft)
+        if raft is not None and not self.stopped and self.outgoing.has_more(raft):
+            return float("-inf")
+        next_look = self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01)
+        if raft is None:
+            return min(next_look, self.keeper.deadline)
+        around = self.notices.due, self._expiry_due(raft), self.upkeep.scrub_due(self.machine)
+        return min(next_look, self.keeper.deadline, raft.deadline, *around)
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait for at most ``timeout`` seconds, by default until ``deadline``, then do what there is to do.
@@ -430,7 +427,8 @@ class Node(Described):
         self._closing(now)
 
     def _decide(self, raft: Raft, now: float, *, stalled: bool) -> None:
-        for peer, reachable in (changes := self.links.take_changes()):
+        changes = self.links.take_changes()
+        for peer, reachable in changes:
             (raft.connected if reachable else raft.disconnected)(peer, now)
             if reachable and peer == raft.leader:
                 self.outgoing.repeat_all()  # what was on the way to it is lost
@@ -447,10 +445,16 @@ class Node(Described):
         if raft.others is not self._followed:
             self._follow_configuration(raft, now)
         self._apply(raft)
-        self._matching = self.hub.publish(self.machine.store, self.published.revision)
+        self._follow_up(raft)
+
+    def _follow_up(self, raft: Raft) -> None:
+        """Do what has time until everything else of a turn is done."""
+        if self._matching or self.hub.leaving:
+            self._matching = self.hub.publish(self.machine.store, self.published.revision)
         if self._applying is None and not self._matching:  # nothing is removed before the hub has looked at it
             self.upkeep.scrub(self.machine)
-        self._give_notice()
+        if self.notices.due <= self.clock():
+            self.notices.flush()
         if raft.lease_until != self.published.lease_until:
             self._publish()
         if raft.leader != self._seen_leader:
@@ -504,7 +508,10 @@ class Node(Described):
             self._receive_as_member(self.raft, peer, message, now)
 
     def _receive_as_member(self, raft: Raft, peer: str, message: Message, now: float) -> None:
-        if isinstance(message, Forward):
+        if isinstance(message, RAFT_MESSAGES):
+            if (taken := self.space.let_in(raft, message)) is not None:
+                raft.receive(peer, taken, now)
+        elif isinstance(message, Forward):
             self.outgoing.take_in(raft, peer, message)
         elif isinstance(message, SnapshotChunk):
             self.snapshots.receive(raft, peer, message)
@@ -519,15 +526,13 @@ class Node(Described):
         elif isinstance(message, Scarcity):
             self.space.heard(peer, message, now)
             self.space.look_around(raft, now)
-        elif (taken := self.space.let_in(raft, message)) is not None:  # type: ignore[arg-type]  # what remains are Raft's own
-            raft.receive(peer, taken, now)
 
     def _send_waiting(self, raft: Raft, now: float) -> None:
         """Hand what callers wait for to whoever leads."""
         self.proposals.held = self.name not in raft.configuration.members
         self.outgoing.send(raft, now)
         if raft.role is not Role.LEADER:
-            self._notices.clear()
+            self.notices.forget()
         if self.reads.waiting and raft.leader is not None:
             raft.read(self.reads.next_round(now), now)
 
@@ -552,40 +557,23 @@ class Node(Described):
         while ready is not None:
             self._publish()
             for peer, message in ready.messages:
-                self._send(peer, message)
-            self._persist(raft, ready.hard_state, ready.floor, ready.entries)
+                self.notices.send(peer, message)
+            if ready.entries or ready.hard_state is not None or ready.floor is not None:
+                self._persist(raft, ready.hard_state, ready.floor, ready.entries)
             for peer, message in ready.after_sync:
-                self._send(peer, message)
+                self.notices.send(peer, message)
             self._to_apply.extend(ready.committed)
-            self._note_reads(ready)
-            self._keep_back(ready)
+            if ready.reads or ready.lost_reads:
+                self._note_reads(ready)
+            if ready.notices:
+                waited_for = not ready.committed or ready.committed[0].index <= self.outgoing.forwarded_in
+                self.notices.keep(ready.notices, self.clock(), urgent=waited_for)
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
             ready = raft.take() if ready.entries else None  # that they are durable now may have decided something
         self.space.written(raft)
 
-    def _send(self, peer: str, message: RaftMessage) -> None:
-        """Send to a peer, and before it what was kept back, unless this is an Append, which says the same."""
-        notice = self._notices.pop(peer, None)
-        if notice is not None and not isinstance(message, Append):
-            self.links.send(peer, notice)
-        self.links.send(peer, message)
-
-    def _keep_back(self, ready: Ready) -> None:
-        if ready.notices:
-            self._notices.update(ready.notices)
-            waited_for = not ready.committed or ready.committed[0].index <= self.outgoing.forwarded_in
-            self._notices_due = self.clock() + (0.0 if waited_for else NOTICE_DELAY)
-
-    def _give_notice(self) -> None:
-        if self._notices and self.clock() >= self._notices_due:
-            for peer, notice in self._notices.items():
-                self.links.send(peer, notice)
-            self._notices.clear()
-
     def _persist(self, raft: Raft, hard_state: HardState | None, floor: Position | None, entries: list[Entry]) -> None:
-        if hard_state is None and floor is None and not entries:
-            return
         if floor is not None:
             self.log.set_floor(floor)
         self.log.append(hard_state, entries)
@@ -613,7 +601,7 @@ class Node(Described):
 
     def _apply(self, raft: Raft) -> None:
         """Apply what is decided, for at most ``APPLY_SLICE``; the rest waits for the next turn."""
-        until = self.clock() + APPLY_SLICE
+        until = self.clock() + APPLY_SLICE if self._to_apply else 0.0
         while self._applying is not None or self._to_apply:
             if self._applying is None:
                 self._applying = self.machine.apply(self._to_apply[0])
@@ -624,7 +612,8 @@ class Node(Described):
             if self.clock() > until:
                 break
         if self._applying is None:
-            self._answer_reads(raft)
+            if self.reads.answerable:
+                self._answer_reads(raft)
             if self.membership.has_news(raft, self.machine):
                 self._steer(raft, self.clock())
 
@@ -652,13 +641,16 @@ class Node(Described):
         self._applying = None
         self._publish()
         self.keeper.applied(self.machine)  # first: who has revoked a lease finds it lost
+        # Watches before answers: who is handed a lock goes before the one who gave it back, and its first write before the other's next.
+        self._matching = self.hub.publish(self.machine.store, self.published.revision)
         self.proposals.answer(outcomes)
         self.guests.answer(outcomes)
         self.outgoing.applied(outcomes)
         self.upkeep.applied(raft, self.machine, entry.index)
         self.membership.passed(self.machine)
         self.snapshots.applied(raft, self.machine, len(entry.encoded))
-        self._answer_reads(raft)
+        if self.reads.answerable:
+            self._answer_reads(raft)
 
     def _go_on_from(self, machine: Machine) -> None:
         """Go on from a state that was loaded from a snapshot."""

@@ -25,6 +25,7 @@ from replkv.values import (
     TxnResult,
     to_count,
     to_key,
+    to_key_value,
     to_ttl,
     to_value,
 )
@@ -153,11 +154,12 @@ class Put:
     ) -> None:
         if lease is not None and ttl is not None:
             raise ValueError("give lease= or ttl=, not both: a ttl is a lease of its own")
-        kept = None if value is KEEP else to_value(value)
+        name = key if type(key) is bytes and key else to_key(key)
+        kept = value if type(value) is bytes else None if value is KEEP else to_value(value)
         leased = 0 if lease is None else None if lease is KEEP else to_lease_id(lease)
         expected = None if if_mod_revision is None else to_count(if_mod_revision, "if_mod_revision")
         guarded = None if guard is None else to_guard(guard)
-        self.__attrs_init__(to_key(key), kept, leased, 0 if ttl is None else to_ttl(ttl), bool(prev_kv), expected, guarded)
+        self.__attrs_init__(name, kept, leased, 0 if ttl is None else to_ttl(ttl), bool(prev_kv), expected, guarded)
 
     def to_wire(self) -> Raw:
         """Return the tuple that stands for this operation in the log."""
@@ -285,7 +287,7 @@ class Get:
     def result(self, raw: Raw) -> KeyValue | None:
         """Return what the machine's answer means to the caller."""
         record = raw[1]
-        return None if record is None else KeyValue(*record)
+        return None if record is None else to_key_value(record)
 
 
 @frozen(init=False)
@@ -362,7 +364,7 @@ class Scan:
     def result(self, raw: Raw) -> ScanResult:
         """Return what the machine's answer means to the caller."""
         _, revision, records, count, more = raw
-        return ScanResult(tuple(KeyValue(*record) for record in records), count, more, revision)
+        return ScanResult(tuple(map(to_key_value, records)), count, more, revision)
 
 
 # -- compares ----------------------------------------------------------------------------------------------------------------------

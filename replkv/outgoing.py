@@ -49,12 +49,9 @@ class Outgoing:
 
     def has_more(self, raft: Raft) -> bool:
         """Tell whether what waits could be handed over at once, now that a batch before it was answered."""
-        if raft.leader is None:
+        if raft.leader is None or not (self._block or self._proposals.can_send or self._guests.can_send):
             return False
-        waits = self._proposals.can_send or self._guests.can_send
-        if raft.role is Role.LEADER:
-            return raft.can_propose and (waits or bool(self._block))
-        return waits and self._links.incarnation_of(raft.leader) is not None
+        return raft.can_propose if raft.role is Role.LEADER else self._links.incarnation_of(raft.leader) is not None
 
     def take_in(self, raft: Raft, peer: str, message: Forward) -> None:
         """Take what a follower forwards, if this member leads; else the sender sends it again when it hears of a leader."""
@@ -85,8 +82,10 @@ class Outgoing:
         if not self._space.may_propose(raft):
             return
         here = raft.term, self._name
-        self._block.extend((batch, False) for batch in self._proposals.batches_to_send(here, now, lossless=True))
-        self._block.extend((batch, False) for batch in self._guests.batches_to_send(here, now, lossless=True))
+        self._block += [(batch, False) for batch in self._proposals.batches_to_send(here, now, lossless=True)]
+        self._block += [(batch, False) for batch in self._guests.batches_to_send(here, now, lossless=True)]
+        if not self._block:
+            return
         batches: list[bytes] = []
         size, forwarded = 0, False
         while self._block and (not batches or size + len(self._block[0][0]) <= self._proposals.block_bytes):
@@ -94,7 +93,7 @@ class Outgoing:
             batches.append(self._space.allowed(batch))
             size += len(batch)
             forwarded |= others
-        index = self.propose_block(raft, batches) if batches else 0
+        index = self.propose_block(raft, batches)
         if index is None:
             self.repeat_all()
             self._taken.clear()
@@ -115,8 +114,8 @@ class Outgoing:
         if raft.leader is None or self._links.incarnation_of(raft.leader) is None:
             return
         there = raft.term, raft.leader
-        batches = [*self._proposals.batches_to_send(there, now), *self._guests.batches_to_send(there, now)]
-        if not all(self._links.send(raft.leader, message) for message in _forwards(batches, self._proposals.block_bytes)):
+        batches = self._proposals.batches_to_send(there, now) + self._guests.batches_to_send(there, now)
+        if batches and not all(self._links.send(raft.leader, message) for message in _forwards(batches, self._proposals.block_bytes)):
             self.repeat_all()
 
     def repeat_all(self) -> None:

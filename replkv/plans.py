@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeV
 from attrs import evolve
 
 from replkv import codec, errors, features, letters, wire
+from replkv.kv import MOD, VALUE
 from replkv.member_ops import ChangeMembers
 from replkv.ops import Add, Delete, Get, Put, Scan, Txn
 from replkv.reads import NOT_YET
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from replkv.config import Settings
     from replkv.described import Published
     from replkv.keeper import Keeper
+    from replkv.kv import Record
     from replkv.machine import Machine
     from replkv.node import Node
     from replkv.ops import Packable
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from replkv.wire import Raw
 
 R = TypeVar("R")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 CONSISTENCIES: Final = ("linearizable", "lease", "local")
 
@@ -146,7 +150,7 @@ class Plan(Generic[R]):
     def answer(self, node: Node, call: Call) -> Raw:
         """Return the raw answer of a finished call: what the machine said, or what is read now that the barrier has been passed."""
         del node
-        return cast("Raw", call.answer)
+        return call.answer  # type: ignore[return-value]  # it is finished
 
     def meaning(self, raw: Raw) -> R:
         """Turn the raw answer into the caller's result.
@@ -205,7 +209,7 @@ class OnKeys(Plan[R]):
         """
         if self.prefix:
             raw = wire.stripped(self.operation.to_wire(), raw, len(self.prefix))
-        return self.operation.result(wire.unless_refused(raw))
+        return self.operation.result(raw if raw[0] == wire.OK else wire.unless_refused(raw))
 
 
 def pack_command(raw: Raw, asker: Asker) -> bytes:
@@ -288,22 +292,15 @@ class Read(OnKeys[R]):
     def at_once(self, node: Node) -> Any:
         """Read at once where the caller takes local state, or where this leader's lease holds (thesis §6.4.1)."""
         if self.consistency == "local":
-            return self._read(node) if self._is_fresh(node) else NOT_YET
+            return read(node, self.packed()) if self._is_fresh(node) else NOT_YET
         if self.consistency == "lease":
-            return self._read_under_lease(node)
+            return under_lease(node, read, self.packed())
         return NOT_YET
 
     def _is_fresh(self, node: Node) -> bool:
         """Tell whether this member's state is as new as the caller wants; it only gets newer."""
         late = self.max_staleness is not None and node.clock() - node.fresh_at > self.max_staleness
         return not late and node.published.revision >= self.min_revision
-
-    def _read_under_lease(self, node: Node) -> Any:
-        before = node.published
-        if not _leads(node, before):
-            return NOT_YET
-        raw = self._read(node)
-        return raw if _leads_still(node, before) else NOT_YET
 
     def answer(self, node: Node, call: Call) -> Raw:
         """Read, now that the barrier has been passed.
@@ -313,21 +310,13 @@ class Read(OnKeys[R]):
         """
         del call
         self._refuse_the_future(node)
-        return self._read(node)
+        return read(node, self.packed())
 
     def _refuse_the_future(self, node: Node) -> None:
         if node.published.revision < self.min_revision:
             raise errors.TooStale(
                 f"{node.name} is at revision {node.published.revision}, as is its cluster; {self.min_revision} does not exist"
             )
-
-    def _read(self, node: Node) -> Raw:
-        packed = self.packed()
-        while True:
-            published = node.published
-            raw = published.machine.read(packed, published.revision)
-            if raw is not None:  # else a compaction outran it, and something newer has been published
-                return raw
 
     @property
     def is_long(self) -> bool:
@@ -371,6 +360,38 @@ class Read(OnKeys[R]):
         return errors.TooStale(
             f"{asker.name}: its state is that of revision {at}, {fresh}; the call wants {' and '.join(wanted)}{asker.trouble}"
         )
+
+
+def newest(node: Node, key: bytes) -> Record | None:
+    """Return what a key holds in the newest state this member has published; on the caller's thread, without a lock."""
+    while True:
+        published = node.published
+        store, revision = published.machine.store, published.revision
+        record = store.newest.get(key)
+        if record is None or record[MOD] > revision or record[VALUE] is None:  # else it is what get() returns: a call less for most reads
+            record = store.get(key, revision)
+        if revision >= store.removed_below:  # else a compaction outran it, and something newer has been published
+            return record
+
+
+def read(node: Node, packed: Raw) -> Raw:
+    """Return what the newest state this member has published answers to an operation that reads; on the caller's thread."""
+    if packed[0] == wire.GET and not packed[2]:
+        return (wire.OK, newest(node, packed[1]))
+    while True:
+        published = node.published
+        raw = published.machine.read(packed, published.revision)
+        if raw is not None:  # else as above
+            return raw
+
+
+def under_lease(node: Node, look: Callable[[Node, Q], A], what: Q) -> A | Any:
+    """Return what is found where this leader's lease holds before and after the look, else ``NOT_YET``."""
+    before = node.published
+    if not _leads(node, before):
+        return NOT_YET
+    found = look(node, what)
+    return found if _leads_still(node, before) else NOT_YET
 
 
 def _leads(node: Node, published: Published) -> bool:
@@ -595,8 +616,10 @@ def plan_for(operation: Any, prefix: bytes) -> Plan[Any]:
     Raises:
         TypeError: it is none; whatever got into the log unchecked would stop every member that applies it.
     """
+    if isinstance(operation, (Put, Add, Delete)):  # most are
+        return Write(operation, prefix)
     if isinstance(operation, (Get, Scan)) or (isinstance(operation, Txn) and operation.read_only):
         return Read(operation, prefix, "linearizable")
-    if isinstance(operation, (Put, Delete, Add, Txn)):
+    if isinstance(operation, Txn):
         return Write(operation, prefix)
     raise TypeError(f"an operation is a Put, Get, Scan, Delete, Add or Txn, not {operation!r}")

@@ -66,10 +66,11 @@ class Progress:
         """Note that its log agrees up to ``match``; tell whether that is news."""
         while self.inflight and self.inflight[0] <= match:
             self.inflight.popleft()
-        news = match > self.match
-        self.match = max(self.match, match)
+        if news := match > self.match:
+            self.match = match
         if self.pace is Pace.REPLICATE:
-            self.next = max(self.next, self.match + 1)
+            if self.next <= self.match:
+                self.next = self.match + 1
         elif match + 1 >= self.next:
             # An answer from before the probe proves nothing about the probe: it may not end the search early.
             self.next = self.match + 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import define, field
@@ -60,10 +61,25 @@ class Call:
         """Wake the caller; runs on the node's thread and must not block."""
         raise NotImplementedError
 
+    @classmethod
+    def finish_together(cls, calls: Iterable[Call]) -> None:
+        """Wake callers of this kind who have their answers at the same moment; for kinds that have less to do then."""
+        for call in calls:
+            call.finish()
+
     def fail(self, error: ReplkvError) -> None:
         """Finish with an error."""
         self.error = error
         self.finish()
+
+
+def finish(calls: Sequence[Call]) -> None:
+    """Wake callers in their order, those of one kind that follow each other together."""
+    if len(calls) == 1:
+        calls[0].finish()
+        return
+    for kind, alike in groupby(calls, type):
+        kind.finish_together(alike)  # type: ignore[attr-defined]  # the kind of a call
 
 
 class OwnCall(Call):
@@ -161,6 +177,8 @@ class Proposals:
     @property
     def can_send(self) -> bool:
         """Whether a call waits and ``batches_to_send`` would take it."""
+        if not (self._queue or self._own):
+            return False
         return bool(self.session) and (self._may_send(self._own) or self._may_send(self._queue))
 
     def _may_send(self, queue: deque[Call]) -> bool:
@@ -181,9 +199,11 @@ class Proposals:
             lossless: this member leads itself: what it has taken is not lost while its term lasts.
         """
         retry_after = float("inf") if lossless else self.retry_after
-        batches = self._to_repeat(to, now, retry_after)
+        batches = self._to_repeat(to, now, retry_after) if self._batches else []
+        if not (self._queue or self._own):
+            return batches
         if not self.session:
-            if (self._queue or self._own) and (self._opening_in != to or now - self._opening_at > retry_after):
+            if self._opening_in != to or now - self._opening_at > retry_after:
                 self._nonce = self._nonce or self.rng.getrandbits(62) + 1
                 self._opening_at, self._opening_in = now, to
                 batches.append(codec.pack_batch(0, self._nonce, 0, ()))
@@ -260,7 +280,7 @@ class Proposals:
             return
         for call, answer in zip(batch.calls, answers, strict=True):
             call.answer = answer
-            call.finish()
+        finish(batch.calls)
 
     def _start_anew(self) -> None:
         """The session expired: its batches that were not applied before never will be, so they go into a new one."""

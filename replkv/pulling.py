@@ -120,7 +120,7 @@ class RemoteFeed(Feed):
         """As ``Feed.revision``."""
         place = self.place  # before the look at what there is
         rested = not self._initial and not self._read and not self._arrived and not place.passed
-        return max(self._next, place.revision) if rested else self._next
+        return max(self._next, place.revision) if rested else self._reached
 
     def leave(self) -> None:
         """Have nothing more pulled."""
@@ -177,6 +177,8 @@ class RemoteFeed(Feed):
         helping = self._arrived[0]  # taken out only when it is in its new place: ``revision`` must not overlook it
         self._at = helping.place
         self._read.extend(helping.events)
+        if not self._initial:
+            self._next = helping.place.revision
         self._arrived.popleft()
         if self._starved:
             self._starved = False

@@ -88,6 +88,7 @@ class Raft:
         self.lags = True  # as a follower: its leader has told it of more that is decided than it has
         self.mute = restored.mute  # set by the caller: it has no room even for a vote, so this member does not stand
         self._out = Ready()
+        self._stirred = True  # there was an input since effects were taken last
         self._configure()
         founded = [configuration for configuration in self._log.configurations if configuration.voters]
         if founded and all(each.all_voters == {name} and self._votes_in(each) for each in founded):
@@ -103,10 +104,7 @@ class Raft:
         self._unsaved = self._log.last_index + 1
         self._cluster_time = ClusterTime(max(restored.time, self._log.last_time), self._now)
         if self.commit > self._log.last_index or self.term < self._log.last_term:
-            raise InvariantBroken(
-                f"{self.name}: commit {self.commit} and term {self.term} were restored with a log that ends at "
-                f"{self._log.last_index} of term {self._log.last_term}"
-            )
+            raise InvariantBroken(f"{self.name}: commit {self.commit}, term {self.term} were restored with a log up to {self._log.end}")
 
     # -- state to look at -------------------------------------------------------------------------------------------------------------
 
@@ -315,9 +313,11 @@ class Raft:
 
     def take(self) -> Ready | None:
         """Return all effects since the last call, None if there are none."""
+        if not self._stirred:
+            return None  # what is to be done follows from inputs alone
         if self._lead:
             self._replicate(self._lead)
-        out = self._out
+        self._stirred, out = False, self._out
         if self._unsaved <= self._log.last_index:
             out.entries = self._log.between(self._unsaved, self._log.last_index)
             self._unsaved = self._log.last_index + 1
@@ -336,9 +336,9 @@ class Raft:
     # -- shared -----------------------------------------------------------------------------------------------------------------------
 
     def _pass_time(self, now: float) -> None:
-        self._now = now = max(now, self._now)
+        self._stirred, self._now = True, max(now, self._now)
         if self._lead:
-            self._cluster_time.pass_on(now, 2 * self.timing.heartbeat)
+            self._cluster_time.pass_on(self._now, 2 * self.timing.heartbeat)
 
     def _send(self, to: str, message: RaftMessage) -> None:
         self._out.messages.append((to, message))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
+from replkv.proposals import finish
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -58,6 +60,11 @@ class Reads:
         """Whether a caller waits for a round to begin."""
         return bool(self._waiting)
 
+    @property
+    def answerable(self) -> bool:
+        """Whether a caller waits for something to be applied, or to be looked at."""
+        return bool(self._confirmed or self._looking)
+
     def next_round(self, now: float) -> int:
         """Put all that wait into a new round, asked for at ``now``, and return its id, never used before."""
         self._last_id += 1
@@ -89,9 +96,7 @@ class Reads:
             self._looking += [call for *_, calls in ready for call in calls if call.look is not None]
         for _, asked_at, calls in ready:
             self.fresh_at = max(self.fresh_at, asked_at)  # before the callers go on: they may ask how fresh the state is
-            for call in calls:
-                if call.look is None:
-                    call.finish()
+            finish([call for call in calls if call.look is None])
 
     def take_looking(self) -> list[Call]:
         """Return the callers who may look at the machine now."""

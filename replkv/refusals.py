@@ -127,8 +127,8 @@ def refuse(kind: type[E], facts: Facts, *details: Any) -> E:
     """
     status = STATUS[kind]
     _, text = _KINDS[status]
-    facts = tuple(fact[:KEY_BYTES] if isinstance(fact, bytes) else fact for fact in facts)
-    carried = (KeyValue(*detail) if isinstance(detail, tuple) else detail for detail in details)
+    facts = tuple([fact[:KEY_BYTES] if isinstance(fact, bytes) else fact for fact in facts])
+    carried = [KeyValue(*detail) if isinstance(detail, tuple) else detail for detail in details]
     error = kind(text(*facts, *details), *carried)
     error.refusal = (status, facts, *details)
     return error

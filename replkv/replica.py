@@ -198,9 +198,10 @@ class EmbeddedMember(Facade[W, L]):
         return node
 
     def _engine(self) -> Embedded:
-        self._running()
-        assert self._embedded is not None  # noqa: S101  # a running node has one
-        return self._embedded
+        node = self._node
+        if node is None or self._closed or node.stopped or fork._forked:  # noqa: SLF001  # every call asks: spare it one
+            self._running()  # says why it can't be used
+        return self._embedded  # type: ignore[return-value]  # a running node has one
 
     # -- to look at ----------------------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,8 @@ class Session:
         """Remember a batch's answers, within the window."""
         self.answers[sequence] = packed
         self.size += len(packed)
-        self.forget(sequence - WINDOW + 1)
+        if sequence - WINDOW >= self.floor:
+            self.forget(sequence - WINDOW + 1)
         while self.size > WINDOW_BYTES:
             self.forget(min(self.answers) + 1)
 
@@ -167,19 +168,22 @@ def _fits(answers: tuple[Raw, ...]) -> bool:
     """
     room = KEPT_MAX - 3 * len(answers)
     for answer in answers if room >= 0 else ():
-        if len(answer) > 3 or type(answer[-1]) is tuple:  # it may hold records
+        last = answer[-1]
+        if last is not None and (type(last) is tuple or len(answer) > 3):  # it may hold records; most answers end with nothing
             room = _left(answer, room)
-        if room < 0:
-            return False
+            if room < 0:
+                return False
     return room >= 0
 
 
-def _left(value: Any, room: int) -> int:
-    """Return how much room is left at most behind a packed value; negative as soon as there is none."""
-    if type(value) is bytes:
-        return room - len(value)
-    for item in value if type(value) is tuple else ():
-        room = _left(item, room - 1)
+def _left(values: Raw, room: int) -> int:
+    """Return how much room is left at most behind packed values; negative as soon as there is none."""
+    for value in values:
+        room -= 1
+        if type(value) is bytes:
+            room -= len(value)
+        elif type(value) is tuple:
+            room = _left(value, room)
         if room < 0:
             break
     return room

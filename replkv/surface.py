@@ -27,6 +27,7 @@ from replkv.values import (
     TxnResult,
     to_bytes,
     to_count,
+    to_key,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ Timeout: TypeAlias = float | Literal[_Unset.DEFAULT] | None
 """Seconds; None waits without limit, 0 does not wait."""
 
 Consistency: TypeAlias = Literal["linearizable", "lease", "local"]
+
+
+_AT_HAND: Final = ("local", "lease")
+"""Consistencies of reads that this process may answer by itself."""
 
 
 class Blocking:
@@ -117,6 +122,10 @@ class Surface(Generic[W, L]):
     @abstractmethod
     def _run(self, plan: Plan[R], timeout: Timeout) -> Plan[R]:
         """Carry out a plan, each facade in its way; typed as what ``operation`` promises."""
+
+    def _get(self, key: bytes, consistency: str, prefix: bytes) -> Plan[KeyValue | None]:
+        """Carry out the plan for a ``get`` of the newest; a facade spares itself the plan where the answer is at hand."""
+        return self._run(Read(Get(key), prefix, consistency), DEFAULT)
 
     @abstractmethod
     def _submit(self, plan: Plan[R]) -> Future[R]:
@@ -320,6 +329,8 @@ class Surface(Generic[W, L]):
             Compacted, FutureRevision: the revision is not kept any more, or does not exist yet.
             TooStale: this member did not become as new as ``max_staleness`` and ``min_revision`` want in time.
         """
+        if consistency in _AT_HAND and revision is max_staleness is min_revision is None and timeout is DEFAULT:  # most are
+            return self._get(key if type(key) is bytes and key else to_key(key), consistency, self._prefix)
         return self._run(Read(Get(key, revision=revision), self._prefix, consistency, max_staleness, min_revision), timeout)
 
     @operation

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from replkv import kv, wire
 from replkv.errors import Conflict, KeyNotFound, LeaseNotFound, LockLost, NotACounter, QuotaExceeded
@@ -44,6 +44,10 @@ _RELATIONS = {wire.EQUAL: operator.eq, wire.NOT_EQUAL: operator.ne, wire.GREATER
 _COUNTER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
+Begun: TypeAlias = "Raw | Generator[None, None, Raw]"
+"""What an operation returns that was begun: its answer, or the steps that lead to it if they may be many."""
+
+
 class Decided(NamedTuple):
     """A transaction whose compares are decided: the operations that will run, nested transactions as decided ones of their own."""
 
@@ -57,8 +61,7 @@ class Reader:
     ``oldest`` is the oldest revision that was read.
     """
 
-    quick: ClassVar[dict[int, Callable[[Any, Raw], Raw]]]
-    sliced: ClassVar[dict[int, Callable[[Any, Raw], Generator[None, None, Raw]]]]
+    operations: ClassVar[dict[int, Callable[[Any, Raw], Begun]]]
 
     def __init__(self, store: Store, revision: int) -> None:
         self._store = store
@@ -101,7 +104,8 @@ class Reader:
         _, compares, then, otherwise = packed
         succeeded = True
         for compare in compares:
-            if not (yield from self._holds(compare)):
+            holds = self._holds(compare)
+            if not (holds if isinstance(holds, bool) else (yield from holds)):
                 succeeded = False
                 break
         steps: list[Raw | Decided] = list(then if succeeded else otherwise)
@@ -110,28 +114,45 @@ class Reader:
                 steps[place] = yield from self._decide(step)
         return Decided(succeeded, tuple(steps))
 
-    def _holds(self, compare: Raw) -> Generator[None, None, bool]:
+    def _holds(self, compare: Raw) -> bool | Generator[None, None, bool]:
         """Tell whether all keys of a compare's span satisfy it; a span without keys counts as one key without value, all zero."""
         start, end, target, relation, operand = compare
         field, holds = _FIELDS[target], _RELATIONS[relation]
+        of_none = target != wire.VALUE and holds(0, operand)
+        if end != start + b"\x00":
+            return self._all_hold((start, end), lambda record: holds(record[field], operand), of_none=of_none)
+        record = self._store.get(start, self.base)
+        return of_none if record is None else bool(holds(record[field], operand))
+
+    def _all_hold(self, span: kv.Bounds, holds: Callable[[kv.Record], bool], *, of_none: bool) -> Generator[None, None, bool]:
         empty = True
-        for records in self._store.slices((start, end), self.base):
-            if not all(holds(record[field], operand) for record in records):
+        for records in self._store.slices(span, self.base):
+            if not all(map(holds, records)):
                 return False
             empty = empty and not records
             yield
-        return not empty or (target != wire.VALUE and holds(0, operand))
+        return of_none or not empty
 
     def _run(self, plan: Decided) -> Generator[None, None, Raw]:
         answers: list[Raw] = []
         for step in plan.steps:
-            answers.append((yield from self._run(step) if isinstance(step, Decided) else self.execute(step)))
+            begun = self._run(step) if isinstance(step, Decided) else self.begin(step)
+            answers.append(begun if isinstance(begun, tuple) else (yield from begun))
             if len(answers) % SLICE == 0:
                 yield
         return (OK, self.now, plan.succeeded, tuple(answers))
 
+    def begin(self, packed: Raw) -> Begun:
+        """Carry out one operation, or return the steps that do; a generator for each of the short ones would cost more than they do.
+
+        Raises:
+            Rejected: it is refused; what it wrote before is to be rolled back.  Steps may raise it too.
+            KeyError: there is no such operation, or it writes and this only reads.
+        """
+        return self.operations[packed[0]](self, packed)
+
     def execute(self, packed: Raw) -> Generator[None, None, Raw]:
-        """Carry out one operation.
+        """Carry out one operation, in steps.
 
         Returns:
             Its answer.
@@ -140,14 +161,11 @@ class Reader:
             Rejected: it is refused; what it wrote before is to be rolled back.
             KeyError: there is no such operation, or it writes and this only reads.
         """
-        quick = self.quick.get(packed[0])
-        if quick is not None:
-            return quick(self, packed)
-        return (yield from self.sliced[packed[0]](self, packed))
+        begun = self.begin(packed)
+        return begun if isinstance(begun, tuple) else (yield from begun)
 
 
-Reader.quick = {wire.GET: Reader.get}
-Reader.sliced = {wire.SCAN: Reader.scan, wire.TXN: Reader.txn}
+Reader.operations = {wire.GET: Reader.get, wire.SCAN: Reader.scan, wire.TXN: Reader.txn}
 
 
 class Writer(Reader):
@@ -252,30 +270,30 @@ class Writer(Reader):
         if size > self.max_bytes:
             raise refuse(QuotaExceeded, (size, self.max_bytes))
 
-    def expect(self, packed: Raw) -> Generator[None, None, Raw]:
+    def expect(self, packed: Raw) -> Begun:
         """Carry out an operation if its key is at the expected revision."""
         _, key, expected, operation = packed
         present = self._store.get(key, self.now)
         revision = 0 if present is None else present[kv.MOD]
         if revision != expected:
             raise refuse(Conflict, (key, expected), present)
-        return (yield from self.execute(operation))
+        return self.begin(operation)
 
-    def guard(self, packed: Raw) -> Generator[None, None, Raw]:
+    def guard(self, packed: Raw) -> Begun:
         """Carry out an operation if the lock that guards it is still the one that was taken."""
         _, key, created, operation = packed
         lock = self._store.get(key, self.now)
         if lock is None or lock[kv.CREATE] != created:
             raise refuse(LockLost, (key, created))
-        return (yield from self.execute(operation))
+        return self.begin(operation)
 
     def add(self, packed: Raw) -> Raw:
         """Add to a counter."""
         _, key, delta = packed
         present = self._store.get(key, self.now)
         total = added(key, None if present is None else present[kv.VALUE], delta)
-        self._put(key, b"%d" % total, 0 if present is None else present[kv.LEASE], prev_kv=False)
-        return (OK, self.now, total)
+        _, revision, _ = self._put(key, b"%d" % total, 0 if present is None else present[kv.LEASE], prev_kv=False)
+        return (OK, revision, total)
 
     def delete(self, packed: Raw) -> Generator[None, None, Raw]:
         """Delete a span."""
@@ -335,8 +353,8 @@ class Writer(Reader):
             yield from self.commit()
 
 
-Writer.quick = {
-    **Reader.quick,
+Writer.operations = {
+    **Reader.operations,
     wire.PUT: Writer.put,
     wire.PUT_WITH: Writer.put_with,
     wire.ADD: Writer.add,
@@ -344,9 +362,6 @@ Writer.quick = {
     wire.GRANT: Writer.grant,
     wire.RENEW: Writer.renew,
     wire.KEEP_ALIVE: Writer.keep_alive,
-}
-Writer.sliced = {
-    **Reader.sliced,
     wire.DELETE: Writer.delete,
     wire.EXPECT: Writer.expect,
     wire.GUARD: Writer.guard,

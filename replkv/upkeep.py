@@ -117,12 +117,13 @@ class Upkeep:
 
     def scrub_due(self, machine: Machine) -> float:
         """Return when there is something to remove, on this member's clock; infinite where there is nothing."""
-        held_up = self.snapshots.taking or self._hashing or len(machine.pins) > 0
-        return self._scrubbing.next_at if machine.store.unscrubbed and not held_up else float("inf")
+        if not machine.store.unscrubbed or self.snapshots.taking or self._hashing or len(machine.pins) > 0:
+            return float("inf")
+        return self._scrubbing.next_at
 
     def scrub(self, machine: Machine) -> None:
         """Remove some of what is compacted, if it is time."""
-        if self.scrub_due(machine) <= self.clock():
+        if machine.store.unscrubbed and self.scrub_due(machine) <= self.clock():
             self._scrubbing.go_on(machine.store)
 
     # -- comparison ----------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
 from attrs import frozen
@@ -46,6 +47,10 @@ class KeyValue(NamedTuple):
             UnicodeDecodeError: it is not UTF-8.
         """
         return self.value.decode()
+
+
+to_key_value: Final[Callable[[Iterable[Any]], KeyValue]] = partial(tuple.__new__, KeyValue)
+"""Make a pair of a record of the store, which has the same fields; a third of what ``KeyValue(*record)`` takes, which scans feel."""
 
 
 class PutResult(NamedTuple):
@@ -289,7 +294,7 @@ class Span(NamedTuple):
             TypeError: neither bytes nor text.
             ValueError: more than one of key, prefix and start; or an end without a start.
         """
-        if sum(argument is not None for argument in (key, prefix, start)) > 1:
+        if (key is not None) + (prefix is not None) + (start is not None) > 1:
             raise ValueError("give one of key, prefix= and start=, not several")
         if end is not None and start is None:
             raise ValueError("end= needs start=")

@@ -1,7 +1,7 @@
 """How callers wait: a thread on a lock, an asyncio task on its loop, a future on the notifier.
 
-Each is a ``Call`` that the node finishes on its own thread without blocking.  Tasks and futures are woken once for all that a turn has
-finished, not one by one: the first puts the wake-up on its way, the others join the queue.
+Each is a ``Call`` that the node finishes on its own thread without blocking.  The tasks of a loop and the futures of a member are handed
+over together, all that a batch answers at once, and at most one wake-up is on its way to them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ import threading
 import weakref
 from collections import deque
 from concurrent.futures import Future, wait
+from concurrent.futures._base import FINISHED, PENDING
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from replkv.errors import OutcomeUnknown, Overloaded, ReplkvError
 from replkv.proposals import Call
 from replkv.values import to_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from replkv.engine import Engine, Waits
     from replkv.plans import Plan
+
+    Outcome: TypeAlias = tuple[Future[Any], Any, Exception | None]
+    """A future that is to be resolved, with what: a result, or an error."""
 
 R = TypeVar("R")
 
@@ -125,34 +131,102 @@ class _LoopInbox(Inbox):
 class LoopCall(Call):
     """An asyncio task that awaits a future of its loop."""
 
-    __slots__ = ("_inbox", "future")
+    __slots__ = ("_inbox", "_loop", "future")
 
     def __init__(self, command: bytes | None, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(command)
         self._inbox = loop_inbox(loop)
+        self._loop = loop
         self.future: asyncio.Future[None] = loop.create_future()
+
+    async def first_wait(self, timeout: float | None) -> None:
+        """Wait until it is finished, or for ``timeout`` seconds; whoever waits on does so by ``asyncio.wait``, for several may.
+
+        That costs more, and ``wait_for`` of Python 3.11 loses a cancellation that comes with the answer.
+        """
+        timer = None if timeout is None else self._loop.call_later(timeout, self._time_out)
+        try:
+            await self.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _time_out(self) -> None:
+        """Wake the task although the call is not finished; another future waits for that from now on."""
+        if not self.future.done():
+            waited, self.future = self.future, self._loop.create_future()
+            waited.set_result(None)
 
     def finish(self) -> None:
         """Send the call to its loop."""
-        self._inbox.put(self.resolve)
+        self._inbox.put(partial(_wake_tasks, (self,)))
 
-    def resolve(self) -> None:
-        """Wake the task; on its loop."""
-        if not self.future.done():
-            self.future.set_result(None)
+    @classmethod
+    def finish_together(cls, calls: Iterable[LoopCall]) -> None:  # type: ignore[override]  # it is given calls of its own kind
+        """Send calls to their loops, to each all that are its own."""
+        for inbox, its in groupby(calls, _INBOX):
+            inbox.put(partial(_wake_tasks, tuple(its)))
+
+
+_INBOX: Final = attrgetter("_inbox")
+
+
+def _wake_tasks(calls: Iterable[LoopCall]) -> None:
+    """Wake the tasks of finished calls; on their loop."""
+    for call in calls:
+        if not call.future.done():
+            call.future.set_result(None)
 
 
 class _Submitted(Future[Any]):
-    """A future whose callbacks run on the notifier's thread, also those that come late, and may not wait for what only it can bring."""
+    """A future whose callbacks run on the notifier's thread, also those that come late, and may not wait for what only it can bring.
 
-    def __init__(self, notifier: Notifier) -> None:
-        super().__init__()
+    ``Future`` gives each a condition and two lists, which cost more than all else that a put costs its caller; most never need them, for
+    they are resolved before anybody waits.  So they are made when somebody asks for them.  A future that has none is resolved under the
+    notifier's gate; one that has them is watched, and resolved as ``Future`` does it.  To become watched takes the gate, too.
+    """
+
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _done_callbacks: Sequence[Callable[[Future[Any]], object]] = ()
+    _watched = False
+
+    def __init__(self, notifier: Notifier) -> None:  # without that of Future
         self._notifier = notifier
+
+    def __getattr__(self, name: str) -> Any:
+        made, own = vars(Future()), vars(self)
+        if name not in made:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with self._notifier.gate:
+            self._watched = True
+            own.update(made | own)  # what it has stays, and another thread may have been here before
+        return own[name]
+
+    def settle(self, result: Any, error: BaseException | None) -> Sequence[Callable[[Future[Any]], object]] | None:
+        """Resolve it, under the notifier's gate, and return its callbacks; None: it is watched, and not resolved."""
+        if self._watched:
+            return None
+        if error is None:
+            self._result = result
+        else:
+            self._exception = error
+        self._state = FINISHED  # the last: from now on others may look
+        return self._done_callbacks
 
     def cancel(self) -> bool:
         return False  # what has been handed over can't be taken back
 
+    def cancelled(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return self._state == FINISHED
+
     def result(self, timeout: float | None = None) -> Any:
+        if self._state == FINISHED and self._exception is None:
+            return self._result
         self._notifier.refuse_to_wait_for(self)
         return super().result(timeout)
 
@@ -161,13 +235,24 @@ class _Submitted(Future[Any]):
         return super().exception(timeout)
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        super().add_done_callback(partial(self._notifier.run, fn))
+        then = partial(self._notifier.run, fn)
+        with self._notifier.gate:
+            if not self._watched and self._state != FINISHED:
+                self._done_callbacks = [*self._done_callbacks, then]
+                return
+        super().add_done_callback(then)
 
 
 class FutureCall(Call):
-    """A ``concurrent.futures.Future`` that the notifier resolves."""
+    """A ``concurrent.futures.Future`` that the notifier resolves.
 
-    __slots__ = ("_engine", "_notifier", "_plan", "deadline", "future")
+    Attributes:
+        deadline: when it is given up, in seconds of the engine's clock.
+        future: what waits for it now.
+        resolved: nothing more will come of it.
+    """
+
+    __slots__ = ("_engine", "_notifier", "_plan", "deadline", "future", "resolved")
 
     def __init__(self, command: bytes | None, notifier: Resolver, engine: Engine, plan: Plan[Any], deadline: float) -> None:
         super().__init__(command)
@@ -176,32 +261,34 @@ class FutureCall(Call):
         self._plan = plan
         self.deadline = deadline
         self.future: Future[Any] = notifier.future()
+        self.resolved = False
 
     def finish(self) -> None:
         """Send the call to the notifier."""
-        self._notifier.inbox.put(self.resolve)
+        self._notifier.inbox.put(partial(self._notifier.resolve, (self,)))
 
-    def resolve(self) -> None:
-        """Resolve the future, and run its callbacks; on the notifier's thread."""
-        if self.future.done():
-            return  # its time ran out before, and nothing can come of it any more
+    @classmethod
+    def finish_together(cls, calls: Iterable[FutureCall]) -> None:  # type: ignore[override]  # it is given calls of its own kind
+        """Send calls to their notifiers, to each all that are its own."""
+        for notifier, its in groupby(calls, _NOTIFIER):
+            notifier.inbox.put(partial(notifier.resolve, tuple(its)))
+
+    def outcome(self) -> Outcome:
+        """Return the future with what has become of the call, which is finished."""
+        self.resolved = True
         try:
-            result = finished(self, self._plan, self._engine)
+            return self.future, finished(self, self._plan, self._engine), None
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this caller's: the notifier has others to serve
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
+            return self.future, None, error
 
     def expire(self) -> None:
         """Give up: its time has run out.  A write that was handed over goes on, for whoever waits on."""
-        if self.future.done():
-            return
         untouched = self._engine.give_up(self)
         if self.answer is None and self.error is None:
-            expired = self.future
+            expired, self.resolved = self.future, untouched
             if not untouched:
                 self.future = self._notifier.future()
-            expired.set_exception(self._expired(untouched=untouched))
+            self._notifier.settle([(expired, None, self._expired(untouched=untouched))])
 
     def _expired(self, *, untouched: bool) -> ReplkvError:
         return resumable(self._plan.expired(self._engine, untouched=untouched), self._wait)
@@ -212,6 +299,9 @@ class FutureCall(Call):
         if not wait((self.future,), limit).done:
             raise self._expired(untouched=False)
         return self.future.result()
+
+
+_NOTIFIER: Final = attrgetter("_notifier")
 
 
 class Resolver:
@@ -233,6 +323,18 @@ class Resolver:
         """Watch over a call's deadline."""
         self._calls.append(call)
 
+    def resolve(self, calls: Iterable[FutureCall]) -> None:
+        """Resolve the futures of finished calls, but for those that were given up, of which nothing can come any more."""
+        self.settle([call.outcome() for call in calls if not call.resolved])
+
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Resolve futures, and have their callbacks run."""
+        for future, result, error in outcomes:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
     def refuse_to_wait_for(self, future: Future[Any]) -> None:
         """Refuse to wait for a future where only this wait's end could resolve it.
 
@@ -251,8 +353,11 @@ class Resolver:
                 return
 
     def _expire(self, now: float) -> None:
-        while self._calls and (self._calls[0].future.done() or self._calls[0].deadline <= now):
-            self._calls.popleft().expire()
+        calls = self._calls
+        while calls and (calls[0].resolved or calls[0].deadline <= now):
+            call = calls.popleft()
+            if not call.resolved:
+                call.expire()
 
 
 class Notifier(Resolver):
@@ -261,6 +366,7 @@ class Notifier(Resolver):
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         super().__init__(self._wake)
         self._clock = clock
+        self.gate = threading.RLock()  # a finalizer or a signal may look at a future while its thread holds it
         self._ready = threading.Semaphore(0)
         self._closed = False
         self._ended = False
@@ -276,12 +382,23 @@ class Notifier(Resolver):
         """Return a new future, whose callbacks run on the notifier's thread."""
         return _Submitted(self)
 
+    def settle(self, outcomes: Sequence[tuple[_Submitted, Any, Exception | None]]) -> None:  # type: ignore[override]  # its own futures
+        """Resolve futures, those that nobody watches under the gate, which is taken once for all of them."""
+        watched, due = [], []
+        with self.gate:
+            for outcome in outcomes:
+                future, result, error = outcome
+                if (callbacks := future.settle(result, error)) is None:
+                    watched.append(outcome)
+                elif callbacks:
+                    due += [partial(callback, future) for callback in callbacks]
+        super().settle(watched)
+        for callback in due:
+            callback()
+
     def run(self, callback: Callable[[Future[Any]], object], future: Future[Any]) -> None:
-        """Run a future's callback on the notifier's thread."""
-        if threading.get_ident() == self._thread.ident:
-            callback(future)
-        else:
-            self.inbox.put(partial(callback, future))
+        """Have a future's callback run on the notifier's thread, by itself: whatever it raises is nobody else's."""
+        self.inbox.put(partial(callback, future))
 
     def refuse_to_wait_for(self, future: Future[Any]) -> None:
         """Refuse to wait for a future on the thread that resolves it.
@@ -360,7 +477,8 @@ def finished(call: Call, plan: Plan[R], engine: Engine) -> R:
     """Return the result of a finished call, or raise its error."""
     if call.error is not None:
         raise call.error.again()
-    return plan.meaning(engine.answer(plan, call))
+    raw = call.answer if call.command is not None else engine.answer(plan, call)  # to a command it is what the machine said
+    return plan.meaning(raw)  # type: ignore[arg-type]  # a finished call has an answer
 
 
 def resumable(error: ReplkvError, resume: Callable[[float | None], Any]) -> ReplkvError:

@@ -40,6 +40,7 @@ _CRC = struct.Struct("<I")  # crc32 of the rest of the sector, begun with the se
 _MARK = struct.Struct("<4sIQ")  # format, segment, flush
 _STAMP = _CRC.size + _MARK.size
 _ROOM = SECTOR - _STAMP
+_ROOMS = struct.Struct(f"{_ROOM}s")  # what is between two stamps
 _FLUSH = struct.Struct("<IIQQQIH")  # sectors, length of all that follows the stamps, term, end (term, index), records, length of the vote
 _RECORD = struct.Struct("<BI")  # kind, length
 _SIZE = struct.Struct("<Q")
@@ -125,9 +126,14 @@ def segment_name(number: int) -> str:
 # -- writing -----------------------------------------------------------------------------------------------------------------------
 
 
+def record_parts(kind: RecordKind, body: bytes) -> tuple[bytes, bytes]:
+    """Return a record as bytes, its body, which may be long, not copied."""
+    return _RECORD.pack(kind, len(body)), body
+
+
 def encode_record(kind: RecordKind, body: bytes) -> bytes:
     """Return a record as bytes."""
-    return _RECORD.pack(kind, len(body)) + body
+    return b"".join(record_parts(kind, body))
 
 
 def encode_head(head: Head) -> bytes:
@@ -163,10 +169,12 @@ def encode_flush(
     mark = _MARK.pack(_FORMAT, segment, number)
     crc32 = zlib.crc32
     parts: list[bytes] = []
-    for at, start in enumerate(range(0, len(payload), _ROOM), sector):
-        body = mark + payload[start : start + _ROOM]
-        parts.append(crc32(body, at).to_bytes(4, "little"))
-        parts.append(body)
+    add = parts.append  # one by one: a tuple of three to each sector would cost as much as its checksum
+    for (body,) in _ROOMS.iter_unpack(payload):
+        add(crc32(body, crc32(mark, sector)).to_bytes(4, "little"))
+        add(mark)
+        add(body)
+        sector += 1
     return b"".join(parts)
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
+from functools import partial
 from operator import itemgetter
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attrs import define, field
 
 from replkv.errors import Compacted
 from replkv.kv import KEY, MOD, VALUE
-from replkv.values import Event, KeyValue
+from replkv.values import Event, to_key_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,11 @@ STEP = 512
 PUBLISHED_STEP = 4096
 """How many events the hub looks at before the node serves its sockets again."""
 
+SHARED = 2 * STEP
+"""How many events are kept for those who read the same a moment later."""
+
 _mod = itemgetter(MOD)
+_to_event: Final[Callable[[tuple[Any, ...]], Event]] = partial(tuple.__new__, Event)  # as quick as ``to_key_value``
 
 
 class Place(NamedTuple):
@@ -90,11 +95,49 @@ def check_kept(store: Store, revision: int, *, prev_kv: bool) -> None:
 
 def to_event(record: Record, previous: Record | None = None, cut: int = 0) -> Event:
     """Return what a record means to the one who watches its key; the first ``cut`` bytes of keys are left out."""
-    key, value, create, mod, version, lease = record
-    before = None if previous is None else KeyValue(key[cut:], *previous[VALUE:])
+    key, value, _, mod, _, lease = record
     if value is None:
-        return Event("delete", KeyValue(key[cut:], b"", 0, mod, 0, lease), before, mod, lease != 0)
-    return Event("put", KeyValue(key[cut:], value, create, mod, version, lease), before, mod, expired=False)
+        record = (key, b"", 0, mod, 0, lease)
+    if cut:
+        record = (key[cut:], *record[VALUE:])
+    before = None if previous is None else to_key_value((key[cut:], *previous[VALUE:]))
+    kind, expired = ("put", False) if value is not None else ("delete", lease != 0)
+    return _to_event((kind, to_key_value(record), before, mod, expired))
+
+
+class Part(NamedTuple):
+    """What was found between two places, when a revision was the newest that could be looked at."""
+
+    events: Sequence[Event]
+    behind: Place
+    revision: int
+
+
+class Readings(dict[tuple[object, Place], Part]):
+    """What was read last, by the readers' interest and place.
+
+    Who watches the same reads the same: each event is made once, by whoever is the first to come to it.  A part is right whoever reads it,
+    for what is published never changes.  A bounded number of events is kept, the newest ones.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()
+        self._events = 0
+
+    def add(self, interest: object, place: Place, part: Part) -> None:
+        """Keep what was found from a place on, and forget the oldest of what is too much."""
+        with self._lock:
+            if len(part.events) <= SHARED and self.setdefault((interest, place), part) is part:
+                self._events += len(part.events)
+                while self._events > SHARED:
+                    self._events -= len(self.pop(next(iter(self))).events)
+
+    def forget(self) -> None:
+        """Forget everything: what is compacted is not to be kept alive here."""
+        with self._lock:
+            self.clear()
+            self._events = 0
 
 
 @define(eq=False)
@@ -110,6 +153,7 @@ class Cursor:
         prev_kv: whether events are to tell what the key held before.
         cut: so many bytes are left out at the front of keys.
         synced: it had passed everything when it looked last.  Then a compaction that follows takes nothing from it until it is removed.
+        readings: what those found who read the same; None: it reads for itself.
     """
 
     span: Span
@@ -120,15 +164,26 @@ class Cursor:
     prev_kv: bool = False
     cut: int = 0
     synced: bool = False
+    readings: Readings | None = None
+    interest: object = field(init=False)
+    """What it reads is that of all cursors with an equal one."""
+    _single: bool = field(init=False)
+    known: bool = field(default=False, init=False)  # the hub has it in its index
     left: bool = field(default=False, init=False)  # the hub forgot it, for good
     settled: int = field(default=0, init=False)  # the hub's: when it was armed last, all before this revision was done with
+
+    def __attrs_post_init__(self) -> None:
+        self.interest = self.span, self.puts, self.deletes, self.prev_kv, self.cut
+        self._single = self.span.is_single
 
     def wants(self, record: Record) -> bool:
         """Tell whether a record of one of its keys is of a kind that it wants."""
         return self.deletes if record[VALUE] is None else self.puts
 
     def read(self, store: Store, revision: int, limit: int = STEP) -> tuple[list[Event], bool]:
-        """Read on, by a bounded step; on the consumer's thread, without a lock.  Logarithmic in the history, linear in what is passed.
+        """Read on, by a bounded step; on the consumer's thread.  Logarithmic in the history, linear in what is passed.
+
+        It takes no lock, but for the moment in which it leaves what it found to others.
 
         Args:
             store: the published one.
@@ -141,20 +196,39 @@ class Cursor:
         Raises:
             Compacted: the history has a gap here; with ``prev_kv`` also where only what an event replaced is not kept.
         """
-        place, start, end = self.place, *self.span
-        if self.span.is_single:
+        known, place, own = self.readings, self.place, None
+        events: list[Event] = []
+        while known is not None and (part := known.get((self.interest, place))) is not None and part.revision <= revision:
+            if events and len(events) + len(part.events) > limit:
+                break  # the rest of a step would end elsewhere than that of those before, and nothing more would be shared
+            events += part.events
+            place = part.behind
+        else:
+            began = place
+            if place.revision <= revision and len(events) < limit:
+                own = self._find(store, place, revision, limit - len(events))
+                events, place = [*events, *own.events], own.behind
+        # Only now is it sure that nothing was missing: both revisions are raised before anything is removed.
+        if not self.synced or self.place.revision < store.removed_below + self.prev_kv:
+            check_kept(store, self.place.revision, prev_kv=self.prev_kv)
+        if known is not None and own is not None and own.events:
+            known.add(self.interest, began, own)
+        self.place, self.synced = place, place.revision > revision
+        return events, self.synced
+
+    def _find(self, store: Store, place: Place, revision: int, limit: int) -> Part:
+        """Look for what it wants from a place on."""
+        start, end = self.span
+        if self._single:
             records, behind = walk_key(store, start, place, revision, limit)
         else:
             past = store.events  # one and the same: a compaction replaces it
             records, behind = walk(past, past.first_at(place.revision), place, revision, limit)
-        found = [record for record in records if start <= record[KEY] and (end is None or record[KEY] < end) and self.wants(record)]
-        before = [store.get(record[KEY], record[MOD] - 1) for record in found] if self.prev_kv else [None] * len(found)
-        # Only now is it sure that nothing was missing: both revisions are raised before anything is removed.
-        if not self.synced or place.revision < store.removed_below + self.prev_kv:
-            check_kept(store, place.revision, prev_kv=self.prev_kv)
-        events = [to_event(record, previous, self.cut) for record, previous in zip(found, before, strict=True)]
-        self.place, self.synced = behind, behind.revision > revision
-        return events, self.synced
+            records = [record for record in records if start <= record[KEY] and (end is None or record[KEY] < end)]
+        if not (self.puts and self.deletes):
+            records = list(filter(self.wants, records))
+        before = [store.get(record[KEY], record[MOD] - 1) for record in records] if self.prev_kv else [None] * len(records)
+        return Part([to_event(record, previous, self.cut) for record, previous in zip(records, before, strict=True)], behind, revision)
 
 
 class Hub:
@@ -165,22 +239,28 @@ class Hub:
 
     def __init__(self) -> None:
         self.ended = False
+        self.readings = Readings()
+        self._compacted = 0  # up to which revision the store was when the readings were forgotten
         self._lock = Lock()  # guards all of this; held for moments only
         self._place = Place(0)  # how far the events have been matched
         self._armed: set[Cursor] = set()
         self._index = _Index()
-        self._leaving: deque[Cursor] = deque()
+        self.leaving: deque[Cursor] = deque()
+        """Those that are to be forgotten at the next call of ``publish``."""
 
     # -- consumers, any thread -----------------------------------------------------------------------------------------------------
 
     def arm(self, cursor: Cursor) -> bool:
         """Have a cursor woken at the next event that it wants; False: there may be some already, or the end, so look once more."""
         with self._lock:
-            self._forget_leaving()
+            if self.leaving:
+                self._forget_leaving()
             if self.ended or cursor.left or cursor.place < self._place:
                 return False
             cursor.settled = cursor.place.revision
-            self._index.add(cursor)
+            if not cursor.known:
+                cursor.known = True
+                self._index.add(cursor)
             self._armed.add(cursor)
             return True
 
@@ -188,7 +268,11 @@ class Hub:
         """Give a cursor back to its consumer, at a place behind all that was none of its business."""
         with self._lock:
             if cursor in self._armed:
-                self._release(cursor, self._place.revision)
+                self._release(cursor, self._place)
+
+    def rests(self, cursor: Cursor, revision: int) -> bool:
+        """Tell whether a cursor is armed, and nothing up to a revision, which is published, is its consumer's; takes no lock."""
+        return self._place.revision > revision and cursor in self._armed  # in this order: who is to be woken is, before the place moves on
 
     def reached(self, cursor: Cursor) -> int:
         """Return a revision before which nothing is left for a cursor's consumer: the newest one while it is armed."""
@@ -197,7 +281,7 @@ class Hub:
 
     def leave(self, cursor: Cursor) -> None:
         """Forget a cursor.  Takes no lock: the collector may call it at any time, also while its thread holds the lock."""
-        self._leaving.append(cursor)
+        self.leaving.append(cursor)
 
     # -- the node's thread ---------------------------------------------------------------------------------------------------------
 
@@ -207,6 +291,11 @@ class Hub:
         Returns:
             Whether so much is new that some is left to be looked at: then call again soon.
         """
+        if store.compacted != self._compacted:
+            self._compacted = store.compacted
+            self.readings.forget()
+        if self._place.revision > revision and not self.leaving:  # most turns make no revision, and no thread but this one moves the place
+            return False
         woken: list[Cursor] = []
         with self._lock:
             self._forget_leaving()
@@ -224,6 +313,7 @@ class Hub:
         with self._lock:
             woken = self._release_all()  # first: they have come as far as the events were matched
             self._place = Place(revision + 1)
+            self.readings.forget()
         for cursor in woken:
             cursor.wake()
 
@@ -235,16 +325,16 @@ class Hub:
         for cursor in woken:
             cursor.wake()
 
-    def _release(self, cursor: Cursor, revision: int) -> None:
-        """Give a cursor back: what came before a revision was none of its business."""
+    def _release(self, cursor: Cursor, place: Place) -> None:
+        """Give a cursor back: what came before the revision of a place was none of its business."""
         self._armed.remove(cursor)
-        cursor.settled = max(cursor.settled, revision)
+        cursor.settled = max(cursor.settled, place.revision)
         cursor.place = Place(cursor.settled)
 
     def _release_all(self) -> list[Cursor]:
         armed = list(self._armed)
         for cursor in armed:
-            self._release(cursor, self._place.revision)
+            self._release(cursor, self._place)
         return armed
 
     def _match(self, store: Store, revision: int, woken: list[Cursor]) -> None:
@@ -253,19 +343,28 @@ class Hub:
             woken += self._release_all()
             return
         records, behind = walk(store.events, store.events.first_at(self._place.revision), self._place, revision, PUBLISHED_STEP)
+        nobodys: set[bytes] = set()  # keys that nobody waits for, or nobody any more: of a hundred events of a key the first one wakes all
         for record in records:
+            key = record[KEY]
+            if key in nobodys:
+                continue
             if not self._armed:
                 break
-            for cursors in self._index.find(record[KEY]):
+            waiting = False
+            for cursors in self._index.find(key):
                 for cursor in cursors & self._armed:
                     if record[MOD] >= cursor.settled and cursor.wants(record):
-                        self._release(cursor, record[MOD])
+                        self._release(cursor, Place(record[MOD]))
                         woken.append(cursor)
+                    else:
+                        waiting = True
+            if not waiting:
+                nobodys.add(key)
         self._place = behind
 
     def _forget_leaving(self) -> None:
-        while self._leaving:
-            cursor = self._leaving.popleft()
+        while self.leaving:
+            cursor = self.leaving.popleft()
             cursor.left = True
             self._armed.discard(cursor)
             self._index.discard(cursor)
@@ -285,8 +384,10 @@ class _Index:
 
     def find(self, key: bytes) -> list[set[Cursor]]:
         """Return the cursors of each span that has this key."""
-        found = [self._by_range[span] for span in self._covering[bisect_right(self._bounds, key) - 1]]
         single = self._by_key.get(key)
+        if not self._by_range:
+            return [] if single is None else [single]
+        found = [self._by_range[span] for span in self._covering[bisect_right(self._bounds, key) - 1]]
         if single is not None:
             found.append(single)
         return found

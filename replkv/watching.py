@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from replkv.errors import Closed
 from replkv.feed import MORE, Bell, Wanted, Watched
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from replkv.engine import Engine, Waits
     from replkv.values import Span
     from replkv.waiting import Inbox
+
+
+T = TypeVar("T")
 
 
 class _Watching:
@@ -75,8 +78,7 @@ class _Watching:
             self._feed.listeners.remove(bell)
 
     def _until(self, timeout: float | None) -> float | None:
-        limit = to_timeout(timeout)
-        return None if limit is None else self._engine.clock() + limit
+        return None if timeout is None else self._engine.clock() + timeout
 
     def _left(self, until: float | None) -> float | None:
         return None if until is None else max(0.0, until - self._engine.clock())
@@ -115,7 +117,7 @@ class Watch(_Watching):
     def __init__(self, engine: Engine, span: Span, **options: Any) -> None:
         super().__init__(engine, span, **options)
         if not self._feed.begun:  # where the member is elsewhere, and has to be asked which revision is the next
-            self._begin(self._until(engine.config.timeout))
+            self._begin(self._until(to_timeout(engine.config.timeout)))
 
     def _begin(self, until: float | None) -> None:
         while not self._feed.begun:
@@ -142,8 +144,8 @@ class Watch(_Watching):
             StorageError, InvariantBroken: the member failed.
             ForkedProcess: this is a forked child.
         """
-        found = self._wait(timeout, whole=False)
-        return found[0] if found else None
+        limit = to_timeout(timeout)
+        return self._take(self._feed.take_read) or self._next(limit)
 
     def batches(self) -> Iterator[tuple[Watched, ...]]:
         """Yield the events of each revision together; never a part of them.
@@ -158,7 +160,7 @@ class Watch(_Watching):
         """
         with suppress(Closed):
             while True:
-                yield self._wait(None, whole=True) or ()
+                yield self._take(self._feed.take_whole) or self._wait(None, whole=True) or ()
 
     def request_progress(self) -> None:
         """Have a mark yielded behind all events up to what is published now; a watch that begins in the future gives none before.
@@ -177,17 +179,31 @@ class Watch(_Watching):
 
     def __next__(self) -> Watched:
         try:
-            found = self._wait(None, whole=False)
+            found = self._take(self._feed.take_read) or self._next(None)
         except Closed:
             raise StopIteration from None
         assert found  # noqa: S101  # without a timeout something comes
-        return found[0]
+        return found
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _take(self, take: Callable[[], T | None]) -> T | None:
+        """Take what was read before, unless another thread is at it."""
+        self._engine.ensure_not_forked()
+        if not self._turn.acquire(blocking=False):
+            return None
+        try:
+            return take()
+        finally:
+            self._turn.release()
+
+    def _next(self, timeout: float | None) -> Watched | None:
+        found = self._wait(timeout, whole=False)
+        return found[0] if found else None
 
     def _wait(self, timeout: float | None, *, whole: bool) -> tuple[Watched, ...] | None:
         self._engine.ensure_not_forked()
@@ -197,6 +213,8 @@ class Watch(_Watching):
         try:
             while True:
                 found = self._feed.look(whole=whole)
+                if found is None and timeout == 0:
+                    return None
                 if found is None and not self._bell.wait(self._feed.patience(until)) and self._is_late(until):
                     return None
                 if found is MORE and timeout and not self._feed.pending and self._is_late(until):
@@ -217,8 +235,10 @@ class ThreadBell:
 
     def __call__(self) -> None:
         """Wake the thread."""
-        with suppress(RuntimeError):  # it has rung already
+        try:  # noqa: SIM105  # a hundred watchers of a key are rung for one after the other: suppress() costs more than the rest
             self._silent.release()
+        except RuntimeError:  # it has rung already
+            pass
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until it rings, or has since the last time; tell whether it did."""
@@ -253,14 +273,14 @@ class AsyncWatch(_Watching):
             ForkedProcess: this is a forked child.
             RuntimeError: another loop uses it.
         """
-        found = await self._wait(timeout, whole=False)
-        return found[0] if found else None
+        limit = to_timeout(timeout)
+        return self._take(self._feed.take_read) or await self._next(limit)
 
     async def batches(self) -> AsyncIterator[tuple[Watched, ...]]:
         """Yield the events of each revision together; as ``Watch.batches``."""
         with suppress(Closed):
             while True:
-                yield await self._wait(None, whole=True) or ()
+                yield self._take(self._feed.take_whole) or await self._wait(None, whole=True) or ()
 
     async def request_progress(self) -> None:
         """Have a mark yielded behind all events up to what is published now; as ``Watch.request_progress``."""
@@ -275,11 +295,11 @@ class AsyncWatch(_Watching):
 
     async def __anext__(self) -> Watched:
         try:
-            found = await self._wait(None, whole=False)
+            found = self._take(self._feed.take_read) or await self._next(None)
         except Closed:
             raise StopAsyncIteration from None
         assert found  # noqa: S101  # without a timeout something comes
-        return found[0]
+        return found
 
     def __await__(self) -> Generator[None, None, Self]:
         return self._itself().__await__()
@@ -287,7 +307,7 @@ class AsyncWatch(_Watching):
     async def _itself(self) -> Self:
         if not self._feed.begun:
             self._bell.bind(asyncio.get_running_loop())
-            await self._begin(self._until(self._engine.config.timeout))
+            await self._begin(self._until(to_timeout(self._engine.config.timeout)))
         return self
 
     async def _begin(self, until: float | None) -> None:
@@ -300,6 +320,16 @@ class AsyncWatch(_Watching):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    def _take(self, take: Callable[[], T | None]) -> T | None:
+        """Take what was read before; who else waits for the same was woken when it was read."""
+        self._engine.ensure_not_forked()
+        self._bell.bind(asyncio.get_running_loop())
+        return take()
+
+    async def _next(self, timeout: float | None) -> Watched | None:
+        found = await self._wait(timeout, whole=False)
+        return found[0] if found else None
 
     async def _wait(self, timeout: float | None, *, whole: bool) -> tuple[Watched, ...] | None:
         self._engine.ensure_not_forked()

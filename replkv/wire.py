@@ -52,7 +52,7 @@ def count_operations(wire: Raw) -> int:
     if wire[0] != TXN:
         return 0
     _, compares, then, otherwise = wire
-    return max(len(compares), *(len(branch) + sum(map(count_operations, branch)) for branch in (then, otherwise)))
+    return max(len(compares), len(then) + sum(map(count_operations, then)), len(otherwise) + sum(map(count_operations, otherwise)))
 
 
 def kinds(wire: object) -> Iterator[int]:
@@ -70,7 +70,14 @@ def kinds(wire: object) -> Iterator[int]:
 
 def request_size(wire: Raw) -> int:
     """Return how many bytes of keys, values and bounds a packed operation holds; linear in its number of parts."""
-    return sum(len(part) if type(part) is bytes else request_size(part) for part in wire if type(part) in (bytes, tuple))
+    size = 0
+    for part in wire:
+        kind = type(part)
+        if kind is bytes:
+            size += len(part)
+        elif kind is tuple:
+            size += request_size(part)
+    return size
 
 
 def shortest_ttl(wire: Raw) -> int:

@@ -42,15 +42,15 @@ class _Round(Line):
 
     # -- coming --------------------------------------------------------------------------------------------------------------------
 
-    async def _take(self, puts: list[Put | Delete], until: Deadline, *, alone: bool) -> int | None:
-        """Join, once no round is on."""
+    async def _take(self, puts: list[Put | Delete], until: Deadline, *, alone: bool) -> tuple[int, bool]:
+        """Join, once no round is on; nobody is before anybody."""
         del alone
         key = self._started_key
         anew = Txn(compare=[Key(prefix=self._queues[0]).missing], then=[Delete(key), *puts], otherwise=[Get(key)])
         while True:
             result = await self._calls.txn(compare=[Key(key).missing], then=puts, otherwise=[anew], timeout=until.left)
             if result or result.responses[0]:
-                return result.revision
+                return result.revision, False
             number = _number(result.responses[0].responses[0])
             await self.wait_until_over(number, number, until)
 

@@ -33,12 +33,14 @@ class Holding:
         key: that stands for it, whole.
         fence: the revision that created the key; whoever holds the same later has a larger one.
         lifeline: the lease that the key hangs on.
+        first: nobody stood before it when the key was put, and so nobody ever will.
     """
 
     what: str
     key: bytes
     fence: int
     lifeline: Lifeline
+    first: bool = False
 
     @property
     def is_lost(self) -> bool:

@@ -1,9 +1,9 @@
 """Lines of those who want the same, in the order in which they came.
 
 Who wants it puts a key of its own into the line, which hangs on its lease; the revision that created the key is its place.  The first in
-line holds it.  Everybody else watches the one right before it, so that a leaving wakes one, not all.  Whether somebody is before is read
-from this member's own state: nobody can come into the line before a place that is taken, so that an old state shows too many, never
-too few (the algorithm is that of etcd's concurrency package).
+line holds it.  Everybody else watches the one right before it, so that a leaving wakes one, not all.  Whether somebody is before is told by
+the put itself where nobody was, else it is read from this member's own state: nobody can come into the line before a place that is taken,
+so that an old state shows too many, never too few (the algorithm is that of etcd's concurrency package).
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Line:
         self._ttl = ttl
         self._lifeline = lifeline
         self._behind = queues if behind is None else behind
+        self._nobody = [Key(prefix=queue).missing for queue in self._behind]
 
     async def hold(self, value: bytes, until: Deadline) -> Holding:
         """Wait in line until one is at its front; who loses its lease meanwhile begins anew at the end.
@@ -102,7 +103,7 @@ class Line:
             return False
         limit = self._calls._engine().config.timeout if timeout is None else timeout  # noqa: SLF001  # the same process's
         try:
-            result = await self._calls.txn(then=self.leaving(holding), timeout=limit)
+            gone = await self._delete(holding, limit)
         except ReplkvError:
             lost = holding.is_lost
             self.abandon(holding)
@@ -110,11 +111,18 @@ class Line:
         except BaseException:
             self.abandon(holding)
             raise
-        if not all(answer.deleted for answer in result.responses):
+        if not gone:
             self.abandon(holding)
             return False
         self.left(holding)
         return True
+
+    async def _delete(self, holding: Holding, timeout: float) -> bool:
+        """Delete one's keys; tell whether all were there."""
+        if len(self._queues) == 1:  # as a transaction it would do the same, and cost its caller twice as much
+            return (await self._calls.delete(self._keys(holding)[0], timeout=timeout)).deleted == 1
+        result = await self._calls.txn(then=self.leaving(holding), timeout=timeout)
+        return all(answer.deleted for answer in result.responses)
 
     def leaving(self, holding: Holding) -> list[Delete]:
         """Return what leaves the line, for a transaction of who holds a place in it; ``left`` is to be told."""
@@ -163,31 +171,30 @@ class Line:
         if self._lifeline is not None:  # which may stand in this line several times, or have something under way that deletes it
             suffix += b"-%d" % next(lifeline.engine.keeper.places)
         puts: list[Put | Delete] = [Put(key, value, lease=lifeline, if_mod_revision=0) for key in self._keys_of(suffix)]
-        given_up = place_of("given-up", suffix)
         if self._lifeline is not None:
-            puts.append(Delete(given_up, if_mod_revision=0))  # which deletes nothing: it refuses a put that comes after it was given up
+            # This deletes nothing: it refuses puts that come after they were given up.
+            puts.append(Delete(_given_up(suffix), if_mod_revision=0))
         holding = None
         try:
-            revision = await self._take(puts, until, alone=alone)
-            if revision is not None:
+            revision, first = await self._take(puts, until, alone=alone)
+            if first or not alone:
                 prefix = self._calls._prefix  # noqa: SLF001  # of the namespace: what a guard names is the whole key
-                holding = Holding(self._what, prefix + self._queues[0] + suffix, revision, lifeline)
+                holding = Holding(self._what, prefix + self._queues[0] + suffix, revision, lifeline, first)
         except Conflict:
             if self._lifeline is None:
                 lifeline.drop()  # which is not as free as it should be
             raise
         except BaseException:
-            self._give_up(lifeline, self._keys_of(suffix), Put(given_up, b"", lease=lifeline))
+            self._give_up(lifeline, self._keys_of(suffix), Put(_given_up(suffix), b"", lease=lifeline))
             raise
         if holding is None and self._lifeline is None:
             lifelines.give_back(lifeline)
         return holding
 
-    async def _take(self, puts: list[Put | Delete], until: Deadline, *, alone: bool) -> int | None:
-        """Put one's keys, and return the revision at which they were."""
-        empty = [Key(prefix=queue).missing for queue in self._behind]
-        result = await self._calls.txn(compare=empty, then=puts, otherwise=[] if alone else puts, timeout=until.left)
-        return result.revision if result or not alone else None
+    async def _take(self, puts: list[Put | Delete], until: Deadline, *, alone: bool) -> tuple[int, bool]:
+        """Put one's keys, with ``alone`` only where nobody is before; return the revision, and whether nobody was before."""
+        result = await self._calls.txn(compare=self._nobody, then=puts, otherwise=[] if alone else puts, timeout=until.left)
+        return result.revision, result.succeeded
 
     async def _reach_front(self, holding: Holding, until: Deadline) -> bool:
         """Wait until nobody is before; False: the lease was lost meanwhile."""
@@ -202,7 +209,9 @@ class Line:
         return not holding.is_lost
 
     async def _before(self, queue: bytes, holding: Holding, until: Deadline) -> tuple[KeyValue, int] | None:
-        """Return who stands right before, and the revision at which it did."""
+        """Return who stands right before, and the revision at which it did; asks nobody where the put has told that nobody does."""
+        if holding.first:
+            return None
         found = await self._nearest(queue, holding, until, 1)
         return (found[0], found.revision) if found else None
 
@@ -230,3 +239,8 @@ class Line:
                 await watch.next(seconds)
         finally:
             await watch.close()
+
+
+def _given_up(suffix: bytes) -> bytes:
+    """Return the key that says that a place in line was given up before it was taken."""
+    return place_of("given-up", suffix)

@@ -299,6 +299,11 @@ class SimDoor:
         if begin is not None and is_segment(name):
             self._disk.newest = content, begin
 
+    def flush(self, name: str, offset: int, data: bytes) -> None:
+        """Write into a file and make it durable, which are two changes: power may be lost between them."""
+        self.write(name, offset, data)
+        self.sync(name)
+
     def rename(self, old: str, new: str) -> None:
         """Rename a file; see ``Disk``."""
         self._change("rename")

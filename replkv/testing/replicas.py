@@ -7,7 +7,7 @@ they go to its new life.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from replkv.aio import AsyncReplica
 from replkv.errors import Closed
@@ -111,9 +111,17 @@ class AsyncSimReplica(_Simulated[AsyncWatch, AsyncLease], AsyncReplica):
         return super()._engine()
 
     async def _run(self, plan: Plan[R], timeout: Timeout) -> R:  # type: ignore[override]  # what operation promises on an Awaiting surface
+        await self._going_on()
+        return await super()._run(plan, timeout)
+
+    async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        await self._going_on()
+        return await super()._get(key, consistency, prefix)
+
+    async def _going_on(self) -> None:
+        """Let a call begin when the member's process can go on."""
         life = self._embedded
         await until(self._world, lambda: life.node.stopped or not self._member.paused, None)
-        return await super()._run(plan, timeout)
 
     async def open(self) -> Self:
         """Do nothing: the cluster has started the member.

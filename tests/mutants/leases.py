@@ -13,7 +13,7 @@ from replkv.keeper import Held, Keeper
 from replkv.lease import Lease, Leases
 from replkv.machine import Machine
 from replkv.raft import Raft
-from replkv.txn import Writer
+from replkv.txn import Begun, Writer
 from replkv.wire import Raw
 
 
@@ -24,8 +24,8 @@ def a_holder_counts_on_its_lease_for_too_long(patch: Patch) -> None:
 
 @mutant(75, "etcd#15247, etcd#12528")
 def a_keeper_that_gave_a_lease_up_revokes_it_from_who_took_it_over(patch: Patch) -> None:
-    revoke = Writer.sliced[wire.REVOKE]
-    patch.setitem(Writer.sliced, wire.REVOKE, lambda self, packed: revoke(self, (*packed[:2], 0)))
+    revoke = Writer.operations[wire.REVOKE]
+    patch.setitem(Writer.operations, wire.REVOKE, lambda self, packed: revoke(self, (*packed[:2], 0)))
 
 
 @mutant(76, "etcd#13508")
@@ -77,13 +77,13 @@ def leases_that_a_snapshot_brought_never_end(patch: Patch) -> None:
 
 @mutant(140)
 def a_write_is_done_when_its_lock_belongs_to_somebody_else(patch: Patch) -> None:
-    guard = Writer.sliced[wire.GUARD]
+    guard = Writer.operations[wire.GUARD]
 
-    def trusting(self: Writer, packed: Raw) -> Generator[None, None, Raw]:
+    def trusting(self: Writer, packed: Raw) -> Begun:
         _, lock, _, operation = packed
-        return (yield from guard(self, packed) if self._store.get(lock, self.now) is None else self.execute(operation))
+        return guard(self, packed) if self._store.get(lock, self.now) is None else self.begin(operation)
 
-    patch.setitem(Writer.sliced, wire.GUARD, trusting)
+    patch.setitem(Writer.operations, wire.GUARD, trusting)
 
 
 @mutant(109)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,10 +46,7 @@ def _never_notice_a_loss(patch: pytest.MonkeyPatch) -> None:
 
 
 def _let_every_guarded_write_pass(patch: pytest.MonkeyPatch) -> None:
-    def execute(self: Writer, packed: Any) -> Generator[None, None, Any]:
-        return (yield from self.execute(packed[3]))
-
-    patch.setitem(Writer.sliced, wire.GUARD, execute)
+    patch.setitem(Writer.operations, wire.GUARD, lambda writer, packed: writer.begin(packed[3]))
 
 
 def _give_out_one_permit_more(patch: pytest.MonkeyPatch) -> None:

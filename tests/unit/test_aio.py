@@ -219,21 +219,19 @@ def test_a_call_that_is_cancelled_later_happens_once_and_disturbs_nobody() -> No
 
 
 def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[LoopCall] = []
-
-    class Noted(LoopCall):
+    class Cancelled(LoopCall):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            calls.append(self)
+            task = asyncio.current_task()
+            assert task is not None
+            self.future.add_done_callback(lambda _: task.cancel())  # in the very turn of the loop in which the task would be woken
 
     async def test(replica: AsyncReplica) -> None:
         await replica.put("k", "before")
-        monkeypatch.setattr("replkv.facade.LoopCall", Noted)
+        monkeypatch.setattr("replkv.facade.LoopCall", Cancelled)
         release = hold_syncs(replica)
         task = asyncio.create_task(replica.put("k", "v"))
         await handed_over(replica)
-        (call,) = calls
-        call.future.add_done_callback(lambda _: task.cancel())  # in the very turn of the loop in which the task would be woken
         release.set()
         await asyncio.wait((task,))
         assert task.cancelled()
@@ -265,6 +263,39 @@ def test_an_unknown_outcome_can_be_awaited() -> None:
                 caught.value.wait(timeout)  # type: ignore[arg-type]  # and at the call already
         release.set()
         assert (await again.value.wait(PATIENCE)).revision == (await caught.value.wait()).revision == 3
+
+    run(test)
+
+
+def test_several_tasks_may_wait_on_for_one_outcome_and_one_that_is_cancelled_takes_it_from_nobody() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await replica.put("before", "x")
+        release = hold_syncs(replica)
+        with pytest.raises(OutcomeUnknown) as caught:
+            await replica.put("a", "1", timeout=0.02)
+        one, other = (asyncio.ensure_future(caught.value.wait(PATIENCE)) for _ in range(2))
+        await asyncio.sleep(0)  # both begin to wait
+        one.cancel()
+        await asyncio.wait((one,))
+        release.set()
+        assert (await other).revision == 3
+        assert one.cancelled()
+
+    run(test)
+
+
+def test_a_call_that_was_cancelled_leaves_no_timer_behind() -> None:
+    async def test(replica: AsyncReplica) -> None:
+        await replica.put("before", "x")
+        release = hold_syncs(replica)
+        task = asyncio.create_task(replica.put("k", "v", timeout=0.02))
+        await handed_over(replica)
+        task.cancel()
+        await asyncio.wait((task,))
+        loop = asyncio.get_running_loop()
+        assert all(timer.cancelled() for timer in loop._scheduled)  # type: ignore[attr-defined]  # the loop's own list
+        release.set()
+        assert (await replica.put("after", "x")).revision == 4
 
     run(test)
 

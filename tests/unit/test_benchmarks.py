@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import time
@@ -9,10 +10,12 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from benchmarks import crowd, protobuf, report, snapshots, stalls, workloads, zookeeper_peer
+from benchmarks import bounds, crowd, marks, peer, plots, protobuf, report, snapshots, stalls, workloads, zookeeper_peer
 from benchmarks.figures import Figures, as_markdown, write
-from benchmarks.meters import Meter, Sample, Usage, median, process_cpu
+from benchmarks.meters import Meter, Sample, Usage, median, process_cpu, timed
+from benchmarks.progress import Progress
 
 SAMPLE = Sample(100, 0.5, 1.5, 2.5, 10.0, 20.0, 30.0, 0.01, 40.0)
 
@@ -32,10 +35,38 @@ def test_values_are_half_random_and_always_the_same() -> None:
 
 
 def test_all_workloads_are_chosen_by_default_and_kinds_share_a_number() -> None:
-    assert workloads.chosen("") == ["W1", "W2", "W3", "W4", "W4-lease", "W6", "W9", "W9-8", "W9-8-spread", "W10"]
+    assert workloads.chosen("") == [workload.name for workload in workloads.WORKLOADS]
+    assert {name.partition("-")[0] for name in workloads.chosen("")} == {*(f"W{number}" for number in range(1, 13)), "W3b", "window"}
     assert workloads.chosen("W4, W1") == ["W1", "W4", "W4-lease"]
-    with pytest.raises(ValueError, match="no workload W7"):
-        workloads.chosen("W7")
+    assert workloads.chosen("W3") == ["W3", "W3-follower"]
+    with pytest.raises(ValueError, match="no workload W99"):
+        workloads.chosen("W99")
+
+
+def test_windows_of_puts_are_chosen_together_whatever_their_names() -> None:
+    names = ["W1", "W2", "W3", "window-4", "window-16", "window-256", "window-2000"]
+    assert workloads.chosen("window") == names
+    assert [workload.in_flight for workload in plots.WINDOWS] == [1, 4, 16, 64, 256, 512, 2_000]
+
+
+def test_a_scale_leaves_each_workload_enough_to_be_measured() -> None:
+    counts = {workload.name: workload.count(0.001) for workload in workloads.WORKLOADS}
+    assert (counts["W1"], counts["W10"], counts["W11"], counts["W12"]) == (100, 1, 2_000, 3)
+    assert [workload.count(4) for workload in workloads.WORKLOADS if workload.name == "W10"] == [20]
+
+
+def test_a_value_tells_when_it_was_made() -> None:
+    value = workloads.make_values()[0]
+    stamped = workloads.stamped(value)
+    assert len(stamped) == len(value)
+    assert stamped[20:] == value[20:]
+    assert 0 <= time.monotonic_ns() - workloads.stamp(stamped) < 60e9
+
+
+def test_values_of_another_size_are_random_all_over() -> None:
+    values = workloads.make_values(100)
+    assert {len(value) for value in values} == {100}
+    assert len({value[50:] for value in values}) == len(values)
 
 
 def test_a_window_never_holds_more_than_it_may() -> None:
@@ -167,19 +198,112 @@ def test_medians_are_taken_figure_by_figure() -> None:
     assert (middle.seconds, middle.p50_ms, middle.p99_ms) == (1.0, 1.5, 2.5)
 
 
+def measured(**rates: float) -> dict[str, dict[str, Sample]]:
+    """Return one figure of replkv per workload: 100 operations, and the milliseconds that each took."""
+    return {name.replace("_", "-"): {"replkv 1": evolve(SAMPLE, seconds=100 / rate, p50_ms=1e3 / rate)} for name, rate in rates.items()}
+
+
 def test_the_table_compares_with_the_first_peer() -> None:
     results = report.Results()
+    kills = timed([0.25, 0.5, 0.125], 1.0)
+    results.add("W10", "replkv 1", kills)
     results.add("W1", "replkv 1", SAMPLE)
     results.add("W1", "etcd 3", Sample(100, 5.0, 15.0, 2.5, 10.0, 20.0, 30.0, 0.5, 40.0))
-    results.add_fail_over("replkv 1", 0.25)
     first, second, third = report.rows(results)
     assert first == ("W1", "put, one after the other", "replkv 1", "200", "1.5", "2.5", "60", "10 + 20 + 30", "")
     assert second[-1] == "10 × rate, p50 ÷ 10"
-    assert third[4:6] == ("250", "250")
+    assert third[3:] == ("", "250", "500", "", "", "3 times; p99 is the worst")
     page = report.as_markdown(results)
-    assert page.count("\n| ") == 4
     assert "NOISE: up to 50%" in page
-    assert '"etcd 3"' in report.as_json(results, 1)
+    told = json.loads(report.as_json(results))
+    assert told["workloads"]["W1"]["etcd 3"]["runs"][0]["p50_ms"] == 15.0
+    assert told["workloads"]["W10"]["replkv 1"]["runs"][0]["distribution"] == {"1.25e+05": 1, "2.5e+05": 1, "5e+05": 1}
+
+
+def test_the_worst_of_all_runs_counts_where_little_was_done_and_extras_are_told() -> None:
+    results = report.Results()
+    for seconds in (0.5, 0.75):
+        results.add("W11", "replkv 1", timed([0.5, seconds], 1.0, extras={"MiB resident": seconds * 200}))
+    assert report.rows(results)[0][4:] == ("500", "750", "", "", "4 times; p99 is the worst; 125 MiB resident")
+
+
+def test_peers_settings_and_what_the_machine_allows_are_told_with_the_figures() -> None:
+    results = report.Results(settings={"runs": 2})
+    results.add("W1", "replkv 1", SAMPLE)
+    results.bounds += [bounds.Bounds(100, 200, 0.2, 0.1), bounds.Bounds(200, 300, 0.3, 0.1)]
+    results.peers["replkv 1"] = {"durability": "a majority has synced it", "client": "threads"}
+    page = report.as_markdown(results)
+    assert "replkv 1: before a write counts, a majority has synced it. threads." in page
+    assert "a sync 150 µs, a cold round trip over nng 250 µs" in page
+    assert "| W1 | p50 ≤ 2 × (a sync + a cold round trip) | 3.75 | NOT MET |" in page
+    told = json.loads(report.as_json(results))
+    assert told["settings"]["runs"] == 2
+    assert told["settings"]["value_bytes"] == 256
+    assert [one["sync_us"] for one in told["bounds"]] == [100, 200]
+    assert told["marks"][0]["met"] == "NOT MET"
+
+
+def test_marks_are_ratios_and_those_that_need_what_is_missing_are_left_out() -> None:
+    figures = measured(W1=1_000, W2=20_000, W7=700, W7_add_64=9_000, W9=500)
+    found = {(mark.workload, mark.wanted): mark.measure(figures, None) for mark in marks.MARKS}
+    known = {name: round(figure, 3) for (name, _), figure in found.items() if figure is not None}
+    assert known == {"W7": 0.7, "W7-add-64": 0.45, "W9": 2.0}
+    figures["W1"]["etcd 3"] = evolve(SAMPLE, seconds=1.0, p50_ms=2.0)
+    assert marks.MARKS[0].measure(figures, None) == 0.5
+    assert marks.MARKS[0].is_met(0.5)
+    assert not marks.MARKS[0].is_met(0.51)
+
+
+def test_a_read_is_compared_with_a_look_up_without_what_measuring_takes() -> None:
+    figures = {"W6": {"replkv 1": evolve(SAMPLE, p50_ms=0.0007)}}
+    mark = next(mark for mark in marks.MARKS if "bare look-up" in mark.wanted)
+    found = mark.measure(figures, bounds.Bounds(1, 1, look_up_us=0.2, driver_us=0.1))
+    assert found == pytest.approx(3.0)
+
+
+def test_plots_show_the_windows_in_order_and_who_spends_the_cpu() -> None:
+    figures = measured(window_4=2_000, W1=1_000, W3=30_000, W3b=1)
+    figures["W1"]["etcd 3"] = SAMPLE
+    points = plots.window_points(figures)
+    assert list(points) == ["replkv 1"]
+    assert [(point.in_flight, round(point.rate)) for point in points["replkv 1"]] == [(1, 1_000), (4, 2_000), (512, 30_000)]
+    assert plots.cpu_split(figures)[1] == ("W1\netcd 3", (10.0, 20.0, 30.0))
+    assert [name for name, _ in plots.cpu_split(figures)] == ["W1\nreplkv 1", "W1\netcd 3", "W3\nreplkv 1"]
+
+
+def test_progress_says_what_runs_and_expects_of_a_step_what_it_took_before() -> None:
+    said: list[str] = []
+    now = 0.0
+    progress = Progress([("a", "W1"), ("a", "W2"), ("a", "W1"), ("a", "W2")], lambda: now, said.append)
+    progress.begin("a", "W1", "put")
+    now = 10.0
+    progress.begin("a", "W2", "puts")
+    now = 70.0
+    progress.begin("a", "W1", "put")
+    assert said[0] == "[1/4] a W1: put – 0:00 gone"
+    assert said[1] == "[2/4] a W2: puts – 0:10 gone, about 0:30 left"
+    assert said[2] == "[3/4] a W1: put – 1:10 gone, about 1:10 left"
+
+
+def test_zeros_at_the_end_of_a_file_are_not_what_is_stored(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "log").write_bytes(bytes(5_000) + b"x" + bytes(100_000))
+    (tmp_path / "empty").write_bytes(bytes(10_000))
+    assert peer.written_bytes(tmp_path) == 8_192
+
+
+def test_swaps_of_etcd_are_encoded_and_told_apart() -> None:
+    request = protobuf.fields(protobuf.swap_request(b"k", 300, b"8"))
+    assert {number: protobuf.fields(field) for number, field in request.items() if isinstance(field, bytes)} == {
+        1: {2: 2, 3: b"k", 6: 300},
+        2: {2: protobuf.put_request(b"k", b"8")},
+        3: {1: protobuf.range_request(b"k", serializable=False)},
+    }
+    header = protobuf.bytes_field(1, b"\x18" + protobuf.varint(301))
+    assert protobuf.Swapped.decode(header + b"\x10\x01") == protobuf.Swapped(True, 301, b"")
+    pair = protobuf.bytes_field(1, b"k") + b"\x18" + protobuf.varint(299) + protobuf.bytes_field(5, b"7")
+    found = protobuf.bytes_field(3, protobuf.bytes_field(1, protobuf.bytes_field(2, pair)))
+    assert protobuf.Swapped.decode(header + found) == protobuf.Swapped(False, 299, b"7")
 
 
 def test_the_table_of_crowds_says_where_and_how_it_was_measured(tmp_path: Path) -> None:

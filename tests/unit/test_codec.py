@@ -9,12 +9,13 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import zstandard
-from attrs import evolve
+from attrs import astuple, evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kv import commands
@@ -152,6 +153,29 @@ def test_every_kind_of_message_is_tried_and_can_be_read() -> None:
     assert sorted(number for number, _ in codec._WRITERS.values()) == sorted(codec._READERS)
 
 
+odd_values = st.one_of(
+    st.sampled_from((0, 1, -1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, True, False, 1.0, None, "1", b"1", ())),
+    st.integers(-(1 << 63), (1 << 64) - 1),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data(), st.sampled_from(["VoteReply", "AppendReply", "ReadIndex", "Append"]))
+def test_numbers_looked_at_together_pass_exactly_where_each_of_them_does(data: st.DataObject, kind: str) -> None:
+    checks = {"VoteReply": "nbb", "AppendReply": "nnnbnn", "ReadIndex": "nn", "Append": "nnnnnn"}[kind]
+    sound = {"n": numbers, "b": st.booleans()}
+    values = tuple(data.draw(st.one_of(sound[check], sound[check], sound[check], odd_values)) for check in checks)
+    head = codec.pack((*values, ()) if kind == "Append" else values)
+    try:
+        wanted = [{"n": codec.natural, "b": codec.boolean}[check](value) for check, value in zip(checks, values, strict=True)]
+    except DecodeError as error:
+        with pytest.raises(DecodeError, match=f"^{re.escape(str(error))}$"):
+            codec.decode_frame(framed(head, kind=kind_of(getattr(m, kind))))
+    else:
+        message = codec.decode_frame(framed(head, kind=kind_of(getattr(m, kind)))).message
+        assert list(astuple(cast("Any", message), recurse=False))[: len(checks)] == wanted
+
+
 @given(entries)
 def test_entries_survive(entry: m.Entry) -> None:
     assert codec.decode_entry(entry.encoded) == entry
@@ -196,6 +220,26 @@ def test_large_blocks_are_compressed_and_small_ones_are_not() -> None:
     assert (small[:1], large[:1]) == (b"\x00", b"\x01")
     assert len(large) < 200
     assert codec.decode_block(large)[0].commands == ((wire.PUT, b"k", value, False),)
+
+
+def test_blocks_of_several_threads_do_not_get_mixed_up() -> None:
+    """Each borrows what it compresses with; the library lets other threads run meanwhile."""
+
+    def there_and_back(number: int) -> bool:
+        commands = tuple((wire.PUT, b"%d" % place, bytes([number]) * 500, False) for place in range(99))
+        packed = codec.pack_batch(number, 1, 1, [*map(codec.pack, commands)])
+        return all(codec.decode_block(codec.encode_block([packed])) == [(number, 1, 1, commands)] for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(there_and_back, range(4)))
+
+
+def test_a_damaged_block_spoils_none_that_comes_after_it() -> None:
+    block = codec.encode_block([codec.pack_batch(1, 1, 1, [codec.pack((wire.PUT, b"k", random.Random(1).randbytes(5000), False))])])
+    for at in range(1, len(block), 97):
+        with pytest.raises(DecodeError):
+            codec.decode_block(block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :])
+        assert codec.decode_block(block)[0].session == 1
 
 
 def test_the_bytes_on_the_wire_and_in_the_log_never_change() -> None:

@@ -263,6 +263,33 @@ def test_a_file_there_is_no_room_for_leaves_nothing_behind_and_stops_nothing(
     disk.close()
 
 
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_flush_is_a_write_and_a_sync_and_after_a_failed_one_every_change_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    disk = open_directory(tmp_path / "d")
+    disk.allocate("f", 10)
+    synced: list[bytes] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fdatasync", lambda fd: synced.append(os.pread(fd, 10, 0)))
+        disk.flush("f", 2, b"xy")
+    assert synced == [disk.read("f", 0, 10)] == [b"\0\0xy" + bytes(6)]
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"os.{call}", fail)
+        with pytest.raises(StorageError) as first:
+            disk.flush("f", 0, b"z")
+    with pytest.raises(StorageError) as again:
+        disk.flush("f", 0, b"z")
+    assert again.value is first.value
+    disk.close()
+    with pytest.raises(StorageError):
+        disk.flush("f", 0, b"z")
+
+
 def test_short_reads_and_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = open_directory(tmp_path / "d")
     pwrite, pread = os.pwrite, os.pread

@@ -15,6 +15,7 @@ from replkv.history import History
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.integers(0, 2)),  # how much larger the next revision is
+        st.tuples(st.just("extend"), st.integers(0, 9)),
         st.tuples(st.just("pop"), st.integers(0, 5)),
         st.tuples(st.just("settle"), st.just(0)),
         st.tuples(st.just("cut"), st.integers(0, 9)),
@@ -49,6 +50,11 @@ class Both:
             self.model.append((self.revision, self.count))
             self.count += 1
             self.events.append(self.model[-1])
+        elif what == "extend":
+            self.revision += 1
+            self.model += (records := [(self.revision, self.count + place) for place in range(number)])
+            self.count += number
+            self.events.extend(records)
         elif what == "pop":
             for _ in range(min(number, len(self.model) - self.settled)):
                 assert self.events.pop() == self.model.pop()

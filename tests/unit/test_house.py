@@ -23,7 +23,8 @@ HOUSE: list[Floor] = [
         "errors": {"values"},
         "config": {"address", "errors"},
         "messages": {"errors"},
-        "codec": {"address", "errors", "messages"},
+        "compression": set(),
+        "codec": {"address", "compression", "errors", "messages"},
         "refusals": {"errors", "values"},
         "wire": {"codec", "errors", "refusals", "values"},
         "ops": {"values", "wire"},
@@ -89,11 +90,12 @@ HOUSE: list[Floor] = [
         "succession": {"proposals", "space"},
         "status": set(),
         "metrics": {"admission", "snapshotting"},
+        "notices": set(),
         "outgoing": {"proposals", "guests", "space"},
         "described": {"guests", "metrics", "proposals", "snapshotting", "space", "status"},
         "node": {
             *("founding", "housekeeper", "admission", "proposals", "guests", "reads", "keeper", "snapshotting", "upkeep", "space"),
-            *("outgoing", "status", "metrics", "membership", "described", "succession"),
+            *("notices", "outgoing", "status", "metrics", "membership", "described", "succession"),
         },
     },
     {

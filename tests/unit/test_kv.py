@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -150,7 +152,17 @@ class AgainstTheModel(RuleBasedStateMachine):
     @rule(thrown=long_throws)
     def go_on(self, thrown: bytes) -> None:
         dice = Dice(thrown, self.model)
-        often: list[Act] = [self.write, self.write, self.take_back, self.scan, self.check, self.compact, self.scrub, self.scrub]
+        often: list[Act] = [
+            self.write,
+            self.put_each,
+            self.write,
+            self.take_back,
+            self.scan,
+            self.check,
+            self.compact,
+            self.scrub,
+            self.scrub,
+        ]
         act = dice.of([*often, *often, self.write, self.finish_scan, self.pin, self.load])
         note(act.__name__)
         act(dice)
@@ -162,6 +174,17 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.model.commit()
         assert self.store.commit() == self.model.revision
         self.store.moved.clear()
+
+    def put_each(self, dice: Dice) -> None:
+        free = [key for key in KEYS if not self.store.newest.get(key, (0,) * 6)[kv.LEASE]]
+        pairs = [(dice.of(free), dice.of(VALUES), bool(dice.below(2))) for _ in range(dice.of([5, 1, 12]) if free else 0)]
+        answers: list[Raw] = []
+        self.store.put_each([(wire.PUT, *pair) for pair in pairs], answers, 1 << 20, 1 << 40)
+        for (key, value, prev_kv), answer in zip(pairs, answers, strict=True):
+            old = self.model.put(key, value)
+            self.model.commit()
+            assert answer == (wire.OK, self.model.revision, old if prev_kv else None)
+        assert self.store.moved == []
 
     def take_back(self, dice: Dice) -> None:
         write(dice, self.model, self.store, twice=True)
@@ -791,6 +814,34 @@ def test_a_read_is_right_whatever_a_rollback_does_in_the_middle_of_it() -> None:
         assert store.get(b"a", 4) == (b"a", b"2", 2, 4, 3, 0)
 
 
+def test_readers_see_nothing_of_a_run_of_puts_at_any_moment_of_it() -> None:
+    store = Store()
+    published = committed(store, (b"a", b"1"), (b"b", b"1"))
+    before = (store.get(b"a", published), store.get(b"c", published), scanned(store, published))
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.append((store.get(b"a", published), store.get(b"c", published), scanned(store, published)))
+
+    store.newest, store.older = Looking(store.newest, look), Looking(store.older, look)
+    keys = [key for _ in range(FEW + 2) for key in (b"a", b"c")]
+    store.put_each([(wire.PUT, key, b"2", False) for key in keys], [], 100, 1 << 20)
+    assert (store.revision, len(seen)) == (published + len(keys), 4 * (FEW + 2) - 2)
+    assert set(map(repr, seen)) == {repr(before)}
+
+
+class Looking(dict[bytes, Any]):
+    """Has somebody look after each change."""
+
+    def __init__(self, content: dict[bytes, Any], look: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._look = look
+
+    def __setitem__(self, key: bytes, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._look()
+
+
 class Meddling(dict[bytes, Any]):
     """Takes back the store's uncommitted writes just before, or right after, one of the look-ups."""
 
@@ -805,3 +856,22 @@ class Meddling(dict[bytes, Any]):
             run(self._store.rollback())
         self._left -= 1
         return found
+
+
+def test_the_quick_look_at_a_first_version_lets_through_what_the_full_check_does() -> None:
+    for compacted, value, create, mod, version in itertools.product((0, 3), (b"v", None), range(6), range(6), range(3)):
+        record = (b"k", value, create, mod, version, 0)
+        stores = [Store(4, compacted) for _ in range(2)]
+        outcomes = []
+        checks: list[Callable[[], object]] = [
+            partial(stores[0]._check_replayed, None, record, max(2, compacted)),
+            partial(stores[1].replay, [record]),
+        ]
+        for check in checks:
+            try:
+                check()
+            except ValueError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("")
+        assert outcomes[0] == outcomes[1]

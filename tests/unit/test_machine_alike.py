@@ -138,6 +138,66 @@ def test_members_stay_alike_whatever_each_does_besides(thrown: list[bytes], max_
     play(thrown, max_bytes=max_bytes, max_request_bytes=500)
 
 
+class OneByOne(Machine):
+    """A machine that spares itself nothing: it carries out each put as it does any other command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store.put_each = lambda *_: None  # type: ignore[method-assign]
+
+
+def mostly_puts(dice: Dice) -> ops.Packable[Any]:
+    key = dice.of([b"a", b"b", b"c", b"abc"])
+    match dice.below(16):
+        case 0:
+            return ops.Put(key, b"", lease=1 + dice.below(2))  # of which there is the first
+        case 1:
+            return ops.Put(key, b"", ttl=1)
+        case 2:
+            return ops.Delete(key)
+        case 3:
+            return dice.command()
+    return ops.Put(key, bytes(dice.of([0, 1, 20, 90])), prev_kv=not dice.below(4))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.binary(min_size=20, max_size=150), min_size=1, max_size=6), st.sampled_from([1 << 30, 1500, 4000]), st.integers(1, 40))
+def test_a_run_of_puts_does_what_each_of_them_does_alone(thrown: list[bytes], max_bytes: int, length: int) -> None:
+    log, plodder = Log(None, max_bytes=max_bytes, max_request_bytes=91), OneByOne()
+    session = log.open()
+    log.execute(session, 1, ops.Grant(1, 60 * SECOND, 0))
+    for entry in log.entries:
+        run(plodder.apply(entry))
+    for number, data in enumerate(thrown, 2):
+        dice = Dice(data)
+        dice.revision = log.machine.store.revision
+        log.time += dice.of([0, 2 * SECOND])
+        outcome = log.execute(session, number, *(mostly_puts(dice) for _ in range(length)))
+        assert run(plodder.apply(log.entries[-1])) == [outcome]
+        one, other = log.machine.store, plodder.store
+        assert seen(plodder) == seen(log.machine)
+        assert (one.newest, one.older, list(one.keys), one._superseded_at) == (
+            other.newest,
+            other.older,
+            list(other.keys),
+            other._superseded_at,
+        )
+        assert (one._superseded, one._at_commit, one.moved) == (other._superseded, other._at_commit, other.moved)
+        assert {key: type(versions) for key, versions in one.older.items()} == {
+            key: type(versions) for key, versions in other.older.items()
+        }
+    assert b"".join(plodder.dump()) == b"".join(log.machine.dump())
+
+
+def test_a_run_of_puts_is_carried_out_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the property above compares two things."""
+    monkeypatch.setattr(kv.Store, "put", None)  # it is not called
+    log = Log()
+    puts = [ops.Put(b"%d" % (number % 7), bytes(number)) for number in range(200)]
+    assert log.once(*puts) == tuple((OK, 2 + number, None) for number in range(200))
+    assert (len(log.machine.store.events), log.machine.store.revision) == (200, 201)
+
+
 def test_entries_of_all_sorts_are_played() -> None:
     """So that the property above says something: commands of each kind are carried out, refused, and lead to expiry."""
     statuses, expired, compacted = set[int](), 0, 0

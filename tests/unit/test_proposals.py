@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import pytest
 from caller import Caller
@@ -16,7 +17,7 @@ from replkv.codec import Batch
 from replkv.config import Settings
 from replkv.errors import Closed, InvariantBroken, OutcomeUnknown
 from replkv.machine import Machine, Outcome
-from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, OWN_IN_FLIGHT, Call, OwnCall, Proposals
+from replkv.proposals import BATCH_COMMANDS, IN_FLIGHT, OWN_IN_FLIGHT, Call, OwnCall, Proposals, finish
 
 A, B = (1, "a"), (2, "b")
 RETRY = 1.5
@@ -654,3 +655,26 @@ def test_a_member_that_is_no_member_any_more_hands_nothing_over_and_its_callers_
     ready.fail_all(Closed("over"), OutcomeUnknown("who knows"))
     assert isinstance(held.error, Closed)
     assert isinstance(under_way.error, OutcomeUnknown)
+
+
+class Flock(Caller):
+    """Callers that are woken together."""
+
+    __slots__ = ()
+    woken: ClassVar[list[list[Call]]] = []
+
+    @classmethod
+    def finish_together(cls, calls: Iterable[Call]) -> None:
+        cls.woken.append(list(calls))
+
+
+def test_callers_of_one_kind_that_follow_each_other_are_woken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flock, "woken", [])
+    first, second, single, third = Flock(b"x"), Flock(b"x"), Caller(b"x"), Flock(b"x")
+    finish([first, second, single, third])
+    assert Flock.woken == [[first, second], [third]]
+    assert single.finished == 1
+    finish([first])
+    finish([])
+    assert first.finished == 1
+    assert len(Flock.woken) == 2

@@ -20,7 +20,7 @@ from replkv import kv, watch
 from replkv.errors import Compacted
 from replkv.kv import Store, run
 from replkv.values import Event, KeyValue, Span
-from replkv.watch import STEP, Cursor, Hub, Place, to_event
+from replkv.watch import SHARED, STEP, Cursor, Hub, Part, Place, Readings, to_event
 
 KEYS = [b"a", b"a\x00", b"ab", b"b", b"c\xff"]
 SPANS = [
@@ -90,9 +90,9 @@ class Model:
 class Consumer:
     """Who holds a cursor: what it got, and whether it sleeps."""
 
-    def __init__(self, span: Span, start: int, kinds: tuple[bool, bool], prev_kv: bool) -> None:
+    def __init__(self, span: Span, start: int, kinds: tuple[bool, bool], prev_kv: bool, readings: Readings | None = None) -> None:
         self.start = start
-        self.cursor = Cursor(span, Place(start), self.wake, *kinds, prev_kv=prev_kv)
+        self.cursor = Cursor(span, Place(start), self.wake, *kinds, prev_kv=prev_kv, readings=readings)
         self.got = 0
         self.asleep = False
         self.gone = False
@@ -256,9 +256,11 @@ class AgainstTheModel(RuleBasedStateMachine):
         start=st.integers(-6, 3),
         kinds=st.sampled_from([(True, True), (True, True), (True, False), (False, True)]),
         prev_kv=st.booleans(),
+        sharing=st.booleans(),
     )
-    def open(self, span: Span, start: int, kinds: tuple[bool, bool], prev_kv: bool) -> None:
-        self.consumers.append(Consumer(span, max(1, self.published + start), kinds, prev_kv))
+    def open(self, span: Span, start: int, kinds: tuple[bool, bool], prev_kv: bool, sharing: bool) -> None:
+        readings = self.hub.readings if sharing else None
+        self.consumers.append(Consumer(span, max(1, self.published + start), kinds, prev_kv, readings))
 
     @precondition(lambda self: self.consumers)
     @rule(who=whose, limit=st.integers(1, 5))
@@ -431,6 +433,66 @@ def test_an_event_tells_what_happened() -> None:
 # -- compaction -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("span", [Span(b"a", b"a\x00"), Span(b"a", b"b")])
+@pytest.mark.parametrize("kinds", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("prev_kv", [False, True])
+def test_those_who_watch_the_same_share_what_they_read(span: Span, kinds: tuple[bool, bool], prev_kv: bool) -> None:
+    store, readings = Store(), Readings()
+    for number in range(20):
+        committed(store, (b"a", b"%d" % number), (b"b", b""))
+        run(store.delete((b"a", b"a\x00")))
+        store.commit()
+
+    def read(*steps: int, others: bool = False) -> list[Event]:
+        """Read on up to each of these revisions, in small steps."""
+        cursor = Cursor(span, Place(2), nobody, *kinds, prev_kv=prev_kv, cut=int(others), readings=readings)
+        found: list[Event] = []
+        for revision in steps:
+            caught_up = False
+            while not caught_up:
+                events, caught_up = cursor.read(store, revision, limit=7)
+                found += events
+        return found
+
+    alone = Cursor(span, Place(2), nobody, *kinds, prev_kv=prev_kv).read(store, store.revision)[0]
+    first, second, third = read(11, 30, store.revision), read(11, 30, store.revision), read(5, 41)
+    assert first == second == third == alone
+    assert [id(event) for event in first] == [id(event) for event in second], "each is made once"
+    assert [event.key for event in read(store.revision, others=True)] == [b""] * len(alone)
+
+
+def test_what_is_kept_for_others_is_bounded_and_forgotten_when_it_is_compacted() -> None:
+    store, hub = Store(), Hub()
+    for number in range(3 * STEP):
+        committed(store, (b"a", b"%d" % number))
+    for span in (Span(b"a", b"a\x00"), EVERYTHING):
+        cursor = Cursor(span, Place(2), nobody, readings=hub.readings)
+        while not cursor.read(store, store.revision)[1]:
+            assert sum(len(part.events) for part in hub.readings.values()) <= SHARED
+    hub.readings.add("a giant", Place(2), Part([to_event(store.events[0])] * (SHARED + 1), Place(3), 2))
+    assert 0 < sum(len(part.events) for part in hub.readings.values()) <= SHARED
+    store.compact(store.revision)
+    hub.publish(store, store.revision)
+    assert not hub.readings
+    with pytest.raises(Compacted):
+        Cursor(EVERYTHING, Place(2), nobody, readings=hub.readings).read(store, store.revision)
+
+
+def test_a_cursor_rests_while_nothing_that_is_published_is_its_own() -> None:
+    store, hub = Store(), Hub()
+    hub.publish(store, 1)
+    cursor = Cursor(Span(b"a", b"a\x00"), Place(2), lambda: None)
+    assert not hub.rests(cursor, 1)
+    assert hub.arm(cursor)
+    assert hub.rests(cursor, 1)
+    assert not hub.rests(cursor, committed(store, (b"b", b""))), "the hub has not looked at this yet"
+    hub.publish(store, 2)
+    assert hub.rests(cursor, 2)
+    hub.publish(store, committed(store, (b"a", b"")))
+    assert not hub.rests(cursor, 3)
+    assert not hub.rests(cursor, 2), "who has been woken looks"
+
+
 def test_the_events_of_the_compacted_revision_are_kept_but_not_what_they_replaced() -> None:
     store = Store()
     for number in range(5):
@@ -486,15 +548,17 @@ def test_who_slept_while_unmatched_history_was_removed_is_woken_to_find_out() ->
 
 
 class Calls:
-    """Counts the function calls of a thread."""
+    """Counts the function calls of a thread, without those that the collector makes when its time has come."""
 
     def __enter__(self) -> Self:
         self.number = 0
+        gc.disable()
         sys.setprofile(self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
+        gc.enable()
 
     def _count(self, _frame: object, event: str, _arg: object) -> None:
         self.number += event in ("call", "c_call")
@@ -647,11 +711,11 @@ def switching_often() -> Iterator[None]:
 class Sleeper(threading.Thread):
     """Reads all it can get as a watch does, and sleeps for good if nobody wakes it."""
 
-    def __init__(self, node: Node, span: Span, *, prev_kv: bool) -> None:
+    def __init__(self, node: Node, span: Span, *, prev_kv: bool, readings: Readings | None) -> None:
         super().__init__()
         self.node = node
         self.bell = threading.Semaphore(0)
-        self.cursor = Cursor(span, Place(2), self.bell.release, prev_kv=prev_kv)
+        self.cursor = Cursor(span, Place(2), self.bell.release, prev_kv=prev_kv, readings=readings)
         self.runs: list[tuple[int, list[Event]]] = [(2, [])]  # from which revision on, and what came
         self.failure: BaseException | None = None
 
@@ -718,7 +782,8 @@ class Node:
 
 def test_no_thread_misses_an_event_or_a_wake_up_while_the_store_is_written_and_compacted() -> None:
     node = Node()
-    sleepers = [Sleeper(node, span, prev_kv=prev_kv) for span in SPANS[3:8] for prev_kv in (False, True)]
+    kinds = [(False, None), (True, None), (False, node.hub.readings), (False, node.hub.readings), (True, node.hub.readings)]
+    sleepers = [Sleeper(node, span, prev_kv=prev_kv, readings=readings) for span in SPANS[3:8] for prev_kv, readings in kinds]
     with switching_often():
         for sleeper in sleepers:
             sleeper.start()

@@ -743,7 +743,7 @@ def test_closing_ends_who_waits(replica: Replica, consume: Callable[[Watch], Any
         watch.next(0)
     assert replica.put("key", "1").revision == 2
     hub = node_of(replica).hub
-    eventually(lambda: not hub._leaving and not hub._armed)
+    eventually(lambda: not hub.leaving and not hub._armed)
 
 
 def test_a_block_closes_it(replica: Replica) -> None:
