@@ -237,7 +237,7 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
         await self._carry_out(engine, plan.sequel, left(engine, begun, limit))
         return result
 
-    async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+    async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:  # type: ignore[override]  # as _run
         engine = self._engine()
         found = engine.at_hand(key, consistency, prefix)
         return await self._carry_out(engine, Read(Get(key), prefix, consistency), self._config.timeout) if found is NOT_YET else found

@@ -114,7 +114,7 @@ class AsyncSimReplica(_Simulated[AsyncWatch, AsyncLease], AsyncReplica):
         await self._going_on()
         return await super()._run(plan, timeout)
 
-    async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+    async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:  # type: ignore[override]  # as _run
         await self._going_on()
         return await super()._get(key, consistency, prefix)
 
