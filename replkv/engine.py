@@ -319,5 +319,6 @@ class Embedded(Engine):
 
     def refuse_to_block(self) -> None:
         """Refuse to wait on the member's own thread."""
-        if self.thread is not None and self.thread.ident == threading.get_ident():
+        thread = self.thread
+        if thread is not None and thread.ident == threading.get_ident() and thread.is_alive():  # idents of those that ended are used again
             raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")

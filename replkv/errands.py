@@ -271,6 +271,7 @@ class PullErrand(Errand):
         super().__init__(engine, letter.number, ring)
         span, place = Span(letter.start, letter.end), Place(letter.revision, letter.passed)
         self._cursor = Cursor(span, place, self._woken, letter.puts, letter.deletes, letter.prev_kv, synced=letter.synced)
+        self._amid = place.passed > 0  # a revision, of which the client may wait for the rest
 
     def _woken(self) -> None:
         self._ring(self)
@@ -283,7 +284,7 @@ class PullErrand(Errand):
             ReplkvError: the member has stopped.
         """
         events, caught_up = self._step()
-        if events:
+        if events or (self._amid and not self._cursor.place.passed):
             return self._helping(events, caught_up=caught_up)
         if not caught_up or not self.engine.node.hub.arm(self._cursor):
             self._ring(self)

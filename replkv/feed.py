@@ -314,7 +314,7 @@ class LocalFeed(Feed):
         events, caught_up = cursor.read(published.machine.store, published.revision)
         self._read.extend(events)
         self._next = cursor.place.revision  # now that what lies before it can be seen
-        if not caught_up or events:
+        if not caught_up or self._read:  # which may be there without these: of a revision that was read in part
             return MORE
         if not no_mark and self._mark_is_due(asked):
             self._yielded()

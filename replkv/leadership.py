@@ -239,7 +239,8 @@ class Leadership:
         """Send one follower the entries that it lacks, as far as there is room; if there are none and a sign of life is due, that."""
         if peer.next <= self._log.base_index and peer.pace is not Pace.SNAPSHOT:
             self._leave_behind(name, peer, out, now)
-        while peer.has_room(self._log.last_index):
+        last = self._log.last_index
+        while peer.has_room(last):
             entries = self._log.run(peer.next, APPEND_BYTES)
             out.messages.append((name, self._append(peer, peer.next - 1, commit, time, entries, self.rounds.current)))
             due = False

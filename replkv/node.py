@@ -191,6 +191,7 @@ class Node(Described):
         self.outgoing = Outgoing(self.name, self.clock, self.links, self.proposals, self.guests, self.space)
         self.upkeep = Upkeep(self.name, self.clock, self.links, self.snapshots, self.housekeeper, self._submit_own)
         self._publish()
+        self.hub.publish(self.machine.store, self.published.revision)  # what the snapshot brought is news to nobody
         self.links.dial(now)
         if recovered.founding:
             self._begin(recovered, now)
@@ -261,6 +262,7 @@ class Node(Described):
         leads = raft is not None and raft.role is Role.LEADER and len(raft.configuration.voters) > 1
         busy = self.proposals.under_way and raft is not None and raft.leader is not None
         if now >= self._close_by or not (leads or busy):
+            self.notices.flush()  # there will be no block to carry them
             self._stop(Closed(f"member {self.name} was closed"))
         elif raft is not None and not busy and not self._handing_over:
             self._handing_over = True
@@ -541,10 +543,10 @@ class Node(Described):
 
         The stamp of any entry does it; an idle cluster writes one only then.
         """
-        if raft.role is not Role.LEADER or self._applying is not None or not raft.can_propose:
+        if raft.role is not Role.LEADER or self._applying is not None:
             return float("inf")
         lease = self.machine.leases.next
-        if lease is None:
+        if lease is None or not raft.can_propose:
             return float("inf")
         deadline = self.machine.leases.deadline(lease)
         covered = self.outgoing.stamped >= deadline and raft.last_index > self.machine.applied

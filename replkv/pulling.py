@@ -119,7 +119,7 @@ class RemoteFeed(Feed):
     def revision(self) -> int:
         """As ``Feed.revision``."""
         place = self.place  # before the look at what there is
-        rested = not self._initial and not self._read and not self._arrived and not place.passed
+        rested = not self._initial and not self._arrived and not self._read and not place.passed  # in the order in which it moves on
         return max(self._next, place.revision) if rested else self._reached
 
     def leave(self) -> None:
@@ -158,7 +158,9 @@ class RemoteFeed(Feed):
         self._at = place
         if not place.passed:
             self._next = max(self._next, place.revision)
-        if self._mark_is_due(confirmed):
+            if self._read:  # of a revision that was read in part, and that ended without more
+                return MORE
+        if not self._read and self._mark_is_due(confirmed):
             self._yielded()
             return (Progress(place.revision - 1),)
         return self._end(failed)
@@ -234,8 +236,13 @@ class RemoteFeed(Feed):
         place = Place(reply.revision, reply.passed)
         if reply.events:
             self._arrived.append(_Helping(tuple(map(self._cut, reply.events)), place))
-        self.place, self._synced = place, reply.caught_up  # now that the consumer can see what lies before it
-        if reply.events:
+        self._move_on(place, synced=reply.caught_up, news=bool(reply.events))  # now that the consumer can see what lies before it
+
+    def _move_on(self, place: Place, *, synced: bool, news: bool = False) -> None:
+        """Take note of the place behind all that has arrived; that a revision has ended is news to who waits for the whole of it."""
+        news = news or self.place.passed > 0
+        self.place, self._synced = place, synced
+        if news:
             self.ring()
 
     def _read_page(self, raw: Any) -> None:
@@ -282,7 +289,7 @@ class RemoteFeed(Feed):
             self._begin(max(revision, self._floor - 1))  # this member may be behind what another one has told
             return
         if number is not None and number == self.number and not self._scanning and self.place.revision <= revision:
-            self.place, self._synced = Place(revision + 1), True
+            self._move_on(Place(revision + 1), synced=True)
         if self.place.revision > revision and asked is not self._confirmed:
             self._confirmed = asked
             self.ring()

@@ -663,7 +663,7 @@ class Raft:
             self._answer_read(origin, read_id, index)
 
     def _advance_commit(self, lead: Leadership) -> None:
-        index = lead.agreed_index(self.durable_index)
+        index = lead.agreed_index(self.durable_index) if self.commit < self._log.last_index else 0
         # Entries of older terms are never committed by counting (§3.6.2).
         if index > self.commit and self._log.term_at(index) == self.term:
             self._commit_to(index)

@@ -1,7 +1,7 @@
 """How callers wait: a thread on a lock, an asyncio task on its loop, a future on the notifier.
 
 Each is a ``Call`` that the node finishes on its own thread without blocking.  The tasks of a loop and the futures of a member are handed
-over together, all that a batch answers at once, and at most one wake-up is on its way to them.
+over together, all that a batch answers at once, and at most one wake-up is on its way to them.  A future that nobody wants is left alone.
 """
 
 from __future__ import annotations
@@ -171,19 +171,36 @@ class LoopCall(Call):
 _INBOX: Final = attrgetter("_inbox")
 
 
-def _wake_tasks(calls: Iterable[LoopCall]) -> None:
+def _wake_tasks(calls: Sequence[LoopCall]) -> None:
     """Wake the tasks of finished calls; on their loop."""
-    for call in calls:
-        if not call.future.done():
-            call.future.set_result(None)
+    try:
+        for call in calls:
+            if not call.future.done():
+                call.future.set_result(None)
+    except BaseException:  # Ctrl-C: the loop may be run again, and then wakes the others
+        _INBOX(calls[0]).put(partial(_wake_tasks, calls))
+        raise
 
 
-class _Submitted(Future[Any]):
+class Submitted(Future[Any]):
+    """What ``submit`` returns."""
+
+    wanted = True
+    """Whether it must be resolved although nobody asks it: somebody waits for it, or is to be called back."""
+
+    def cancel(self) -> bool:
+        """Refuse: what has been handed over can't be taken back."""
+        return False
+
+
+class _Lazy(Submitted):
     """A future whose callbacks run on the notifier's thread, also those that come late, and may not wait for what only it can bring.
 
-    ``Future`` gives each a condition and two lists, which cost more than all else that a put costs its caller; most never need them, for
-    they are resolved before anybody waits.  So they are made when somebody asks for them.  A future that has none is resolved under the
-    notifier's gate; one that has them is watched, and resolved as ``Future`` does it.  To become watched takes the gate, too.
+    Most futures of writes are looked at when their calls are finished, or never.  To resolve each on the notifier's thread would cost more
+    than all else that a put costs its caller; so that is done only for those that are ``wanted``, and of the others whoever looks first
+    finds out what has become of the call.  ``Future`` gives each a condition and two lists; here they are made when somebody asks for them,
+    and the future is watched from then on: it is resolved as ``Future`` does it.  Both changes are made under the notifier's gate, and
+    whoever makes one looks at the call afterwards: a call that is finished looks whether its future is wanted afterwards, too.
     """
 
     _state = PENDING
@@ -191,41 +208,59 @@ class _Submitted(Future[Any]):
     _exception: BaseException | None = None
     _done_callbacks: Sequence[Callable[[Future[Any]], object]] = ()
     _watched = False
+    wanted = False
 
-    def __init__(self, notifier: Notifier) -> None:  # without that of Future
+    def __init__(self, notifier: Notifier, call: FutureCall) -> None:  # without that of Future
         self._notifier = notifier
+        self._call: FutureCall | None = call
 
     def __getattr__(self, name: str) -> Any:
         made, own = vars(Future()), vars(self)
         if name not in made:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.done()
         with self._notifier.gate:
-            self._watched = True
-            own.update(made | own)  # what it has stays, and another thread may have been here before
+            if not self._watched:  # else another thread was here before, and it may be resolved without the gate
+                self._watched = self.wanted = True
+                own.update(made | own)  # what it has stays
+        self._catch_up()
         return own[name]
+
+    def _catch_up(self) -> None:
+        """Have it resolved if its call was finished before it was wanted, or just now."""
+        call = self._call
+        if call is not None and call.is_finished and self._state != FINISHED:
+            self._notifier.inbox.put(partial(self._notifier.resolve, (call,)))
 
     def settle(self, result: Any, error: BaseException | None) -> Sequence[Callable[[Future[Any]], object]] | None:
         """Resolve it, under the notifier's gate, and return its callbacks; None: it is watched, and not resolved."""
+        if self._state == FINISHED:
+            return ()  # who wanted it has found it finished
         if self._watched:
+            self._call = None  # which refers to it: neither is left to the garbage collector
             return None
         if error is None:
             self._result = result
         else:
             self._exception = error
-        self._state = FINISHED  # the last: from now on others may look
+        self._state, self._call = FINISHED, None  # the last: from now on others may look
         return self._done_callbacks
-
-    def cancel(self) -> bool:
-        return False  # what has been handed over can't be taken back
 
     def cancelled(self) -> bool:
         return False
 
     def done(self) -> bool:
+        call = self._call
+        if call is None or self.wanted or self._state == FINISHED or not call.is_settled:
+            return self._state == FINISHED
+        outcome = call.outcome()
+        with self._notifier.gate:
+            if not self.wanted:  # else the notifier has been asked
+                self.settle(*outcome)
         return self._state == FINISHED
 
     def result(self, timeout: float | None = None) -> Any:
-        if self._state == FINISHED and self._exception is None:
+        if self.done() and self._exception is None:
             return self._result
         self._notifier.refuse_to_wait_for(self)
         return super().result(timeout)
@@ -236,15 +271,19 @@ class _Submitted(Future[Any]):
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         then = partial(self._notifier.run, fn)
+        pending = not self.done()
         with self._notifier.gate:
-            if not self._watched and self._state != FINISHED:
+            if pending := pending and not self._watched and self._state != FINISHED:
                 self._done_callbacks = [*self._done_callbacks, then]
-                return
-        super().add_done_callback(then)
+                self.wanted = True
+        if pending:
+            self._catch_up()
+        else:
+            super().add_done_callback(then)
 
 
 class FutureCall(Call):
-    """A ``concurrent.futures.Future`` that the notifier resolves.
+    """A ``concurrent.futures.Future`` that is resolved by the notifier where somebody wants that.
 
     Attributes:
         deadline: when it is given up, in seconds of the engine's clock.
@@ -260,34 +299,50 @@ class FutureCall(Call):
         self._engine = engine
         self._plan = plan
         self.deadline = deadline
-        self.future: Future[Any] = notifier.future()
+        self.future = notifier.future(self)
         self.resolved = False
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has an answer or an error."""
+        return self.answer is not None or self.error is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its outcome will be the same whenever it is asked for; that of a read is what can be read then."""
+        return self.command is not None and (self.answer is not None or self.error is not None)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may take a while to find its outcome out."""
+        return self.command is None and self._plan.is_long
+
     def finish(self) -> None:
-        """Send the call to the notifier."""
-        self._notifier.inbox.put(partial(self._notifier.resolve, (self,)))
+        """Send the call to the notifier, if its future is wanted."""
+        if self.command is None or self.future.wanted:
+            self._notifier.inbox.put(partial(self._notifier.resolve, (self,)))
 
     @classmethod
     def finish_together(cls, calls: Iterable[FutureCall]) -> None:  # type: ignore[override]  # it is given calls of its own kind
-        """Send calls to their notifiers, to each all that are its own."""
-        for notifier, its in groupby(calls, _NOTIFIER):
+        """Send those calls whose futures are wanted to their notifiers, to each all that are its own."""
+        wanted = [call for call in calls if call.command is None or call.future.wanted]
+        for notifier, its in groupby(wanted, _NOTIFIER):
             notifier.inbox.put(partial(notifier.resolve, tuple(its)))
 
-    def outcome(self) -> Outcome:
-        """Return the future with what has become of the call, which is finished."""
-        self.resolved = True
+    def outcome(self) -> tuple[Any, Exception | None]:
+        """Return what has become of the call, which is finished: a result, or an error."""
         try:
-            return self.future, finished(self, self._plan, self._engine), None
+            return finished(self, self._plan, self._engine), None
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this caller's: the notifier has others to serve
-            return self.future, None, error
+            return None, error
 
     def expire(self) -> None:
         """Give up: its time has run out.  A write that was handed over goes on, for whoever waits on."""
         untouched = self._engine.give_up(self)
-        if self.answer is None and self.error is None:
+        if not self.is_finished:
             expired, self.resolved = self.future, untouched
             if not untouched:
-                self.future = self._notifier.future()
+                self.future = self._notifier.future(self)
             self._notifier.settle([(expired, None, self._expired(untouched=untouched))])
 
     def _expired(self, *, untouched: bool) -> ReplkvError:
@@ -302,6 +357,7 @@ class FutureCall(Call):
 
 
 _NOTIFIER: Final = attrgetter("_notifier")
+_RAISED: Final = "a callback of a future raised"
 
 
 class Resolver:
@@ -315,8 +371,8 @@ class Resolver:
         self.inbox = Inbox(wake)
         self._calls: deque[FutureCall] = deque()  # in the order of their deadlines: all have the same timeout
 
-    def future(self) -> Future[Any]:
-        """Return a new future, which is resolved here."""
+    def future(self, call: FutureCall) -> Submitted:
+        """Return a new future of a call, which is resolved here."""
         raise NotImplementedError
 
     def expect(self, call: FutureCall) -> None:
@@ -325,7 +381,15 @@ class Resolver:
 
     def resolve(self, calls: Iterable[FutureCall]) -> None:
         """Resolve the futures of finished calls, but for those that were given up, of which nothing can come any more."""
-        self.settle([call.outcome() for call in calls if not call.resolved])
+        outcomes = []
+        for call in calls:
+            if not call.resolved:
+                call.resolved = True
+                outcomes.append((call.future, *call.outcome()))
+                if call.is_long:  # nobody waits for what others read
+                    self.settle(outcomes)
+                    outcomes = []
+        self.settle(outcomes)
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
         """Resolve futures, and have their callbacks run."""
@@ -348,15 +412,15 @@ class Resolver:
                 self.inbox.deliver()
                 self._expire(now)
             except BaseException:  # a callback may even call sys.exit(): others wait behind it
-                logger.exception("a callback of a future raised")
+                logger.exception(_RAISED)
             else:
                 return
 
     def _expire(self, now: float) -> None:
         calls = self._calls
-        while calls and (calls[0].resolved or calls[0].deadline <= now):
+        while calls and ((over := calls[0].resolved or calls[0].is_finished) or calls[0].deadline <= now):
             call = calls.popleft()
-            if not call.resolved:
+            if not over:
                 call.expire()
 
 
@@ -378,27 +442,30 @@ class Notifier(Resolver):
         if self._ended:
             self._look(float("-inf"))  # a call that came too late for the thread, and must not wait for ever
 
-    def future(self) -> Future[Any]:
-        """Return a new future, whose callbacks run on the notifier's thread."""
-        return _Submitted(self)
+    def future(self, call: FutureCall) -> Submitted:
+        """Return a new future of a call, whose callbacks run on the notifier's thread."""
+        return _Lazy(self, call)
 
-    def settle(self, outcomes: Sequence[tuple[_Submitted, Any, Exception | None]]) -> None:  # type: ignore[override]  # its own futures
-        """Resolve futures, those that nobody watches under the gate, which is taken once for all of them."""
-        watched, due = [], []
+    def settle(self, outcomes: Sequence[tuple[_Lazy, Any, Exception | None]]) -> None:  # type: ignore[override]  # its own futures
+        """Resolve futures, those that nobody watches under the gate, which is taken once for all of them; then run callbacks in order."""
         with self.gate:
-            for outcome in outcomes:
-                future, result, error = outcome
-                if (callbacks := future.settle(result, error)) is None:
-                    watched.append(outcome)
-                elif callbacks:
-                    due += [partial(callback, future) for callback in callbacks]
-        super().settle(watched)
-        for callback in due:
-            callback()
+            due = [future.settle(result, error) for future, result, error in outcomes]
+        for outcome, callbacks in zip(outcomes, due, strict=True):
+            if callbacks is None:
+                super().settle((outcome,))
+            else:
+                for callback in callbacks:
+                    callback(outcome[0])
 
     def run(self, callback: Callable[[Future[Any]], object], future: Future[Any]) -> None:
-        """Have a future's callback run on the notifier's thread, by itself: whatever it raises is nobody else's."""
-        self.inbox.put(partial(callback, future))
+        """Run a future's callback on the notifier's thread, at once if this is it; whatever it raises is nobody else's."""
+        if threading.get_ident() != self._thread.ident:
+            self.inbox.put(partial(callback, future))
+            return
+        try:
+            callback(future)
+        except BaseException:  # as in _look
+            logger.exception(_RAISED)
 
     def refuse_to_wait_for(self, future: Future[Any]) -> None:
         """Refuse to wait for a future on the thread that resolves it.
@@ -406,7 +473,8 @@ class Notifier(Resolver):
         Raises:
             RuntimeError: this is that thread, and the future is not resolved.
         """
-        if threading.get_ident() == self._thread.ident and not future.done():
+        thread = self._thread
+        if thread.ident == threading.get_ident() and thread.is_alive() and not future.done():  # idents are used again
             raise RuntimeError("a callback that waits for another future would wait for itself: give that one a callback too")
 
     def stop(self) -> None:

@@ -259,8 +259,8 @@ class Hub:
                 return False
             cursor.settled = cursor.place.revision
             if not cursor.known:
-                cursor.known = True
                 self._index.add(cursor)
+                cursor.known = True  # only now: an interrupt may have come between, and who is not in the index is never woken
             self._armed.add(cursor)
             return True
 

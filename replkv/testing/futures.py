@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from replkv.testing.sim import nothing
-from replkv.waiting import Resolver
+from replkv.waiting import Resolver, Submitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ class SimResolver(Resolver):
         if self not in self._engine.world.resolvers:
             self._engine.world.resolvers.append(self)
 
-    def future(self) -> Future[Any]:
+    def future(self, call: FutureCall) -> Submitted:  # noqa: ARG002  # it is resolved when the call is finished
         """Return a new future."""
         return _SimFuture(self._engine.world, self)
 
@@ -51,7 +51,7 @@ class SimResolver(Resolver):
             self._engine.world.resolvers.remove(self)
 
 
-class _SimFuture(Future[Any]):
+class _SimFuture(Submitted):
     """A future for which virtual time passes, also where ``wait`` or ``as_completed`` wait for it."""
 
     def __init__(self, world: World, resolver: SimResolver) -> None:
@@ -59,9 +59,6 @@ class _SimFuture(Future[Any]):
         self._world = world
         self._resolver = resolver
         self._waiters = _Waiters(world)
-
-    def cancel(self) -> bool:
-        return False  # what has been handed over can't be taken back
 
     def result(self, timeout: float | None = None) -> Any:
         self._world.wait(self.done, timeout)

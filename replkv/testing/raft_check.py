@@ -27,3 +27,14 @@ def check_raft(raft: Raft) -> None:
             raise InvariantBroken(f"{name}: {peer} has {progress} in a log that ends at {order[-1]}")
     if len({raft._lead is not None, raft.role is Role.LEADER, raft.leader == name}) > 1:
         raise InvariantBroken(f"{name}: a {raft.role.value} whose leader is {raft.leader}")
+    if not raft._stirred and _has_effects(raft):
+        raise InvariantBroken(f"{name}: there is something to do that would not be done before the next input")
+
+
+def _has_effects(raft: Raft) -> bool:
+    lead, last = raft._lead, raft.last_index
+    decided = raft._unsaved <= last or raft._applied < raft.commit or raft._saved != raft.hard_state
+    if decided or lead is None:
+        return decided or not raft._out.is_empty
+    reads = bool(lead._reads) and raft.commit >= lead.first_index
+    return lead._broadcast_due or lead.settling or reads or any(peer.has_room(last) for peer in lead.peers.values())

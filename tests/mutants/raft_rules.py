@@ -244,6 +244,7 @@ def a_leader_reads_without_asking_anybody(patch: Patch) -> None:
 
     def alone(self: Raft, read_id: int, now: float) -> None:
         if self.role is Role.LEADER:
+            self._pass_time(now)
             self._out.reads.append((read_id, self.commit))
         else:
             read(self, read_id, now)

@@ -30,6 +30,7 @@ from replkv import (
     kv,
 )
 from replkv.plans import Read
+from replkv.proposals import finish
 from replkv.reads import NOT_YET
 from replkv.surface import Consistency, Surface
 from replkv.waiting import LoopCall
@@ -298,6 +299,23 @@ def test_a_call_that_was_cancelled_leaves_no_timer_behind() -> None:
         assert (await replica.put("after", "x")).revision == 4
 
     run(test)
+
+
+def test_ctrl_c_among_the_wake_ups_of_several_tasks_takes_them_from_nobody() -> None:
+    class Interrupted:
+        def done(self) -> bool:
+            calls[1].future = real
+            raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    calls = [LoopCall(b"x", loop) for _ in range(4)]
+    real, calls[1].future = calls[1].future, Interrupted()  # type: ignore[assignment]
+    finish(calls)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.sleep(PATIENCE))
+    loop.run_until_complete(asyncio.wait_for(asyncio.wait([call.future for call in calls]), PATIENCE))
+    assert all(call.future.done() for call in calls)
+    loop.close()
 
 
 def test_close_ends_those_who_wait(tmp_path: Path) -> None:

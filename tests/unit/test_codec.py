@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kv import commands
 
-from replkv import codec, ops, wire
+from replkv import codec, compression, ops, wire
 from replkv import messages as m
 from replkv.codec import BLOCK_MAX, COMPRESS_FROM, FRAME_MAX, HEAD_MAX, Batch, DecodeError
 
@@ -510,6 +510,12 @@ def test_the_limit_of_a_compressed_frame_counts_for_its_plain_bytes() -> None:
     assert codec.decompress(compressed(bytes(1000)), 1000) == bytes(1000)
     with pytest.raises(DecodeError, match="at most 999"):
         codec.decompress(compressed(bytes(1000)), 999)
+
+
+def test_the_window_of_the_largest_block_is_let_through() -> None:
+    largest = random.Random(2).randbytes(1000) * (BLOCK_MAX // 1000 + 1)
+    frame = compression.compress(largest[:BLOCK_MAX])
+    assert codec.decompress(frame, BLOCK_MAX) == largest[:BLOCK_MAX]
 
 
 # -- fields -------------------------------------------------------------------------------------------------------------------------------

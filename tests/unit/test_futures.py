@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import random
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from replkv import Put, Replica
-from replkv.errors import Closed, KeyNotFound, ReplkvError
+from replkv.errors import Closed, KeyNotFound, NoLeader, ReplkvError
 from replkv.plans import Plan
 from replkv.proposals import finish
 from replkv.waiting import FutureCall, Notifier
@@ -121,8 +123,26 @@ def test_a_future_that_is_already_there_can_be_waited_for_in_every_way(notifier:
     assert futures[0].result(0) == 1
 
 
+def test_futures_that_were_looked_at_need_no_garbage_collector(notifier: Notifier) -> None:
+    calls = new_calls(notifier, 3)
+    assert not wait([calls[0].future], 0).done
+    told = threading.Event()
+    calls[1].future.add_done_callback(lambda _: told.set())
+    answer(calls, 1, 2, 3)
+    assert told.wait(PATIENCE)
+    assert [call.future.result(PATIENCE) for call in calls] == [1, 2, 3]
+    notifier.close()  # it holds calls until it has looked whether their time has run out
+    left = [weakref.ref(call.future) for call in calls]
+    gc.disable()
+    try:
+        calls.clear()
+        assert [future() for future in left] == [None, None, None]
+    finally:
+        gc.enable()
+
+
 def test_what_a_future_does_not_have_it_does_not_make_up(notifier: Notifier) -> None:
-    future = notifier.future()
+    future = new_calls(notifier, 1)[0].future
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         future.colour  # type: ignore[attr-defined]  # noqa: B018  # that is the question
     assert not is_watched(future)
@@ -131,7 +151,7 @@ def test_what_a_future_does_not_have_it_does_not_make_up(notifier: Notifier) -> 
 
 def test_it_has_all_that_this_pythons_futures_have(notifier: Notifier) -> None:
     """The library's own functions use what is not public: a Python in which that is otherwise has to be found out here."""
-    future = notifier.future()
+    future = new_calls(notifier, 1)[0].future
     for name, value in vars(Future()).items():
         assert type(getattr(future, name)) in (type(value), tuple), name
     assert {"_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"} == vars(Future()).keys()
@@ -156,6 +176,20 @@ def test_callbacks_run_once_each_in_their_order_whoever_else_waits(notifier: Not
     assert [number for at, number in seen if at == 1] == [0, 1, 2]
 
 
+def test_callbacks_of_what_was_answered_together_run_in_the_order_of_the_calls_whoever_else_waits(notifier: Notifier) -> None:
+    calls = new_calls(notifier, 6)
+    seen: list[int] = []
+    told = threading.Event()
+    for at, call in enumerate(calls):
+        if at % 2:
+            assert not wait([call.future], 0).done  # somebody waits from now on
+        call.future.add_done_callback(lambda _, at=at: seen.append(at))  # type: ignore[misc]
+    calls[-1].future.add_done_callback(lambda _: told.set())
+    answer(calls, *range(6))
+    assert told.wait(PATIENCE)
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_callback_that_ends_badly_keeps_nobody_else_of_its_batch_waiting(notifier: Notifier) -> None:
     calls = new_calls(notifier, 4)
     told: list[int] = []
@@ -176,6 +210,29 @@ def test_a_callback_that_ends_badly_keeps_nobody_else_of_its_batch_waiting(notif
     assert [call.future.result(PATIENCE) for call in calls] == [1, 2, 3, 4]
     assert done.wait(PATIENCE)
     assert sorted(told) == [0, 1, 2, 3]
+
+
+def test_the_future_of_a_long_read_waits_for_no_other_that_was_asked_for_with_it(notifier: Notifier) -> None:
+    class Long(Echo):
+        is_long = True
+
+        def answer(self, node: Any, call: Any) -> Any:
+            return call.answer
+
+        def meaning(self, raw: Any) -> Any:
+            if raw == 2:
+                assert begun.wait(PATIENCE)
+            return raw
+
+    class Answering:
+        def answer(self, plan: Plan[Any], call: FutureCall) -> Any:
+            return plan.answer(None, call)  # type: ignore[arg-type]  # nobody reads
+
+    begun = threading.Event()
+    calls = [FutureCall(None, notifier, Answering(), Long(), float("inf")) for _ in range(2)]  # type: ignore[arg-type]
+    calls[0].future.add_done_callback(lambda _: begun.set())
+    answer(calls, 1, 2)
+    assert [call.future.result(PATIENCE) for call in calls] == [1, 2]
 
 
 # -- together with others -----------------------------------------------------------------------------------------------------------
@@ -303,3 +360,30 @@ def test_futures_that_are_finished_after_the_notifiers_end_are_resolved_with_the
     finish(calls)
     assert all(isinstance(call.future.exception(0), Closed) for call in calls)
     assert told == [0, 1, 2]
+
+
+def test_however_many_futures_are_finished_while_the_notifier_ends_none_is_lost_in_the_depth_of_the_others(
+    notifier: Notifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[int] = []
+
+    class Ending:
+        """Does it in the last moment of the notifier's last look but one."""
+
+        name = "member"
+
+        def give_up(self, _: FutureCall) -> bool:
+            calls = new_calls(notifier, 2000)
+            for at, call in enumerate(calls):
+                call.future.add_done_callback(lambda _, at=at: told.append(at))  # type: ignore[misc]
+                call.fail(Closed("closed"))
+            notifier.stop()
+            return True
+
+        leader, unreachable, trouble = None, (), ""
+
+    late = expected(FutureCall(b"x", notifier, Ending(), Echo(), 0.0), notifier)  # type: ignore[arg-type]
+    assert isinstance(late.future.exception(PATIENCE), NoLeader)
+    notifier._thread.join(PATIENCE)
+    assert told == list(range(2000))
+    assert not caplog.records

@@ -11,6 +11,7 @@ from replkv import codec
 from replkv.errors import InvariantBroken
 from replkv.messages import Append, AppendReply, EntryKind, HardState, SnapshotMeta, TimeoutNow, Vote, VoteReply
 from replkv.raft import Raft, Restored, Role
+from replkv.testing.raft_check import check_raft
 
 PROMISE, ELECTION = TIMING.promise, TIMING.election_timeout
 FIRST = founding("a", "b", "c")
@@ -220,6 +221,21 @@ def test_a_single_voter_tells_learners_nothing_before_its_term_is_durable() -> N
     assert ready.hard_state == HardState(2, "a")
     assert not ready.messages
     assert [to for to, _ in ready.after_sync] == ["x"]
+
+
+def test_what_is_to_be_done_follows_from_inputs_alone_and_the_judge_sees_when_it_does_not() -> None:
+    follower, leader = raft(), elected(raft())
+    assert follower.take() is None
+    follower.trim(0, SnapshotMeta(0, 0, configuration("a", "b", "c")))
+    leader.snapshot_failed("b")  # neither is an input: what follows from them waits for the next one
+    assert (follower.take(), leader.take()) == (None, None)
+    follower.tick(AFTER)
+    leader.propose(EntryKind.BLOCK, b"", AFTER)
+    for member in (follower, leader):
+        check_raft(member)
+        member._stirred = False
+        with pytest.raises(InvariantBroken, match="before the next input"):
+            check_raft(member)
 
 
 def test_learners_and_strangers_never_stand() -> None:

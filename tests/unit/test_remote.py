@@ -750,6 +750,16 @@ def test_whole_revisions_are_yielded_together_however_many_helpings_they_take(me
     assert len(next(watch.batches())) == 50
 
 
+def test_a_whole_revision_is_not_held_back_because_the_rest_of_it_is_of_other_keys(members: Members) -> None:
+    client = watching(members, "a")
+    watch = Watch(client, Span.of(prefix="a"), start_revision=2)
+    members.write(ops.Txn(then=[ops.Put("a", "v"), *(ops.Put(f"b{number:02}", "v") for number in range(50))]))
+    batches = watch.batches()
+    watch.request_progress()
+    assert [event.key for event in next(batches) if isinstance(event, Event)] == [b"a"]
+    assert next(batches) == (Progress(2),)
+
+
 def test_a_slow_consumer_has_a_few_helpings_sent_ahead_and_no_more(members: Members) -> None:
     client = watching(members, "a")
     watch = Watch(client, Span.of("k"), start_revision=2)

@@ -21,6 +21,8 @@ from replkv.node import Node
 from replkv.snapshot import SnapshotReceiver
 from replkv.snapshotting import GIVE_UP_AFTER, HOLD, LATELY, ROOM_AGAIN, Measure, Snapshots
 from replkv.status import Status, Transfer
+from replkv.values import Span
+from replkv.watch import Cursor, Place
 
 RNG = random.Random(5)
 SMALL = Config(snapshot_bytes=20_000, trailing_entries=4, segment_bytes=1 << 16)
@@ -95,6 +97,17 @@ def test_a_log_that_has_grown_is_replaced_by_a_snapshot(cluster: FakeCluster) ->
         assert node.raft is not None
         assert node.raft.last_index - base(node) < 30
     cluster.run(lambda: equal(cluster))
+
+
+def test_a_member_that_restarts_does_not_look_through_its_whole_history_for_those_who_watch(cluster: FakeCluster) -> None:
+    grow(cluster)
+    cluster.run(lambda: all(base(node) > 8 for node in cluster.nodes.values()) and equal(cluster))
+    cluster.crash("a")
+    node = cluster.start("a")
+    cursor = Cursor(Span(b"k", b"l"), Place(node.published.revision + 1), lambda: None)
+    assert node.published.revision > 8
+    assert node.hub.arm(cursor)
+    assert node.hub.rests(cursor, node.published.revision)
 
 
 def test_a_member_restarts_from_its_snapshot_and_the_log_behind_it(cluster: FakeCluster) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import selectors
+import signal
 import socket
 import stat
 import struct
@@ -299,6 +301,49 @@ def test_no_wake_up_is_lost_among_threads(monkeypatch: pytest.MonkeyPatch, make:
             answered[inbox.pop()].release()
     for thread in threads:
         thread.join()
+
+
+def test_a_system_without_epoll_and_eventfd_sees_the_same(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], NngTransport], url: str
+) -> None:
+    monkeypatch.setattr(module, "_Poll", module._Selector)
+    monkeypatch.setattr(module, "_READABLE", selectors.EVENT_READ)
+    monkeypatch.setattr(module, "_Bell", module._PairBell)
+    monkeypatch.setattr(module, "_SWEEP", PATIENCE * 2)  # so that nothing is found but by being told of it
+    server, client = make(), make()
+    bound = server.listen(url)
+    pipe = connect(server, client, bound)
+    for number in range(3):
+        assert client.send("server", b"question %d" % number)
+        assert run(server, until=lambda log: log[server])[server] == [Arrived(pipe, b"question %d" % number)]
+        assert server.reply(pipe, b"answer %d" % number)
+        assert run(client, until=lambda log: log[client])[client] == [Answered("server", b"answer %d" % number)]
+    waker = threading.Thread(target=client.wake)
+    start = time.monotonic()
+    waker.start()
+    assert client.poll(PATIENCE) == []
+    waker.join()
+    client.hang_up("server")
+    assert run(server, client, until=lambda log: log[server]) == {server: [PipeDown(pipe)], client: []}
+    assert time.monotonic() - start < PATIENCE / 2
+    assert connect(server, client, bound) != pipe, "over a descriptor that has the old one's number"
+    client.close()
+    server.close()
+
+
+def test_a_signal_does_not_end_a_poll_early(make: Callable[[], NngTransport]) -> None:
+    transport, heard = make(), list[int]()
+    before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    try:
+        start = time.monotonic()
+        timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        assert transport.poll(0.12) == []
+        assert time.monotonic() - start >= 0.12
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [signal.SIGUSR1]
 
 
 class WokenJustAfterTheLook(NngTransport):

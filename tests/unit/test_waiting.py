@@ -17,8 +17,11 @@ def test_a_callback_that_waits_for_another_future_is_refused_instead_of_deadlock
     with Replica() as replica:
         told = threading.Event()
         errors: list[BaseException] = []
+        log = replica._running().log
+        real = log.sync
 
         def callback(_: object) -> None:
+            log.sync = lambda: told.wait(10) and real()  # type: ignore[assignment, method-assign]  # it is not there before it is asked for
             try:
                 replica.submit(Put("b", "2")).result()
             except RuntimeError as error:
@@ -43,6 +46,30 @@ def test_a_callback_may_look_at_its_own_future() -> None:
         future.add_done_callback(callback)
         assert told.wait(10)
         assert revisions == [future.result().revision]
+
+
+def test_a_thread_that_has_got_the_ident_of_an_ended_members_thread_may_wait() -> None:
+    with Replica() as replica:
+        engine, notifier = replica._engine(), replica._notifier
+        assert notifier is not None
+    assert engine.thread is not None
+    pending: Future[Any] = Future()
+    refused: list[BaseException] = []
+
+    def wait(heir_of: threading.Thread) -> None:
+        heir_of._ident = threading.get_ident()  # type: ignore[attr-defined]  # as the system may give it
+        try:
+            engine.refuse_to_block()
+            notifier.refuse_to_wait_for(pending)
+        except RuntimeError as error:
+            refused.append(error)
+
+    for thread in (engine.thread, notifier._thread):
+        assert not thread.is_alive()
+        heir = threading.Thread(target=wait, args=(thread,))
+        heir.start()
+        heir.join()
+    assert refused == []
 
 
 def test_ready_or_not_is_told_at_once_with_a_timeout_of_zero() -> None:

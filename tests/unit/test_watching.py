@@ -490,6 +490,19 @@ def test_batches_never_split_a_revision(replica: Replica) -> None:
     assert list(batches) == []
 
 
+def test_a_whole_revision_is_not_held_back_because_the_rest_of_it_is_of_other_keys() -> None:
+    node = StillNode()
+    node.put(b"a", *(b"b%04d" % number for number in range(STEP + 100)))
+    run(node.store.delete((b"a", b"c")))
+    node.store.commit()
+    node.publish()
+    watch = node.watch(Span(b"a", b"b"), start_revision=3)
+    watch.request_progress()
+    batches = watch.batches()
+    assert [event.key for event in cast("Any", next(batches))] == [b"a"]
+    assert next(batches) == (Progress(3),)
+
+
 def test_batches_of_the_present_state_come_before_the_mark(replica: Replica) -> None:
     replica.txn(then=[Put("a", "1"), Put("b", "1")])
     replica.put("c", "1")
