@@ -266,7 +266,7 @@ def test_an_awaited_get_reads_when_it_is_awaited_and_checks_its_key_before(consi
                 assert found.mod_revision == revision
                 assert found == await surface.get(key, consistency=consistency, timeout=10.0)
                 with pytest.raises(ValueError, match="empty"):
-                    surface.get("", consistency=consistency)
+                    _ = surface.get("", consistency=consistency)
             late = replica.get("a/b", consistency=consistency)
         with pytest.raises(Closed):
             await late
