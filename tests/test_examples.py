@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -165,6 +166,16 @@ def becomes(expected: object, look: Callable[[], object]) -> None:
         assert time.monotonic() < give_up, f"{seen} instead of {expected}"
 
 
+def listens(port: int) -> None:
+    """Wait until somebody can connect."""
+
+    def look() -> bool:
+        with socket.socket() as caller:
+            return caller.connect_ex(("127.0.0.1", port)) == 0
+
+    becomes(True, look)
+
+
 # -- what each of them does --------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +264,7 @@ def test_config_in_fastapi_is_changed_everywhere_and_applied(running: Running) -
     processes = run.three()
     for name, process in processes.items():
         process.says(f"{name} is ready")
+        listens(run.ports[name])  # uvicorn opens its port behind that
     assert ask(run.ports["a"], "/config", "PUT", {"log_level": "DEBUG", "slots": 2}) == (200, '"stored"')
     expected = {"config": {"log_level": "DEBUG", "slots": 2}, "log_level": "DEBUG"}
     for name in NAMES:
