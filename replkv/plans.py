@@ -337,8 +337,8 @@ class Read(OnKeys[R]):
         return NOT_YET if leased and not _leads_still(node, before) else raw
 
     def meaning_in_steps(self, raw: Raw) -> Generator[None, None, R]:
-        """Make the pairs of a scan in steps."""
-        if not isinstance(self.operation, Scan) or raw[0] != wire.OK or len(raw[2]) <= _STEP:
+        """Take the prefix off the pairs of a scan in steps; without one there is nothing to be done for each."""
+        if not self.prefix or not isinstance(self.operation, Scan) or raw[0] != wire.OK or len(raw[2]) <= _STEP:
             return self.meaning(raw)
         before, records, behind = raw[:2], raw[2], raw[3:]
         kvs: list[KeyValue] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
-from attrs import frozen
+from attrs import field, frozen
 
 Data: TypeAlias = bytes | str
 """A key or a value: bytes; text is encoded as UTF-8."""
@@ -75,30 +75,41 @@ class AddResult(NamedTuple):
     revision: int
 
 
-@frozen
+@frozen(match_args=False)
 class ScanResult:
     """The pairs of a span in the order asked for, at one revision of the store; it is a sequence of them.
 
     ``count`` is how many keys the span has, whatever limit and filters; ``more`` tells that the limit cut what the filters left.
     """
 
-    kvs: tuple[KeyValue, ...]
+    __match_args__ = ("kvs", "count", "more", "revision")
+
+    _records: tuple[tuple[Any, ...], ...] = field(alias="kvs")  # as the store has them; made pairs when they are looked at
     count: int
     more: bool
     revision: int
+
+    @property
+    def kvs(self) -> tuple[KeyValue, ...]:
+        """The pairs; O(number of pairs), to iterate over the result itself needs less memory."""
+        return tuple(map(to_key_value, self._records))
 
     @overload
     def __getitem__(self, index: int) -> KeyValue: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[KeyValue, ...]: ...
     def __getitem__(self, index: int | slice) -> KeyValue | tuple[KeyValue, ...]:
-        return self.kvs[index]
+        found = self._records[index]
+        return tuple(map(to_key_value, found)) if isinstance(index, slice) else to_key_value(found)
 
     def __len__(self) -> int:
-        return len(self.kvs)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[KeyValue]:
-        return iter(self.kvs)
+        return map(to_key_value, self._records)
+
+    def __repr__(self) -> str:
+        return f"ScanResult(kvs={self.kvs!r}, count={self.count}, more={self.more}, revision={self.revision})"
 
 
 @frozen
