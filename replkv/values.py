@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, overload
 
-from attrs import field, frozen
+from attrs import frozen
 
 Data: TypeAlias = bytes | str
 """A key or a value: bytes; text is encoded as UTF-8."""
@@ -75,24 +75,40 @@ class AddResult(NamedTuple):
     revision: int
 
 
-@frozen(match_args=False)
-class ScanResult:
+class _Found:
+    __slots__ = ("_records",)
+    _records: tuple[tuple[Any, ...], ...]
+
+
+@frozen(init=False)
+class ScanResult(_Found):
     """The pairs of a span in the order asked for, at one revision of the store; it is a sequence of them.
 
     ``count`` is how many keys the span has, whatever limit and filters; ``more`` tells that the limit cut what the filters left.
+    ``kvs`` has them all at once; to iterate over the result itself needs less memory.
     """
 
-    __match_args__ = ("kvs", "count", "more", "revision")
-
-    _records: tuple[tuple[Any, ...], ...] = field(alias="kvs")  # as the store has them; made pairs when they are looked at
+    kvs: tuple[KeyValue, ...]
     count: int
     more: bool
     revision: int
 
-    @property
-    def kvs(self) -> tuple[KeyValue, ...]:
-        """The pairs; O(number of pairs), to iterate over the result itself needs less memory."""
-        return tuple(map(to_key_value, self._records))
+    def __init__(self, kvs: tuple[tuple[Any, ...], ...], count: int, more: bool, revision: int) -> None:
+        for name, value in (("_records", kvs), ("count", count), ("more", more), ("revision", revision)):
+            object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:  # who checks types should not think that there is an attribute of every name
+
+        def __getattr__(self, name: str) -> tuple[KeyValue, ...]:
+            """Make the pairs when they are asked for: ten thousand that nobody looks at would keep the collector busy."""
+            if name != "kvs":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            pairs = tuple(map(to_key_value, self._records))
+            object.__setattr__(self, "kvs", pairs)
+            return pairs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ScanResult, (self._records, self.count, self.more, self.revision)
 
     @overload
     def __getitem__(self, index: int) -> KeyValue: ...
@@ -107,9 +123,6 @@ class ScanResult:
 
     def __iter__(self) -> Iterator[KeyValue]:
         return map(to_key_value, self._records)
-
-    def __repr__(self) -> str:
-        return f"ScanResult(kvs={self.kvs!r}, count={self.count}, more={self.more}, revision={self.revision})"
 
 
 @frozen
