@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import bounds, plots, pysyncobj_peer, report
+from benchmarks.commands import end_on_sigterm
 from benchmarks.etcd_peer import EtcdPeer, find_etcd
 from benchmarks.peer import Peer, on_disk, say
 from benchmarks.progress import Progress
@@ -131,7 +131,7 @@ def main() -> int:
         names = chosen(arguments.only)
     except ValueError as error:
         parser.error(str(error))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clusters are stopped
+    end_on_sigterm()
     if arguments.profile:
         if arguments.profile != "threads" and sys.version_info >= (3, 12):
             parser.error("--profile cpu and wall need Python 3.11: since 3.12 cProfile can't watch one thread alone")

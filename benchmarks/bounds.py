@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attrs import asdict, frozen
@@ -80,8 +80,8 @@ def measure(base: Path) -> Bounds:
     return Bounds(sync(base), round_trip(), look_up() - driver, driver)
 
 
-def _p50(count: int, operation: object) -> float:
-    latencies, _ = drive_sequential(count, operation)  # type: ignore[arg-type]
+def _p50(count: int, operation: Callable[[int], object]) -> float:
+    latencies, _ = drive_sequential(count, operation)
     return statistics.median(latencies) * 1e6
 
 
@@ -123,7 +123,7 @@ def round_trip() -> float:
         _until(transport, LinkUp)
         times = []
         for _ in range(TIMES):
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # so that it is a cold one
             begun = time.perf_counter()
             transport.send("other", bytes(300))
             _until(transport, Answered)

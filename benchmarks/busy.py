@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.commands import end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Sample, median
 from benchmarks.peer import on_disk, say
@@ -88,7 +88,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.threads < 1 or arguments.rounds < 1 or not arguments.scale > 0:
         parser.error("--threads and --rounds must be at least 1, and --scale above 0")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
+    end_on_sigterm()
     figures = Figures()
     measure(arguments.workdir, arguments.threads, arguments.rounds, arguments.scale, figures)
     publish(figures, "benchmarks.busy", arguments.json)

@@ -5,12 +5,8 @@ It is asked as ``benchmarks.member`` is.
 
 from __future__ import annotations
 
-import json
-import sys
-
-from benchmarks.answering import answer_requests
 from benchmarks.computing import Computing
-from benchmarks.member import Driver
+from benchmarks.member import Driver, serve
 from replkv import Replica
 
 
@@ -30,12 +26,5 @@ class Busy(Driver):
         self._computing.have(threads)
 
 
-def main() -> None:
-    """Open the member and serve until stdin ends."""
-    name, directory, cluster = sys.argv[1:]
-    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
-        answer_requests(Busy(replica))
-
-
 if __name__ == "__main__":
-    main()
+    serve(Busy)

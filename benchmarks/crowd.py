@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import signal
 import statistics
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from attrs import asdict, frozen
 
+from benchmarks.commands import check_names, end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say
@@ -259,13 +259,11 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/crowd.json"), help="where the figures go; Markdown beside it")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.what if name not in ("lock", "clients")]
-    if unknown:
-        parser.error(f"there is no {unknown[0]}, only lock and clients")
+    check_names(parser, arguments.what, ("lock", "clients"))
     if arguments.scale <= 0 or arguments.seconds < 1:
         parser.error("--scale must be above 0, and --seconds at least 1")
     raise_file_limit(max(1024, int(FILES * arguments.scale)))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clusters are stopped
+    end_on_sigterm()
     figures, what = Figures(), arguments.what or ["lock", "clients"]
     if "lock" in what:
         lock(arguments.workdir, arguments.scale, figures)

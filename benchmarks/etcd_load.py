@@ -171,8 +171,12 @@ async def _spread(endpoint: str, method: str, request: Callable[[int], bytes], i
         calls = [_open(stack, endpoint).unary_unary(method) for _ in range(CHANNELS)]
         for call in calls:
             await call(request(0))
-        begin: list[Begin] = [lambda number, call=call: call(request(number)) for call in calls]  # type: ignore[misc]
+        begin = [_beginning(call, request) for call in calls]
         return await _together([begin[number % CHANNELS] for number in range(in_flight)], operations, cap)
+
+
+def _beginning(call: Any, request: Callable[[int], bytes]) -> Begin:
+    return lambda number: call(request(number))
 
 
 async def _concurrently(workload: Workload, operations: int, endpoint: str) -> Done:

@@ -155,5 +155,5 @@ class EtcdPeer:
         self._servers[leader].wait()
         self._servers[leader] = self._serve(self._commands[leader])
         self._settle()
-        time.sleep(1.0)
+        time.sleep(1.0)  # until the one that came back has what the others have, and another may be killed
         return seconds

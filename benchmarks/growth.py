@@ -6,7 +6,6 @@ Rates are measured without and with it, in turns, so that what else the machine 
 from __future__ import annotations
 
 import argparse
-import signal
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from attrs import define, field
 
+from benchmarks.commands import check_names, end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say
@@ -149,11 +149,10 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/growth.json"), help="where the figures go; Markdown beside it")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.what if name not in KINDS]:
-        parser.error(f"there is no {unknown[0]}, only {', '.join(KINDS)}")
+    check_names(parser, arguments.what, KINDS)
     if arguments.rounds < 1 or not arguments.seconds > 0 or not arguments.scale > 0:
         parser.error("--rounds must be at least 1, --seconds and --scale above 0")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clusters are stopped
+    end_on_sigterm()
     growth = Growth(arguments.workdir, arguments.scale, arguments.rounds, arguments.seconds, figures := Figures())
     for name in arguments.what or KINDS:
         KINDS[name](growth)

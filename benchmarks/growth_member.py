@@ -5,17 +5,14 @@ It is asked as ``benchmarks.member`` is.
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 import threading
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
 from benchmarks import filled
-from benchmarks.answering import answer_requests
-from benchmarks.member import VALUES, Driver
+from benchmarks.member import VALUES, Driver, serve
 from benchmarks.workloads import drive_window, key
 from replkv import Put, Replica
 from replkv.keeper import PER_TTL
@@ -74,12 +71,5 @@ class Growing(Driver):
         drive_window(count, IN_FLIGHT, lambda number: self._submit_plan(Write(operation(number))), cap=float("inf"))
 
 
-def main() -> None:
-    """Open the member and serve until stdin ends."""
-    name, directory, cluster = sys.argv[1:]
-    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
-        answer_requests(Growing(replica))
-
-
 if __name__ == "__main__":
-    main()
+    serve(Growing)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.commands import check_names, end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, wait_until
@@ -88,11 +88,10 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/handover.json"), help="where the figures go; Markdown beside it")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.what if name not in WAYS]:
-        parser.error(f"there is no {unknown[0]}, only {', '.join(WAYS)}")
+    check_names(parser, arguments.what, WAYS)
     if arguments.times < 1:
         parser.error("--times must be at least 1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
+    end_on_sigterm()
     figures = Figures()
     measure(arguments.workdir, arguments.what or list(WAYS), arguments.times, figures)
     publish(figures, "benchmarks.handover", arguments.json)

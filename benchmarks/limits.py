@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import check_names
 from benchmarks.meters import process_cpu
 from benchmarks.peer import new_directory, on_disk, say
 from benchmarks.replkv_peer import ReplkvPeer
@@ -132,9 +133,7 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/limits.json"), help="where the figures go")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.what if name not in LIMITS]
-    if unknown:
-        parser.error(f"there is no {unknown[0]}, only {', '.join(LIMITS)}")
+    check_names(parser, arguments.what, LIMITS)
     rows = [row for name in arguments.what or LIMITS for row in LIMITS[name](arguments.workdir, arguments.scale)]
     width = max(len(title) for title, _ in rows)
     for title, figure in rows:

@@ -306,6 +306,17 @@ class Driver:
         return self._probes.first_since(since) if self._probes is not None else float("inf")
 
 
+def serve(kind: Callable[[Replica], object]) -> None:
+    """Open the member that the command line names, and answer for it until stdin ends.
+
+    Args:
+        kind: makes what answers of the member.
+    """
+    name, directory, cluster = sys.argv[1:]
+    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
+        answer_requests(kind(replica))
+
+
 def main() -> None:
     """Open the member and serve until stdin ends."""
     name, directory, cluster, *timer = sys.argv[1:]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.commands import end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say, wait_until
@@ -123,7 +123,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.keys < 1 or arguments.rounds < 1:
         parser.error("--keys and --rounds must be at least 1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
+    end_on_sigterm()
     figures = Figures()
     measure(arguments.workdir, arguments.keys, arguments.rounds, figures)
     publish(figures, "benchmarks.snapshots", arguments.json)

@@ -5,8 +5,6 @@ It is asked as ``benchmarks.member`` is.  Moments are those of the machine's mon
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
 import time
 from collections import deque
@@ -16,8 +14,7 @@ from typing import Any
 from attrs import evolve
 
 from benchmarks import filled
-from benchmarks.answering import answer_requests
-from benchmarks.member import VALUES
+from benchmarks.member import VALUES, serve
 from benchmarks.workloads import key
 from replkv import Put, Replica
 
@@ -111,13 +108,5 @@ class Taker:
             future.result()
 
 
-def main() -> None:
-    """Open the member and serve until stdin ends."""
-    name, directory, cluster = sys.argv[1:]
-    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
-        taker = Taker(replica)
-        answer_requests(taker)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Taker)

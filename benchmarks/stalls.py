@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from benchmarks.commands import check_names, end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say
@@ -104,12 +104,10 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/stalls.json"), help="where the figures go; Markdown beside it")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.where if name not in PLACES]
-    if unknown:
-        parser.error(f"there is no {unknown[0]}, only {', '.join(PLACES)}")
+    check_names(parser, arguments.where, PLACES)
     if arguments.seconds < 1 or arguments.threads < 0:
         parser.error("--seconds must be at least 1, and --threads at least 0")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clusters are stopped
+    end_on_sigterm()
     figures = Figures()
     for place in arguments.where or PLACES:
         beside(arguments.workdir, Load(place, arguments.threads, arguments.seconds, arguments.interval), figures)

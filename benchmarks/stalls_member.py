@@ -5,13 +5,12 @@ It is asked as ``benchmarks.member`` is.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
 
-from benchmarks.answering import answer_requests
 from benchmarks.computing import Computing
+from benchmarks.member import serve
 from benchmarks.workloads import KEYS, key, make_values
 from replkv import Replica
 
@@ -69,13 +68,5 @@ class Beside:
         return self._replica.metrics()
 
 
-def main() -> None:
-    """Open the member and serve until stdin ends."""
-    name, directory, cluster = sys.argv[1:]
-    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
-        beside = Beside(replica)
-        answer_requests(beside)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Beside)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from benchmarks.commands import end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
 from benchmarks.peer import on_disk, say
@@ -244,7 +244,7 @@ def wanted(arguments: Sequence[str] | None = None) -> tuple[Load, Path, Path]:
 def main() -> int:
     """Measure, print, write."""
     load, base, path = wanted()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
+    end_on_sigterm()
     figures = Figures()
     course = run(base, load, figures)
     tell(course, load, figures)

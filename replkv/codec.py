@@ -276,7 +276,8 @@ def decode_entry(data: bytes) -> Entry:
     index, term, number, time = m.ENTRY_HEAD.unpack_from(data)
     kind = _ENTRY_KINDS.get(number)
     if index > _INT_MAX or term > _INT_MAX or (kind is not None and time > _INT_MAX):
-        expected("an integer of 63 bits", index)
+        for value in (index, term, time):
+            natural(value)  # one of them is none, and this names it
     if kind is None:
         raise TooNew(f"an entry of the unknown kind {number}: upgrade this member")
     return m.Entry(index, term, kind, time, data)
@@ -424,7 +425,7 @@ def decompress(data: bytes, limit: int) -> bytes:
         DecodeError: no size, a larger one, no checksum, a window larger than any block, damage, or bytes behind the frame.
     """
     try:
-        return compression.decompress(data, limit)
+        return compression.decompress(data, limit, BLOCK_MAX)
     except ValueError as error:
         raise DecodeError(str(error)) from None
 

@@ -17,8 +17,7 @@ from replkv.awaiting import AwaitingSurface
 from replkv.backup import Backup, File, State, TakeHold, gathered, write_backup, write_beside
 from replkv.blocking import BlockingSurface
 from replkv.errors import ReplkvError
-from replkv.ops import Get
-from replkv.plans import Plan, Read
+from replkv.plans import Plan
 from replkv.reads import NOT_YET
 from replkv.surface import DEFAULT, Timeout
 from replkv.values import ScanResult, to_timeout
@@ -129,7 +128,7 @@ class BlockingFacade(Facade[W, L], BlockingSurface):
     def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:
         engine = self._engine()
         found = engine.at_hand(key, consistency, prefix)
-        return self._carry_out(engine, Read(Get(key), prefix, consistency), self._config.timeout) if found is NOT_YET else found
+        return super()._get(key, consistency, prefix) if found is NOT_YET else found
 
     def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
         command = plan.command(engine)
@@ -240,7 +239,7 @@ class AwaitingFacade(Facade[W, L], AwaitingSurface):
     async def _get(self, key: bytes, consistency: str, prefix: bytes) -> Any:  # type: ignore[override]  # as _run
         engine = self._engine()
         found = engine.at_hand(key, consistency, prefix)
-        return await self._carry_out(engine, Read(Get(key), prefix, consistency), self._config.timeout) if found is NOT_YET else found
+        return await super()._get(key, consistency, prefix) if found is NOT_YET else found  # type: ignore[misc]  # as _run
 
     async def _carry_out(self, engine: Engine, plan: Plan[R], limit: float | None) -> R:
         command = plan.command(engine)

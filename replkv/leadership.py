@@ -72,8 +72,7 @@ class Leadership:
 
     def agreed_index(self, durable_index: int) -> int:
         """Return up to where a quorum holds the log durably, this member up to ``durable_index``."""
-        matches = {name: peer.match for name, peer in self.peers.items()}
-        matches[self._name] = durable_index
+        matches = {name: peer.match for name, peer in self.peers.items()} | {self._name: durable_index}
         return quorum.agreed(self._log.configuration, matches.__getitem__)
 
     def may_change_to(self, new: Configuration, commit: int) -> bool:
@@ -170,8 +169,7 @@ class Leadership:
 
     def confirm(self) -> list[tuple[str, int, int]]:
         """Return the reads that a quorum has confirmed by now: origin, id, read index."""
-        acked = {name: peer.acked_round for name, peer in self.peers.items()}
-        acked[self._name] = self.rounds.current
+        acked = {name: peer.acked_round for name, peer in self.peers.items()} | {self._name: self.rounds.current}
         round_ = quorum.agreed(self._log.configuration, acked.__getitem__)
         if not self.rounds.confirm(round_) or not self._open_reads:
             return []

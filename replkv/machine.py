@@ -223,9 +223,7 @@ class Machine:
             return wire.refused(refused)
         except LookupError:
             raise features.unknown(command) or DecodeError(f"a command of kind {command[0]} that nobody writes like that") from None
-        self.store.commit()
-        if self.store.moved:
-            yield from writer.settle()
+        yield from writer.commit()
         return answer
 
     def _change_members(self, command: Raw) -> Raw:

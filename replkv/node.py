@@ -429,8 +429,7 @@ class Node(Described):
         self._closing(now)
 
     def _decide(self, raft: Raft, now: float, *, stalled: bool) -> None:
-        changes = self.links.take_changes()
-        for peer, reachable in changes:
+        for peer, reachable in (changes := self.links.take_changes()):
             (raft.connected if reachable else raft.disconnected)(peer, now)
             if reachable and peer == raft.leader:
                 self.outgoing.repeat_all()  # what was on the way to it is lost

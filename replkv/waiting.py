@@ -251,7 +251,8 @@ class _Lazy(Submitted):
 
     def done(self) -> bool:
         call = self._call
-        if call is None or self.wanted or self._state == FINISHED or not call.is_settled:
+        # What becomes of a write is the same whenever it is asked for; of a read, it is what can be read then.
+        if call is None or call.command is None or self.wanted or self._state == FINISHED or not call.is_finished:
             return self._state == FINISHED
         outcome = call.outcome()
         with self._notifier.gate:
@@ -308,19 +309,13 @@ class FutureCall(Call):
         return self.answer is not None or self.error is not None
 
     @property
-    def is_settled(self) -> bool:
-        """Whether its outcome will be the same whenever it is asked for; that of a read is what can be read then."""
-        return self.command is not None and (self.answer is not None or self.error is not None)
-
-    @property
     def is_long(self) -> bool:
         """Whether it may take a while to find its outcome out."""
         return self.command is None and self._plan.is_long
 
     def finish(self) -> None:
         """Send the call to the notifier, if its future is wanted."""
-        if self.command is None or self.future.wanted:
-            self._notifier.inbox.put(partial(self._notifier.resolve, (self,)))
+        self.finish_together((self,))
 
     @classmethod
     def finish_together(cls, calls: Iterable[FutureCall]) -> None:  # type: ignore[override]  # it is given calls of its own kind

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 from caller import Caller
+from hasty import hasty_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -186,11 +186,8 @@ class Woken(Call):
 
 @pytest.fixture
 def hurried() -> Iterator[None]:
-    """Let threads take turns as often as possible."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+    with hasty_threads():
+        yield
 
 
 class Crowd:

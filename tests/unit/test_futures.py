@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadP
 from typing import Any
 
 import pytest
+from hasty import hasty_threads
 
 from replkv import Put, Replica
 from replkv.errors import Closed, KeyNotFound, NoLeader, ReplkvError
@@ -59,11 +60,8 @@ def notifier() -> Iterator[Notifier]:
 
 @pytest.fixture
 def hurried() -> Iterator[None]:
-    """Let threads take turns as often as possible."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+    with hasty_threads():
+        yield
 
 
 def is_watched(future: Future[Any]) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
-import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import pytest
+from hasty import hasty_threads
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -711,17 +710,6 @@ def test_nested_compares_see_the_state_before_the_transaction() -> None:
 
 
 # -- readers on other threads -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def hasty_threads() -> Iterator[None]:
-    """Let threads take turns as often as can be."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
 
 
 class Story:

@@ -8,10 +8,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import pytest
+from hasty import hasty_threads
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -698,16 +698,6 @@ def test_ranges_are_found_by_key_and_leave_nothing_behind() -> None:
 # -- threads --------------------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
 class Sleeper(threading.Thread):
     """Reads all it can get as a watch does, and sleeps for good if nobody wakes it."""
 
@@ -784,7 +774,7 @@ def test_no_thread_misses_an_event_or_a_wake_up_while_the_store_is_written_and_c
     node = Node()
     kinds = [(False, None), (True, None), (False, node.hub.readings), (False, node.hub.readings), (True, node.hub.readings)]
     sleepers = [Sleeper(node, span, prev_kv=prev_kv, readings=readings) for span in SPANS[3:8] for prev_kv, readings in kinds]
-    with switching_often():
+    with hasty_threads(1e-5):
         for sleeper in sleepers:
             sleeper.start()
         for _ in range(8000):
