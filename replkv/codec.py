@@ -354,6 +354,7 @@ def meta_from_wire(wire: object) -> SnapshotMeta:
 # -- blocks of commands ------------------------------------------------------------------------------------------------------------
 
 _RAW, _ZSTD = b"\x00", b"\x01"
+_NOBODY = b"\xc0"  # None, packed
 
 
 class Batch(NamedTuple):
@@ -361,17 +362,21 @@ class Batch(NamedTuple):
 
     ``lowest`` is the lowest sequence whose answer the session still waits for; answers below it may be forgotten.
     ``commands`` are operations as ``ops.py`` packs them.  Session 0 opens a session, with a random number as the sequence.
+    ``guest`` is on whose behalf: None a member's own, else the user of a client, "" where nobody was asked, and the auth revision at
+    which that was proved.
     """
 
     session: int
     sequence: int
     lowest: int
     commands: tuple[tuple[Any, ...], ...]
+    guest: tuple[str, int] | None = None
 
 
-def pack_batch(session: int, sequence: int, lowest: int, commands: Sequence[bytes]) -> bytes:
+def pack_batch(session: int, sequence: int, lowest: int, commands: Sequence[bytes], guest: tuple[str, int] | None = None) -> bytes:
     """Join packed commands into a batch, unparsed."""
-    return b"".join((b"\x94", pack(session), pack(sequence), pack(lowest), _packer.pack_array_header(len(commands)), *commands))
+    head = (b"\x95", pack(session), pack(sequence), pack(lowest), _NOBODY if guest is None else pack(guest))
+    return b"".join((*head, _packer.pack_array_header(len(commands)), *commands))
 
 
 def unpack_batch(data: bytes, check: Callable[[object], None]) -> Batch:
@@ -387,10 +392,16 @@ def unpack_batch(data: bytes, check: Callable[[object], None]) -> Batch:
 
 
 def _batch(value: object) -> Batch:
-    session, sequence, lowest, commands = row(value, 4)
+    session, sequence, lowest, guest, commands = row(value, 5)
     if type(commands) is not tuple:
         expected("a list of commands", commands)
-    return Batch(natural(session), natural(sequence), natural(lowest), commands)
+    return Batch(natural(session), natural(sequence), natural(lowest), commands, None if guest is None else subject(guest))
+
+
+def subject(value: object) -> tuple[str, int]:
+    """Return a user, "" where there is none, and the auth revision at which that was proved."""
+    user, stamp = row(value, 2)
+    return short_text(user), natural(stamp)
 
 
 def encode_block(batches: Sequence[bytes]) -> bytes:

@@ -109,6 +109,34 @@ class MemberNotFound(MembershipRefused):
     """There is no member of this name."""
 
 
+class PermissionDenied(Rejected):
+    """The user who asks has no right to do this; the text says which one is missing."""
+
+
+class AuthenticationFailed(Rejected):
+    """Who asks has not proved to be a user of the cluster, or not since the user was changed."""
+
+
+class AuthRefused(Rejected):
+    """Users, roles and permissions can't be as they were asked to be."""
+
+
+class UserNotFound(AuthRefused):
+    """There is no user of this name."""
+
+
+class UserExists(AuthRefused):
+    """A user of this name is there already."""
+
+
+class RoleNotFound(AuthRefused):
+    """There is no role of this name."""
+
+
+class RoleExists(AuthRefused):
+    """A role of this name is there already."""
+
+
 class LockLost(Rejected):
     """A lock, lease or term is no longer this process's; a write that it guards was not done."""
 

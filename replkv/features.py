@@ -28,7 +28,7 @@ LEVEL: Final = 1
 
 COMMANDS: Final[dict[int, int]] = {
     **dict.fromkeys((wire.PUT, wire.DELETE, wire.ADD, wire.TXN, wire.GET, wire.SCAN, wire.PUT_WITH, wire.EXPECT, wire.COMPACT), 1),
-    **dict.fromkeys((wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE, wire.GUARD, wire.MEMBERS, wire.LEVEL), 1),
+    **dict.fromkeys((wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE, wire.GUARD, wire.MEMBERS, wire.LEVEL, wire.AS, wire.AUTH), 1),
 }
 """The level that each kind of command needs."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
 from replkv import codec, features, kv, session, wire
+from replkv.auth import Auth
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.errors import Incompatible, InvariantBroken, OutcomeUnknown, Rejected, TooLarge, TooManyOps
@@ -29,6 +30,7 @@ from replkv.values import LeaseInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from replkv.auth import Subject
     from replkv.codec import Batch
     from replkv.history import History
     from replkv.lease import Lease
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 CHUNK_MAX = 256 << 10
 """Bytes in one chunk of a dump."""
 
-DUMP_VERSION = 3
+DUMP_VERSION = 4
 
 ENTRIES_AHEAD = 1 << 30
 """By so many places the log of a cluster that begins with the state of another is ahead: the other may go on for so long."""
@@ -56,7 +58,8 @@ class Outcome(NamedTuple):
     """What became of a batch.
 
     ``answers`` has one for each command; None: the batch is so old that what became of it is forgotten.  ``opened`` is the number of
-    the session a batch of session 0 opened.  ``expired``: the batch belongs to a session that is no more, and was not executed.
+    the session a batch of session 0 opened.  ``expired``: the batch belongs to a session that is no more, or another's, and was not
+    executed.  ``owner`` is the user whose client sent it, None for a member: without it a session's number says nothing.
     """
 
     session: int
@@ -64,6 +67,7 @@ class Outcome(NamedTuple):
     answers: tuple[Raw, ...] | None
     opened: int = 0
     expired: bool = False
+    owner: str | None = None
 
 
 class Machine:
@@ -77,6 +81,7 @@ class Machine:
         settings: what all members must agree on.
         configuration: who the members are, as of the applied index; ``configured`` is the index at which that was decided.
         roster: who they should be.
+        auth: who may do what; another value after each change of it.
         level: the cluster's feature level; 0 before there is one.
         time: cluster time in microseconds.
         applied: the index of the newest applied entry; its term is ``term``.
@@ -92,6 +97,7 @@ class Machine:
         self.configuration = Configuration(voters=())
         self.configured = 0
         self.roster = Roster()
+        self.auth = Auth()
         self.level = 0
         self.time = 0
         self.applied = 0
@@ -176,45 +182,50 @@ class Machine:
         return self.founding
 
     def _batch(self, batch: Batch, index: int, place: int) -> Generator[None, None, Outcome]:
-        number, sequence, lowest, commands = batch
+        number, sequence, lowest, commands, guest = batch
+        owner = guest and guest[0]
         if number == 0:
-            return self._open(sequence, index, place)
-        verdict = self.sessions.lookup(number, sequence, lowest, self.time)
+            return self._open(sequence, index, place, owner)
+        verdict = self.sessions.lookup(number, sequence, lowest, self.time, owner)
         if verdict is Verdict.NEW:
-            answers = yield from self._execute(commands)
+            answers = yield from self._execute(commands, guest)
             self.chain = zlib.crc32(self.sessions.record(number, sequence, answers), self.chain)
-            return Outcome(number, sequence, answers)
+            return Outcome(number, sequence, answers, owner=owner)
         if verdict is Verdict.REPEAT:
             kept = self.sessions.answers(number, sequence)
-            return Outcome(number, sequence, (_LOST,) * len(commands) if kept is None else kept)
-        return Outcome(number, sequence, None, expired=verdict is Verdict.EXPIRED)
+            return Outcome(number, sequence, (_LOST,) * len(commands) if kept is None else kept, owner=owner)
+        return Outcome(number, sequence, None, expired=verdict is Verdict.EXPIRED, owner=owner)
 
-    def _open(self, nonce: int, index: int, place: int) -> Outcome:
+    def _open(self, nonce: int, index: int, place: int, owner: str | None) -> Outcome:
         if place >> _POSITIONS:  # its number would be one of the next block's: let it be asked for again
-            return Outcome(0, nonce, None, expired=True)
+            return Outcome(0, nonce, None, expired=True, owner=owner)
         opened = index << _POSITIONS | place
-        self.sessions.open(opened, self.time)
-        return Outcome(0, nonce, (), opened=opened)
+        self.sessions.open(opened, self.time, owner)
+        return Outcome(0, nonce, (), opened=opened, owner=owner)
 
-    def _execute(self, commands: tuple[Raw, ...]) -> Generator[None, None, tuple[Raw, ...]]:
+    def _execute(self, commands: tuple[Raw, ...], guest: Subject | None) -> Generator[None, None, tuple[Raw, ...]]:
         answers: list[Raw] = []
         done, count, pause = 0, len(commands), SLICE
         while done < count:
-            if commands[done][0] == wire.PUT:
+            if commands[done][0] == wire.PUT and (guest is None or not self.auth.enabled):
                 room = self.settings.max_bytes - self.leases.size
                 self.store.put_each(commands[done:pause], answers, self.settings.max_request_bytes, room)
             if len(answers) == done:
-                answers.append((yield from self._command(commands[done])))
+                answers.append((yield from self._command(commands[done], guest)))
             done = len(answers)
             if done == pause:
                 pause += SLICE
                 yield
         return tuple(answers)
 
-    def _command(self, command: Raw) -> Generator[None, None, Raw]:
+    def _command(self, command: Raw, subject: Subject | None) -> Generator[None, None, Raw]:
         writer = self._writer
         try:
             self._check_size(command)
+            if command[0] == wire.AS:
+                _, *asks, command = command
+                subject = tuple(asks)
+            self.auth.check(subject, command, self.leases)
             own = self._own.get(command[0])
             begun = own(self, command) if own is not None else writer.begin(command)
             answer: Raw = begun if isinstance(begun, tuple) else (yield from begun)
@@ -230,12 +241,20 @@ class Machine:
         self.roster.change(command, self.configuration.addresses)
         return (wire.OK,)
 
+    def _change_auth(self, command: Raw) -> Raw:
+        self.auth = self.auth.changed(command, self.time)
+        return (wire.OK, self.auth.revision)
+
     def _raise_level(self, command: Raw) -> Raw:
         features.check_supported(command[1])
         self.level = max(self.level, command[1])
         return (wire.OK, self.level)
 
-    _own: ClassVar[dict[int, Callable[[Machine, Raw], Raw]]] = {wire.MEMBERS: _change_members, wire.LEVEL: _raise_level}  # about no keys
+    _own: ClassVar[dict[int, Callable[[Machine, Raw], Raw]]] = {  # about no keys
+        wire.MEMBERS: _change_members,
+        wire.LEVEL: _raise_level,
+        wire.AUTH: _change_auth,
+    }
 
     def _check_size(self, command: Raw) -> None:
         size, largest = wire.request_size(command), self.settings.max_request_bytes
@@ -262,6 +281,7 @@ class Machine:
         self.term += 1
         self.configured = self.applied
         self.sessions = Sessions()
+        self.auth = self.auth.without_tokens()
         self.leases.renew_all(self.time)
         self.leases.last_id += revisions
         self.store = self.store.without_history(self.store.revision + revisions)
@@ -315,23 +335,23 @@ class Machine:
         if self._at_work:
             raise InvariantBroken(f"the state between entries {self.applied} and {self.applied + 1} can't be dumped")
         sessions, store = self.sessions.pin(), self.store
-        _, place, last_id, leases, kept_alive, revision = self.outline()
+        _, place, last_id, leases, kept_alive, users, revision = self.outline()
         counts = (len(sessions), last_id, len(leases), len(kept_alive))
         base, events, history = store.pin()
         head = codec.pack((DUMP_VERSION, *place, *counts, revision, store.compacted, len(history)))
-        return _chunks(_dump_parts(head, (session.rows(sessions), leases, kept_alive, base, (_END,), _runs(events, history))))
+        return _chunks(_dump_parts(head, (session.rows(sessions), leases, kept_alive, users, base, (_END,), _runs(events, history))))
 
     def outline(self) -> Raw:
         """Return what the state is besides sessions, keys, values and history, as plain values; between two entries.
 
         The version of the dumps that it is a part of, where the log stands and who is who, the largest id of a lease, all leases, when each
-        keeper last kept its own alive, and the revision.
+        keeper last kept its own alive, users and roles, and the revision.
         """
         founding = b"" if self.founding is None else codec.encode_founding(self.founding)
         members = (codec.configuration_to_wire(self.configuration), self.configured, self.roster.rows(), self.level)
         place = (self.applied, self.term, self.time, self.chain, founding, members)
         leases, kept_alive = self.leases.rows()
-        return (DUMP_VERSION, place, self.leases.last_id, tuple(leases), tuple(kept_alive), self.store.revision)
+        return (DUMP_VERSION, place, self.leases.last_id, tuple(leases), tuple(kept_alive), tuple(self.auth.rows()), self.store.revision)
 
     def digest(self) -> str:
         """Return the SHA-256 of the dump: equal on all members at the same applied index."""
@@ -362,6 +382,7 @@ class Machine:
             rows = chain.from_iterable(parts)
             machine._load_sessions(rows, codec.natural(sessions))
             machine._load_leases(rows, *map(codec.natural, (last_lease, leases, kept_alive)))
+            machine.auth = Auth.load(rows)
             machine._load_store(rows, codec.natural(revision), codec.natural(compacted), codec.natural(events))
         except (ValueError, TypeError, StopIteration, InvariantBroken) as error:
             raise DecodeError(f"not a dump of a machine: {error}") from None
@@ -382,8 +403,9 @@ class Machine:
 
     def _load_sessions(self, rows: Iterator[Any], count: int) -> None:
         for _ in range(count):
-            number, heard, floor, kept = map(codec.natural, next(rows))
-            one = Session(heard, floor)
+            number, heard, owner, floor, kept = next(rows)
+            number, heard, floor, kept = map(codec.natural, (number, heard, floor, kept))
+            one = Session(heard, None if owner is None else codec.short_text(owner), floor)
             for _ in range(kept):
                 sequence, packed = next(rows)
                 if type(packed) is not bytes:
@@ -472,9 +494,9 @@ def assembled(outline: Raw, base: Iterable[kv.Record], newest: Sequence[kv.Recor
         base: its pairs in key order, but for those that were written at its revision.
         newest: those.
     """
-    version, place, last_id, leases, kept_alive, revision = outline
+    version, place, last_id, leases, kept_alive, users, revision = outline
     head = codec.pack((version, *place, 0, last_id, len(leases), len(kept_alive), revision, revision, len(newest)))
-    return _chunks(_dump_parts(head, (leases, kept_alive, base, (_END,), newest)))
+    return _chunks(_dump_parts(head, (leases, kept_alive, users, base, (_END,), newest)))
 
 
 def _runs(events: History[kv.Record], places: range) -> Iterator[kv.Record]:

@@ -81,6 +81,61 @@ def _no_such_members(members: int, most: int) -> str:
     return f"there would be {members} members, and at most {most} are possible"
 
 
+_MODES = {1: "read", 2: "write"}
+
+
+def _denied(user: str, mode: int, start: bytes, end: bytes | None) -> str:
+    if mode not in _MODES:
+        return f"this is for users who have the role root, and {user} has not"
+    return f"user {user} may not {_MODES[mode]} {_keys(start, end)}: have root grant it to one of the user's roles"
+
+
+def _keys(start: bytes, end: bytes | None) -> str:
+    if end == start + b"\x00":
+        return repr(start[:64])
+    return f"the keys from {start[:64]!r} " + ("on" if end is None else f"to {end[:64]!r}")
+
+
+def _unproved(user: str) -> str:
+    if not user:
+        return "this cluster answers only users who have proved who they are: connect(user=, password=)"
+    return f"that this is user {user} has to be proved anew: the user was removed or given another password, or is none"
+
+
+def _auth_refused(reason: int, name: str) -> str:
+    return AUTH_REASONS[reason].format(name=name)
+
+
+def _no_user(name: str) -> str:
+    return f"there is no user {name}: auth.users() lists those there are"
+
+
+def _user_exists(name: str) -> str:
+    return f"there is a user {name} already: change_password, or use another name"
+
+
+def _no_role(name: str) -> str:
+    return f"there is no role {name}: auth.roles() lists those there are"
+
+
+def _role_exists(name: str) -> str:
+    return f"there is a role {name} already: grant permissions to it, or use another name"
+
+
+NO_ROOT, ROOT_STAYS, ROOT_IS_ALL, ROLE_NOT_HELD, NOT_GRANTED, TOO_MANY, NOT_ENABLED = 1, 2, 3, 4, 5, 6, 7
+
+AUTH_REASONS: Final = {
+    NO_ROOT: "nobody could administer the cluster any more: add_user('root', password) first",
+    ROOT_STAYS: "the user root keeps its role for as long as auth is enabled: disable it first",
+    ROOT_IS_ALL: "the role root may do everything, which can't be changed: make a role of another name",
+    ROLE_NOT_HELD: "the user has no role {name}: auth.user() lists those it has",
+    NOT_GRANTED: "the role {name} has no permission for exactly these keys: auth.role() lists what it has",
+    TOO_MANY: "there are as many {name} as there may be: remove some first",
+    NOT_ENABLED: "auth is not enabled, so that nobody logs in",
+}
+"""Why users, roles and permissions can't be so; these numbers are in the log's outcome: never reuse one."""
+
+
 def _quota(size: int, most: int) -> str:
     return (
         f"the store would take {size} bytes where Settings.max_bytes allows {most}: delete what is not needed; history goes with the next "
@@ -104,6 +159,13 @@ _KINDS: Final[dict[int, tuple[type[errors.ReplkvError], Callable[..., str]]]] = 
     13: (errors.MemberNotFound, _no_member),
     14: (errors.MemberExists, _member_exists),
     15: (errors.MembershipRefused, _no_such_members),
+    16: (errors.PermissionDenied, _denied),
+    17: (errors.AuthenticationFailed, _unproved),
+    18: (errors.AuthRefused, _auth_refused),
+    19: (errors.UserNotFound, _no_user),
+    20: (errors.UserExists, _user_exists),
+    21: (errors.RoleNotFound, _no_role),
+    22: (errors.RoleExists, _role_exists),
 }
 """The status of an answer that is a refusal, and what it means.  These numbers are in the log's outcome: never reuse one."""
 

@@ -49,12 +49,14 @@ class Session:
 
     Attributes:
         heard: cluster time of its newest batch.
+        owner: the user whose client opened it, and who alone may use it; None: a member.
         floor: everything below this sequence is forgotten.
         answers: the packed answers by sequence; empty where they were too large to keep.
         size: how many bytes they take together.
     """
 
     heard: int
+    owner: str | None = None
     floor: int = 0
     answers: dict[int, bytes] = Factory(dict)
     size: int = 0
@@ -88,9 +90,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._table)
 
-    def open(self, session: int, time: int) -> None:
-        """Begin a session; ``time`` is the cluster time in microseconds."""
-        self._table[session] = Session(time)
+    def open(self, session: int, time: int, owner: str | None = None) -> None:
+        """Begin a session; ``time`` is the cluster time in microseconds, ``owner`` the user whose client asks for it."""
+        self._table[session] = Session(time, owner)
 
     def expire(self, time: int, ttl: int) -> int:
         """End the sessions not heard of for longer than ``ttl`` microseconds, at cluster time ``time``; return how many."""
@@ -103,12 +105,15 @@ class Sessions:
             del self._table[number]
         return len(expired)
 
-    def lookup(self, session: int, sequence: int, lowest: int, time: int) -> Verdict:
-        """Judge a batch that arrives at cluster time ``time``, and forget what is below the lowest sequence its sender waits for."""
-        known = self._table.pop(session, None)
-        if known is None:
+    def lookup(self, session: int, sequence: int, lowest: int, time: int, owner: str | None = None) -> Verdict:
+        """Judge a batch that arrives at cluster time ``time``, and forget what is below the lowest sequence its sender waits for.
+
+        To anybody but its owner a session is unknown: its numbers can be guessed, and it remembers answers.
+        """
+        known = self._table.get(session)
+        if known is None or known.owner != owner:
             return Verdict.EXPIRED
-        self._table[session] = known  # to the end: the table stays in the order of ``heard``
+        self._table[session] = self._table.pop(session)  # to the end: the table stays in the order of ``heard``
         known.heard = time
         if lowest > known.floor:
             known.forget(lowest)
@@ -127,9 +132,10 @@ class Sessions:
         self._table[session].keep(sequence, packed)
         return packed
 
-    def knows(self, session: int) -> bool:
-        """Tell whether a session is open."""
-        return session in self._table
+    def knows(self, session: int, owner: str | None = None) -> bool:
+        """Tell whether a session is open, and its owner's who asks."""
+        known = self._table.get(session)
+        return known is not None and known.owner == owner
 
     def has(self, session: int, sequence: int) -> bool:
         """Tell whether a batch was executed and is not forgotten."""
@@ -145,7 +151,7 @@ class Sessions:
 
     def pin(self) -> list[tuple[int, Session]]:
         """Return a copy of the table that later batches leave alone."""
-        return [(number, Session(s.heard, s.floor, dict(s.answers), s.size)) for number, s in self._table.items()]
+        return [(number, Session(s.heard, s.owner, s.floor, dict(s.answers), s.size)) for number, s in self._table.items()]
 
     def load(self, number: int, session: Session) -> None:
         """Add a session of a table that was pinned, in its order.
@@ -192,5 +198,5 @@ def _left(values: Raw, room: int) -> int:
 def rows(pinned: list[tuple[int, Session]]) -> Iterator[tuple[Any, ...]]:
     """Yield a pinned table as plain rows: each session, followed by its answers."""
     for number, session in pinned:
-        yield (number, session.heard, session.floor, len(session.answers))
+        yield (number, session.heard, session.owner, session.floor, len(session.answers))
         yield from session.answers.items()

@@ -115,9 +115,9 @@ class Space:
         """Return a batch as the leader may propose it: emptied, if it asks for what can't be had."""
         if not self.scarce:
             return batch
-        session, sequence, lowest, commands = codec.unpack_batch(batch, lambda _: None)
+        session, sequence, lowest, commands, guest = codec.unpack_batch(batch, lambda _: None)
         fits = len(batch) <= RATION or self._log.make_room(len(batch) + SMALL)  # one that never fits would stop all that wait behind it
-        return batch if fits and not any(map(wire.grows, commands)) else codec.pack_batch(session, sequence, lowest, ())
+        return batch if fits and not any(map(wire.grows, commands)) else codec.pack_batch(session, sequence, lowest, (), guest)
 
     def written(self, raft: Raft) -> None:
         """Note that all entries that were let in are in the log, or were not needed, and tell Raft whether there is room for a vote."""

@@ -26,14 +26,30 @@ GRANT, RENEW, KEEP_ALIVE, REVOKE = 10, 11, 12, 13
 GUARD = 14
 MEMBERS = 15
 LEVEL = 16
+AS, AUTH = 17, 18
 
-CONDITIONAL = (EXPECT, GUARD)
-"""Operations that carry out another one, their last part, if a key is as they say."""
+CONDITIONAL = (EXPECT, GUARD, AS)
+"""Operations that carry out another one, their last part, if a key is as they say, or if a user may."""
 
 VERSION, CREATE, MOD, VALUE, LEASE, FENCE = 1, 2, 3, 4, 5, 6
 """What a compare looks at; FENCE is CREATE of a key that is in no namespace."""
 EQUAL, NOT_EQUAL, GREATER, LESS = 1, 2, 3, 4
 SORT_KEY, SORT_VERSION, SORT_CREATE, SORT_MOD, SORT_VALUE = 0, 1, 2, 3, 4
+
+READ, WRITE, READWRITE = 1, 2, 3
+"""What a permission allows."""
+ENABLE, DISABLE, ADD_USER, DELETE_USER, CHANGE_PASSWORD, GRANT_ROLE, REVOKE_ROLE = 1, 2, 3, 4, 5, 6, 7
+ADD_ROLE, DELETE_ROLE, GRANT_PERMISSION, REVOKE_PERMISSION, ADD_TOKEN = 8, 9, 10, 11, 12
+"""What an AUTH changes."""
+
+NAME_MAX = 128
+"""Characters of a user's or a role's name."""
+PASSWORD_MAX = 256
+"""Bytes of a password's hash."""
+BOUND_MAX = 4096
+"""Bytes of a key in a permission."""
+DIGEST = 32
+"""Bytes of a token's hash."""
 
 TXN_DEPTH = 16
 """How deep transactions may be nested, the outermost included."""
@@ -49,6 +65,8 @@ MAX_TTL_MICROS = round(MAX_TTL * 1e6)
 
 def count_operations(wire: Raw) -> int:
     """Return the length of the longest list of a packed transaction; a nested one adds its own to the list it stands in."""
+    if wire[0] == AS:
+        return count_operations(wire[3])
     if wire[0] != TXN:
         return 0
     _, compares, then, otherwise = wire
@@ -100,7 +118,9 @@ def check_distinct(wire: Raw) -> None:
     Raises:
         DuplicateKey: one does.
     """
-    if wire[0] == TXN:
+    if wire[0] == AS:
+        check_distinct(wire[3])
+    elif wire[0] == TXN:
         _written(wire)
 
 
@@ -294,9 +314,64 @@ def _is_members(add: object, remove: object, learners: object, promote: object) 
     return len(set(everybody)) == len(everybody)
 
 
+def _is_text(value: object) -> bool:
+    return type(value) is str and value != "" and len(value) <= NAME_MAX and value.isprintable()
+
+
+def _is_as(user: object, stamp: object, operation: object) -> bool:
+    return _is_text(user) and _is_count(stamp) and type(operation) is tuple and operation[:1] != (AS,) and _is_operation(operation)
+
+
+def _is_auth(what: object, arguments: object) -> bool:
+    checks = _AUTH.get(what) if type(what) is int else None
+    if checks is None or type(arguments) is not tuple or len(arguments) != len(checks):
+        return False
+    return all(check(argument) for check, argument in zip(checks, arguments, strict=True))
+
+
 def _is_level(level: object) -> bool:
     return _is_count(level) and level != 0
 
+
+def _is_secret(value: object) -> bool:
+    return type(value) is bytes and len(value) <= PASSWORD_MAX
+
+
+def _is_mode(value: object) -> bool:
+    return type(value) is int and READ <= value <= READWRITE
+
+
+def _is_bound(value: object) -> bool:
+    return type(value) is bytes and 0 < len(value) <= BOUND_MAX
+
+
+def _is_end(value: object) -> bool:
+    return value is None or _is_bound(value)
+
+
+def _is_digest(value: object) -> bool:
+    return type(value) is bytes and len(value) == DIGEST
+
+
+def _is_lifetime(value: object) -> bool:
+    return type(value) is int and 0 < value <= MAX_TTL_MICROS
+
+
+_AUTH: dict[int, tuple[Callable[[object], bool], ...]] = {
+    ENABLE: (),
+    DISABLE: (),
+    ADD_USER: (_is_text, _is_secret),
+    DELETE_USER: (_is_text,),
+    CHANGE_PASSWORD: (_is_text, _is_secret),
+    GRANT_ROLE: (_is_text, _is_text),
+    REVOKE_ROLE: (_is_text, _is_text),
+    ADD_ROLE: (_is_text,),
+    DELETE_ROLE: (_is_text,),
+    GRANT_PERMISSION: (_is_text, _is_mode, _is_bound, _is_end),
+    REVOKE_PERMISSION: (_is_text, _is_bound, _is_end),
+    ADD_TOKEN: (_is_digest, _is_text, _is_count, _is_lifetime),
+}
+"""What the changes of users, roles and permissions are told."""
 
 _Check: TypeAlias = tuple[int, Callable[..., bool]]
 """How long a packed operation is, and the check of what follows its tag."""
@@ -319,6 +394,8 @@ _OUTERMOST: dict[int, _Check] = {
     REVOKE: (3, _is_of_keeper),
     MEMBERS: (5, _is_members),
     LEVEL: (2, _is_level),
+    AS: (4, _is_as),
+    AUTH: (3, _is_auth),
 }
 _KNOWN = {TXN, *_PLAIN, *_OUTERMOST}
 

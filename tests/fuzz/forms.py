@@ -8,8 +8,11 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from attrs import frozen
+
 from replkv import codec, errors, letters, ops, wire
 from replkv import messages as m
+from replkv.auth_ops import ChangeAuth
 from replkv.config import Settings
 from replkv.disk import MemoryDisk
 from replkv.founding import founding_entry
@@ -69,7 +72,41 @@ def operations() -> tuple[Any, ...]:
         ops.KeepAlive(KEEPER),
         ops.Revoke(LEASE),
         ChangeMembers((("d", "tcp://d:1"),), ("b", "c"), (("a", ""), ("e", "inproc://e")), ("f",)),
+        *changes_of_auth(),
+        OnBehalf("ann", 7, put),
+        OnBehalf("ann", 7, ops.Txn(then=[delete])),
     )
+
+
+def changes_of_auth() -> tuple[ChangeAuth, ...]:
+    return (
+        ChangeAuth(wire.ADD_USER, ("root", b"hash")),
+        ChangeAuth(wire.ADD_USER, ("ann", b"")),
+        ChangeAuth(wire.ADD_ROLE, ("dev",)),
+        ChangeAuth(wire.GRANT_ROLE, ("ann", "dev")),
+        ChangeAuth(wire.GRANT_PERMISSION, ("dev", wire.READ, b"k", b"l")),
+        ChangeAuth(wire.GRANT_PERMISSION, ("dev", wire.READWRITE, b"m", None)),
+        ChangeAuth(wire.ENABLE),
+        ChangeAuth(wire.ADD_TOKEN, (bytes(32), "ann", 9, 300_000_000)),
+        ChangeAuth(wire.CHANGE_PASSWORD, ("root", b"other")),
+        ChangeAuth(wire.REVOKE_PERMISSION, ("dev", b"k", b"l")),
+        ChangeAuth(wire.REVOKE_ROLE, ("ann", "dev")),
+        ChangeAuth(wire.DELETE_ROLE, ("dev",)),
+        ChangeAuth(wire.DELETE_USER, ("ann",)),
+        ChangeAuth(wire.DISABLE),
+    )
+
+
+@frozen
+class OnBehalf:
+    """An operation as a member's own caller asks for it in the name of a user."""
+
+    user: str
+    stamp: int
+    operation: Any
+
+    def to_wire(self) -> Any:
+        return (wire.AS, self.user, self.stamp, self.operation.to_wire())
 
 
 def batch(*commands: Any, session: int = 65536, sequence: int = 1) -> bytes:
@@ -79,7 +116,11 @@ def batch(*commands: Any, session: int = 65536, sequence: int = 1) -> bytes:
 @cache
 def batches() -> tuple[bytes, ...]:
     level = codec.pack_batch(65536, 1, 1, [codec.pack((wire.LEVEL, 1))])
-    return (batch(), codec.pack_batch(0, 1 << 62, 0, ()), level, *map(batch, operations()), batch(*operations()))
+    guests = (
+        codec.pack_batch(0, 1 << 62, 0, (), ("", 0)),
+        codec.pack_batch(65536, 1, 1, [codec.pack(ops.Put("k", "v").to_wire())], ("ann", 7)),
+    )
+    return (batch(), codec.pack_batch(0, 1 << 62, 0, ()), level, *guests, *map(batch, operations()), batch(*operations()))
 
 
 @cache

@@ -55,9 +55,9 @@ def read_batch(data: bytes) -> codec.Batch:
 
 
 def prove_batch(batch: codec.Batch, data: bytes) -> None:
-    session, sequence, lowest, commands = batch
+    session, sequence, lowest, commands, guest = batch
     packed = [codec.pack(command) for command in commands]
-    assert codec.pack_batch(session, sequence, lowest, packed) == data
+    assert codec.pack_batch(session, sequence, lowest, packed, guest) == data
     if len(commands) <= 500:
         _carry_out(packed)
 
@@ -76,7 +76,7 @@ def _carry_out(commands: Sequence[bytes]) -> None:
 
 def prove_block(batches: list[codec.Batch], _: bytes) -> None:
     try:
-        packed = [codec.pack_batch(*batch[:3], [codec.pack(command) for command in batch.commands]) for batch in batches]
+        packed = [codec.pack_batch(*batch[:3], [codec.pack(command) for command in batch.commands], batch.guest) for batch in batches]
     except ValueError:
         return  # nested deeper than replkv packs; what is in a block was checked before it entered the log
     assert [codec.pack(batch) for batch in codec.decode_block(codec.encode_block(packed))] == [codec.pack(batch) for batch in batches]

@@ -201,13 +201,16 @@ def test_metas_survive(meta: m.SnapshotMeta) -> None:
     assert codec.meta_from_wire(codec.unpack(codec.pack(codec.meta_to_wire(meta)))) == meta
 
 
+guests = st.none() | st.tuples(st.text(max_size=255), numbers)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(numbers, numbers, numbers, st.lists(commands, max_size=3)), max_size=4))
-def test_blocks_survive(parts: list[tuple[int, int, int, list[ops.Operation]]]) -> None:
-    wires = [(session, sequence, lowest, tuple(operation.to_wire() for operation in listed)) for session, sequence, lowest, listed in parts]
+@given(st.lists(st.tuples(numbers, numbers, numbers, st.lists(commands, max_size=3), guests), max_size=4))
+def test_blocks_survive(parts: list[tuple[int, int, int, list[ops.Operation], tuple[str, int] | None]]) -> None:
+    wires = [(*numbers, tuple(operation.to_wire() for operation in listed), guest) for *numbers, listed, guest in parts]
     packed = [
-        codec.pack_batch(session, sequence, lowest, [codec.pack(packed) for packed in listed])
-        for session, sequence, lowest, listed in wires
+        codec.pack_batch(session, sequence, lowest, [codec.pack(packed) for packed in listed], guest)
+        for session, sequence, lowest, listed, guest in wires
     ]
     assert codec.decode_block(codec.encode_block(packed)) == wires
     assert [checked_batch(data) for data in packed] == wires
@@ -228,7 +231,7 @@ def test_blocks_of_several_threads_do_not_get_mixed_up() -> None:
     def there_and_back(number: int) -> bool:
         commands = tuple((wire.PUT, b"%d" % place, bytes([number]) * 500, False) for place in range(99))
         packed = codec.pack_batch(number, 1, 1, [*map(codec.pack, commands)])
-        return all(codec.decode_block(codec.encode_block([packed])) == [(number, 1, 1, commands)] for _ in range(50))
+        return all(codec.decode_block(codec.encode_block([packed])) == [(number, 1, 1, commands, None)] for _ in range(50))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(there_and_back, range(4)))
@@ -244,15 +247,15 @@ def test_a_damaged_block_spoils_none_that_comes_after_it() -> None:
 
 def test_the_bytes_on_the_wire_and_in_the_log_never_change() -> None:
     batch = codec.pack_batch(65536, 1, 1, [codec.pack(ops.Put("k", "v").to_wire())])
-    assert batch.hex(" ") == "94 ce 00 01 00 00 01 01 91 94 01 c4 01 6b c4 01 76 c2"
+    assert batch.hex(" ") == "95 ce 00 01 00 00 01 01 c0 91 94 01 c4 01 6b c4 01 76 c2"
     block = codec.encode_block([batch])
     assert block == b"\x00\x91" + batch
     entry = codec.make_entry(2, 1, m.EntryKind.BLOCK, 1_000_000, block)
     assert entry.encoded.hex(" ", 1).startswith("02 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00 02 40 42 0f 00 00 00 00 00 00 91")
     append = codec.encode_frame(CLUSTER, 1, 2, m.Append(1, 1, 1, 1, 7, 1_000_000, (entry,)))
     envelope = "01 12 0d 00 00 00 " + CLUSTER.hex(" ") + " 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00"
-    head = "97 01 01 01 01 07 ce 00 0f 42 40 91 2d"
-    assert append.hex(" ") == " ".join(("72 4b 1d c2 86 ab", envelope, head, entry.encoded.hex(" ")))
+    head = "97 01 01 01 01 07 ce 00 0f 42 40 91 2e"
+    assert append.hex(" ") == " ".join(("72 4b 75 23 48 10", envelope, head, entry.encoded.hex(" ")))
     founder = m.Configuration(voters=("a",), members={"a": 5}, addresses={"a": "tcp://a:1"})
     where = "91 92 a1 61 a9 74 63 70 3a 2f 2f 61 3a 31"
     assert codec.encode_configuration(founder).hex(" ") == "95 91 a1 61 90 90 91 92 a1 61 05 " + where
@@ -574,7 +577,11 @@ def test_foundings_with_a_wrong_field_are_refused() -> None:
 
 def test_batches_with_a_wrong_field_or_command_are_refused() -> None:
     put = ops.Put("k", "v").to_wire()
-    for fields in ((1, 1, 1), (-1, 1, 1, ()), (1, 1, True, ()), (1, 1, 1, 5), (1, 1, 1, (put, (99,))), (1, 1, 1, ((*put, 1),))):
+    wrong_numbers = (1, 1, 1, None), (-1, 1, 1, None, ()), (1, 1, True, None, ())
+    wrong_commands = (1, 1, 1, None, 5), (1, 1, 1, None, (put, (99,))), (1, 1, 1, None, ((*put, 1),))
+    wrong_guests = [(1, 1, 1, guest, ()) for guest in (5, ("ann",), ("ann", -1), (b"ann", 1), ("a" * 256, 1))]
+    for fields in (*wrong_numbers, *wrong_commands, *wrong_guests):
         with pytest.raises(DecodeError):
             checked_batch(codec.pack(fields))
-    assert checked_batch(codec.pack((1, 1, 1, (put,)))).commands == (put,)
+    assert checked_batch(codec.pack((1, 1, 1, None, (put,)))).commands == (put,)
+    assert checked_batch(codec.pack((1, 1, 1, ("ann", 7), (put,)))).guest == ("ann", 7)

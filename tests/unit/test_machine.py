@@ -652,11 +652,12 @@ def test_a_dump_has_sessions_leases_keepers_base_and_history_in_this_order() -> 
     place = (machine.applied, 1, 1_000_000, machine.chain, founding)
     configuration = codec.unpack(codec.pack(codec.configuration_to_wire(FOUNDERS)))
     roster = (("a", True, "tcp://a:1"), ("b", True, ""), ("c", True, ""))
-    assert head == (3, *place, (configuration, 1, roster, 1), 3, 2, 3, 1, 7, 5, 3)
-    sessions, leases, kept_alive, base, end, history = sections
-    assert [row[0] >> 16 for row in sessions if len(row) == 4] == [2, 4, 6]
+    assert head == (4, *place, (configuration, 1, roster, 1), 3, 2, 3, 1, 7, 5, 3)
+    sessions, leases, kept_alive, users, base, end, history = sections
+    assert [row[0] >> 16 for row in sessions if len(row) == 5] == [2, 4, 6]
     assert leases == ((1, 10_000_000, 7, 0, False), (5, 20_000_000, 0, 0, False), (2, 3_600_000_000, 0, 0, True))
     assert kept_alive == ((7, 1_000_000),)
+    assert users == (NO_USERS,)
     assert base == ((b"a", b"1", 2, 2, 1, 1), (b"b", b"22", 3, 3, 1, 0))
     assert end == (END,)
     assert history == ((b"c", None, 0, 5, 0, 0), (b"a", b"2", 2, 6, 2, 5), (b"d", b"4", 7, 7, 1, 2))
@@ -682,7 +683,7 @@ def test_the_examples_of_commands_in_the_documentation_are_some_and_none_is_miss
             fields = re.sub(r"\[[^][]*\]", "list", fields)
         assert (command[0], len(command)) == (int(tag), 1 + len(fields.split(", ")))
         tags.add(command[0])
-    assert tags == {*range(1, 17)} - {wire.TXN}
+    assert tags == {*range(1, 19)} - {wire.TXN}
 
 
 def test_the_chained_hash_is_what_the_documentation_says() -> None:
@@ -729,7 +730,7 @@ def test_no_strange_field_in_a_dump_raises_anything_but_decode_error(data: st.Da
             strange = (*row[:place], strange, *row[place + 1 :])
         parts[at] = (*parts[at][:where], strange, *parts[at][where + 1 :])
     try:
-        damaged = dump_of(*parts)
+        damaged = joined(*parts)
     except OverflowError:
         return  # no such number can be packed
     loaded = load_or_refuse(damaged)
@@ -828,7 +829,16 @@ def test_a_dump_of_a_later_version_is_refused() -> None:
             Machine.load([bytes(whole)])
 
 
+NO_USERS = (False, 1, 0, 0, 0)
+
+
 def dump_of(*parts: object) -> bytes:
+    """Return a dump of parts; that there are no users is put before the base."""
+    base = next(at for at, part in enumerate(parts) if isinstance(part, list) and END in part)
+    return joined(*parts[:base], [NO_USERS], *parts[base:])
+
+
+def joined(*parts: object) -> bytes:
     packed = [codec.pack(part) for part in parts]
     return b"".join(len(part).to_bytes(4, "little") + part for part in packed)
 
@@ -843,23 +853,24 @@ def head(
     members: object = (((), (), (), (), ()), 0, (), 0),
 ) -> tuple[object, ...]:
     """The first part of a dump, at the index, term, time and chain 0, without a founding."""
-    return (3, 0, 0, 0, 0, b"", members, sessions, 0, leases, kept_alive, revision, compacted, history)
+    return (4, 0, 0, 0, 0, b"", members, sessions, 0, leases, kept_alive, revision, compacted, history)
 
 
 @pytest.mark.parametrize(
     "rows",
     [
-        [(1, 0, 0, 1), (1, "text")],
-        [(1, 0, 0, 2), (1, b"x"), (1, b"x")],
-        [(1, 0, 0, 1)],
-        [(1, 0, 0)],
-        [(1, 0, 0, 1), (-1, b"x")],
-        [(1, 0, 5, 1), (4, b"x")],
+        [(1, 0, None, 0, 1), (1, "text")],
+        [(1, 0, None, 0, 2), (1, b"x"), (1, b"x")],
+        [(1, 0, None, 0, 1)],
+        [(1, 0, None, 0)],
+        [(1, 0, 5, 0, 1), (1, b"x")],
+        [(1, 0, None, 0, 1), (-1, b"x")],
+        [(1, 0, None, 5, 1), (4, b"x")],
         [5],
     ],
 )
 def test_a_dump_with_an_impossible_session_is_refused(rows: list[object]) -> None:
-    assert len(Machine.load([dump_of(head(sessions=1), [(1, 0, 0, 1), (1, b"x")], [END])]).sessions) == 1
+    assert len(Machine.load([dump_of(head(sessions=1), [(1, 0, None, 0, 1), (1, b"x")], [END])]).sessions) == 1
     with pytest.raises(DecodeError):
         Machine.load([dump_of(head(sessions=1), [*rows, END])])
 

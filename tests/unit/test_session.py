@@ -147,7 +147,16 @@ def test_a_pinned_table_does_not_change_with_the_sessions() -> None:
     pinned = sessions.pin()
     before = list(rows(pinned))
     executed(sessions, 2, lowest=2)
-    assert list(rows(pinned)) == before == [(ID, 0, 0, 1), (1, codec.pack(answer(1)))]
+    assert list(rows(pinned)) == before == [(ID, 0, None, 0, 1), (1, codec.pack(answer(1)))]
+
+
+def test_a_session_is_unknown_to_all_but_the_one_who_opened_it() -> None:
+    sessions = Sessions()
+    sessions.open(ID, 0, "ann")
+    for stranger in (None, "", "bob"):
+        assert sessions.lookup(ID, 1, 9, 5, stranger) is Verdict.EXPIRED
+    assert sessions.lookup(ID, 1, 1, 0, "ann") is Verdict.NEW, "nothing of it was changed, above all not its floor"
+    assert list(rows(sessions.pin())) == [(ID, 0, "ann", 1, 0)]
 
 
 def test_a_table_can_be_loaded_in_its_order() -> None:
