@@ -6,13 +6,17 @@ same calls for processes that are no members.  docs/ARCHITECTURE.md is the way i
 
 import logging
 
+from replkv.acting import ActingReplica, AsyncActingReplica
 from replkv.aio import AsyncReplica
+from replkv.auth_calls import AsyncAuth, AuthStatus, BlockingAuth, Permission, Role, User
 from replkv.awaiting import AsyncNamespace
 from replkv.backup import Backup
 from replkv.blocking import Namespace
 from replkv.client import AsyncClient, Client, connect
 from replkv.config import Config, Settings
 from replkv.errors import (
+    AuthenticationFailed,
+    AuthRefused,
     Closed,
     Compacted,
     Conflict,
@@ -36,15 +40,20 @@ from replkv.errors import (
     NotACounter,
     OutcomeUnknown,
     Overloaded,
+    PermissionDenied,
     QuotaExceeded,
     Rejected,
     Removed,
     ReplkvError,
+    RoleExists,
+    RoleNotFound,
     StorageError,
     TooLarge,
     TooManyOps,
     TooStale,
     Unavailable,
+    UserExists,
+    UserNotFound,
     WaitTimeout,
     WrongCluster,
 )
@@ -68,6 +77,7 @@ from replkv.replica import Replica
 from replkv.sigterm import exit_on_sigterm
 from replkv.status import Member, Status, Transfer
 from replkv.surface import Consistency, Timeout
+from replkv.tls import TLS
 from replkv.typedcodec import typed
 from replkv.valuecodec import Codec, CodecName, Undecodable
 from replkv.values import (
@@ -91,8 +101,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KEEP",
+    "TLS",
+    "ActingReplica",
     "Add",
     "AddResult",
+    "AsyncActingReplica",
+    "AsyncAuth",
     "AsyncBarrier",
     "AsyncClaim",
     "AsyncClient",
@@ -118,8 +132,12 @@ __all__ = [
     "AsyncTransaction",
     "AsyncView",
     "AsyncWatch",
+    "AuthRefused",
+    "AuthStatus",
+    "AuthenticationFailed",
     "Backup",
     "Barrier",
+    "BlockingAuth",
     "Change",
     "Changes",
     "Claim",
@@ -177,6 +195,8 @@ __all__ = [
     "Operation",
     "OutcomeUnknown",
     "Overloaded",
+    "Permission",
+    "PermissionDenied",
     "PriorityQueue",
     "Progress",
     "Put",
@@ -193,6 +213,9 @@ __all__ = [
     "Replica",
     "ReplicatedMapping",
     "ReplkvError",
+    "Role",
+    "RoleExists",
+    "RoleNotFound",
     "Scan",
     "ScanResult",
     "Semaphore",
@@ -212,6 +235,9 @@ __all__ = [
     "TxnResult",
     "Unavailable",
     "Undecodable",
+    "User",
+    "UserExists",
+    "UserNotFound",
     "View",
     "WaitTimeout",
     "Watch",

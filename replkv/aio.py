@@ -7,13 +7,17 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from replkv import fork
+from replkv import fork, passwords
+from replkv.acting import AsyncActingReplica
+from replkv.auth_calls import AuthState, subject_of
+from replkv.auth_ops import to_user
 from replkv.client import AsyncClient, Target
 from replkv.config import Config
 from replkv.facade import AwaitingFacade
 from replkv.leasing import AsyncLease
 from replkv.replica import EmbeddedMember
 from replkv.surface import DEFAULT, Timeout
+from replkv.tls import TLS
 from replkv.watching import AsyncWatch
 
 
@@ -43,6 +47,21 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
             raise
         return self
 
+    async def as_user(self, name: str, password: str | bytes, *, timeout: Timeout = DEFAULT) -> AsyncActingReplica:
+        """Return the calls of this member with the rights of a user; as ``Replica.as_user``, with the password checked beside the loop.
+
+        Args:
+            name: of the user.
+            password: which it has.
+            timeout: seconds, besides.
+
+        Raises:
+            TypeError, ValueError, AuthenticationFailed, NoLeader: as by ``Replica.as_user``.
+        """
+        user, secret = to_user(name), passwords.to_password(password)
+        auth = await self._run(AuthState(), timeout)
+        return AsyncActingReplica(self, await asyncio.get_running_loop().run_in_executor(None, subject_of, auth, user, secret))
+
     async def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
 
@@ -70,10 +89,17 @@ class AsyncReplica(EmbeddedMember[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
 
 
 def connect(
-    target: Target | Iterable[Target], *, insecure: bool = False, config: Config | None = None, timeout: Timeout = DEFAULT
+    target: Target | Iterable[Target],
+    *,
+    user: str | None = None,
+    password: str | bytes | None = None,
+    tls: TLS | None = None,
+    insecure: bool = False,
+    config: Config | None = None,
+    timeout: Timeout = DEFAULT,
 ) -> AsyncClient:
     """Connect to a cluster from a process that is no member; to be awaited, or entered with ``async with``.
 
     The arguments, and the errors that awaiting it raises, are those of ``replkv.connect``.
     """
-    return AsyncClient(target, insecure=insecure, config=config, timeout=timeout)
+    return AsyncClient(target, user=user, password=password, tls=tls, insecure=insecure, config=config, timeout=timeout)

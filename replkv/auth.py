@@ -356,7 +356,7 @@ class Auth:
                 dict(_role(rows) for _ in range(codec.natural(roles))),
                 dict(_token(next(rows)) for _ in range(codec.natural(tokens))),
             )
-        except (StopIteration, TypeError, ValueError) as error:
+        except (StopIteration, RuntimeError, TypeError, ValueError) as error:  # RuntimeError: rows that end amid a generator
             raise DecodeError(f"not the users and roles of a cluster: {error}") from None
         if (len(loaded.users), len(loaded.roles), len(loaded.tokens)) != (users, roles, tokens):
             raise DecodeError("users, roles or tokens that are there twice")

@@ -19,7 +19,8 @@ from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from replkv import address, letters
+from replkv import address, letters, passwords
+from replkv.auth_ops import to_user
 from replkv.config import Config
 from replkv.errors import Closed, NoLeader, ReplkvError
 from replkv.facade import AwaitingFacade, BlockingFacade, Facade
@@ -30,6 +31,8 @@ from replkv.replica import boottime
 from replkv.sockets import Sockets
 from replkv.status import Member, Status
 from replkv.surface import DEFAULT, Timeout, operation
+from replkv.tls import TLS
+from replkv.tunnel import Contexts
 from replkv.waiting import Notifier
 from replkv.watching import AsyncWatch, Watch
 from replkv.wire import Raw
@@ -86,13 +89,25 @@ class ConnectedClient(Facade[W, L]):
     """What ``Client`` and ``AsyncClient`` share: the arguments, documented at ``connect``, and the connection."""
 
     def __init__(
-        self, target: Target | Iterable[Target], *, insecure: bool = False, config: Config | None = None, timeout: Timeout = DEFAULT
+        self,
+        target: Target | Iterable[Target],
+        *,
+        user: str | None = None,
+        password: str | bytes | None = None,
+        tls: TLS | None = None,
+        insecure: bool = False,
+        config: Config | None = None,
+        timeout: Timeout = DEFAULT,
     ) -> None:
         if config is not None and not isinstance(config, Config):
             raise TypeError(f"config must be a Config, not {type(config).__name__}")
         self._config = Config() if config is None else config
-        self._insecure = insecure
-        self._targets = _checked_targets(target, insecure=insecure)
+        if tls is not None and not isinstance(tls, TLS):
+            raise TypeError(f"tls must be a TLS, not {type(tls).__name__}")
+        self._login = _checked_login(user, password)
+        self._targets = _checked_targets(target, insecure=insecure, encrypted=tls is not None, secret=password is not None)
+        self._contexts = Contexts(tls) if tls is not None else None
+        self._anywhere = insecure or tls is not None
         self._patience = self._timeout(timeout)
         self._remote: Remote | None = None
         self._thread: threading.Thread | None = None
@@ -107,7 +122,9 @@ class ConnectedClient(Facade[W, L]):
             return
         rng = random.Random(int.from_bytes(os.urandom(16)))
         name = f"replkv-client-{next(_numbers)}"
-        self._remote = Remote(self._targets, self._config, Sockets(), boottime, rng, anywhere=self._insecure)
+        sockets = Sockets(self._contexts)
+        login, self._login = self._login, {}  # one place that holds a secret is enough
+        self._remote = Remote(self._targets, self._config, sockets, boottime, rng, anywhere=self._anywhere, **login)
         self._notifier = Notifier(f"{name}-notifier", boottime)
         self._thread = threading.Thread(target=_turn, args=(self._remote, self._notifier), name=name, daemon=True)
         self._remote.thread = self._thread
@@ -195,9 +212,17 @@ class Client(ConnectedClient[Watch, Lease], BlockingFacade[Watch, Lease]):
     """
 
     def __init__(
-        self, target: Target | Iterable[Target], *, insecure: bool = False, config: Config | None = None, timeout: Timeout = DEFAULT
+        self,
+        target: Target | Iterable[Target],
+        *,
+        user: str | None = None,
+        password: str | bytes | None = None,
+        tls: TLS | None = None,
+        insecure: bool = False,
+        config: Config | None = None,
+        timeout: Timeout = DEFAULT,
     ) -> None:
-        super().__init__(target, insecure=insecure, config=config, timeout=timeout)
+        super().__init__(target, user=user, password=password, tls=tls, insecure=insecure, config=config, timeout=timeout)
         self._start()
         try:
             self._run(_StatusPlan(), self._patience)
@@ -267,7 +292,14 @@ class AsyncClient(ConnectedClient[AsyncWatch, AsyncLease], AwaitingFacade[AsyncW
 
 
 def connect(
-    target: Target | Iterable[Target], *, insecure: bool = False, config: Config | None = None, timeout: Timeout = DEFAULT
+    target: Target | Iterable[Target],
+    *,
+    user: str | None = None,
+    password: str | bytes | None = None,
+    tls: TLS | None = None,
+    insecure: bool = False,
+    config: Config | None = None,
+    timeout: Timeout = DEFAULT,
 ) -> Client:
     """Connect to a cluster from a process that is no member.
 
@@ -275,7 +307,12 @@ def connect(
         target: the data directory of a member on this machine, an address at which a member serves clients (``Config.clients``), or
             several of either; text is taken for a directory if it names one or has a ``/`` in it.  Further addresses are learnt from the
             members.
-        insecure: go beyond this machine although nothing is encrypted and nobody is authenticated.
+        user: who this is, where the cluster's users have to say so; a client whose certificate names its user says nothing.
+        password: of the user; kept for as long as the client, which has to prove itself anew to each member.
+        tls: encrypt all connections but those over sockets in this machine's file system, and talk to nobody whose certificate is not
+            for the host of its address, or for ``server_name``.
+        insecure: go beyond this machine although nothing is encrypted there, a password no more than all else, and nobody knows who
+            answers.
         config: this process's choices; those about disks and serving don't count here.
         timeout: seconds within which a member must answer; None waits without limit.
 
@@ -283,11 +320,12 @@ def connect(
         A client that is connected; ``with`` and ``close()`` end it.
 
     Raises:
-        TypeError, ValueError: an argument is wrong.
-        NoLeader: no member answered in time; the text says who was tried.
+        TypeError, ValueError: an argument is wrong, or a file of ``tls`` can't be used.
+        NoLeader: no member answered in time; the text says who was tried, and what was wrong with each.
+        AuthenticationFailed: users have been enabled, and this client has not proved to be one.
         WrongCluster, Incompatible: no member can be used; the text says why.
     """
-    return Client(target, insecure=insecure, config=config, timeout=timeout)
+    return Client(target, user=user, password=password, tls=tls, insecure=insecure, config=config, timeout=timeout)
 
 
 def _turn(remote: Remote, notifier: Notifier) -> None:
@@ -307,7 +345,17 @@ def _close_all() -> None:
 # -- arguments ---------------------------------------------------------------------------------------------------------------------
 
 
-def _checked_targets(target: object, *, insecure: bool) -> list[str]:
+def _checked_login(user: object, password: object) -> dict[str, Any]:
+    """Return what a member is to be told of who this is, if anything."""
+    if (user is None) != (password is None):
+        raise ValueError("user= and password= belong together; a client whose certificate names its user needs neither")
+    if user is not None:
+        to_user(user)
+        passwords.to_password(password)
+    return {} if user is None else {"user": user, "password": password}
+
+
+def _checked_targets(target: object, *, insecure: bool, encrypted: bool = False, secret: bool = False) -> list[str]:
     if not isinstance(insecure, bool):
         raise TypeError(f"insecure must be a bool, not {type(insecure).__name__}")
     if isinstance(target, (str, os.PathLike)):
@@ -320,9 +368,10 @@ def _checked_targets(target: object, *, insecure: bool) -> list[str]:
         raise ValueError("target must name at least one address or data directory")
     found = {_to_target(one): one for one in targets}
     for url, meant in found.items():
-        if "://" in url and not insecure and not address.is_loopback(url):
+        if "://" in url and not (insecure or encrypted or address.is_loopback(url)):
+            what = "the password would travel there in clear" if secret else "nothing is encrypted on the way there"
             raise ValueError(
-                f"{url} is on another machine, and nothing is encrypted on the way there: say insecure=True if the network is trusted, "
+                f"{url} is on another machine, and {what}: give tls=, or say insecure=True if the network is trusted, "
                 f"and write ./{meant} if a directory is meant"
             )
     return list(found)

@@ -6,6 +6,9 @@ The door is a caller like any other of its member, with a thread of its own: it 
 No client can cost another one much: what a connection may have under way is bounded, replies wait where their client does not take them
 in, and one that is silent or takes nothing for too long is sent away.  nng drops replies without a word that it finds no room for; so only
 a few frames are on their way at a time, each holding all that waited.
+
+Who has not been let in yet (``login.py``) is told nothing, and there is a bound on how many such there are.  Who was let in is a user, or
+anybody where auth is not enabled, and is sent away when it is a user no more.
 """
 
 from __future__ import annotations
@@ -21,16 +24,21 @@ from replkv import address, codec, letters
 from replkv.errands import Errand, PullErrand, errand_for, overloaded, see
 from replkv.errors import Incompatible, ReplkvError, TooLarge
 from replkv.kv import VALUE
-from replkv.letters import ADDRESSES, UNSEEN_MAX, Answer, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Welcome
+from replkv.letters import ADDRESSES, UNSEEN_MAX, Answer, Ask, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Prove, Welcome
+from replkv.login import PATIENCE, Certified, Login, Proof
 from replkv.ops import Delete, Put, Scan
+from replkv.parts import in_parts
 from replkv.proposals import OwnCall
 from replkv.transport import Arrived, PipeDown, PipeUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from replkv.auth import Subject
     from replkv.engine import Embedded
+    from replkv.errands import Question
     from replkv.letters import Reply, Request
+    from replkv.login import Porter
     from replkv.transport import Event, Transport
 
 logger = logging.getLogger(__name__)
@@ -60,6 +68,19 @@ TAKES_NOTHING: Final = 30.0
 """Seconds for which replies may wait for a client that acknowledges none."""
 SILENT: Final = 60.0
 """Seconds after which a connection on which nothing was heard counts as dead; clients ping every few."""
+UNKNOWN_FOR: Final = 30.0
+"""Seconds within which a connection must have been let in."""
+SAYS_NOTHING: Final = 5.0
+"""Seconds of them within which it must have greeted."""
+UNKNOWN_MAX: Final = 1000
+"""Connections that are not let in yet, fewer where there can't be twice as many in all; when there are more, the oldest one makes room: who
+means it is let in within moments."""
+FAREWELL: Final = 0.1
+"""Seconds for which who is a user no more keeps its connection at least, to hear what became of its commands: one may be the reason."""
+UNKNOWN_FRAME_MAX: Final = 4 << 10
+"""Bytes of a frame of who is not let in yet: to take a large one apart is work, and it has nothing to say that is longer."""
+PROOFS_MAX: Final = 2
+"""What one connection may try to prove itself by: a token, and when that has ended a password."""
 PULL_FOR: Final = 20.0
 """Seconds after which a pull is answered even with nothing: its place has moved on, which the client must know if it loses this member."""
 ADVERTISE_AGAIN: Final = 10.0
@@ -73,9 +94,12 @@ class _Client:
     """One connection."""
 
     pipe: int
+    came_at: float
     heard_at: float
     hello: Hello | None = None  # the first letter
-    refused: bool = False  # it speaks another version: it may read that, and go
+    subject: Subject | None = None  # whom it was let in as
+    proofs: int = 0  # that it may still bring
+    refused: bool = False  # it speaks another version, or is a user no more: it may read that, and go
     taken: int = 0  # the frames it says it has taken in
     sent: int = 0  # frames
     errands: dict[int, Errand] = field(factory=dict)
@@ -97,18 +121,26 @@ class Door:
     Args:
         engine: the member.
         transport: listens for clients already.
+        porter: decides who is let in.
         clock: monotonic seconds.
         advertised: the address at which clients of other machines reach this door; empty: none.
+        unknown_max: connections that may be not let in yet.
     """
 
     _engine: Embedded
     _transport: Transport
+    _porter: Porter
     _clock: Callable[[], float]
     _advertised: str = ""
+    _unknown_max: int = UNKNOWN_MAX
     closing: bool = field(default=False, init=False)
     """Whether it was asked to close."""
     closed: bool = field(default=False, init=False)
     _clients: dict[int, _Client] = field(factory=dict, init=False)
+    _unknown: dict[_Client, None] = field(factory=dict, init=False)  # those that are not let in, oldest first
+    _logins: dict[Login, _Client] = field(factory=dict, init=False)
+    _leaving: dict[_Client, float] = field(factory=dict, init=False)  # who is a user no more, and when it is sent away
+    _judged: int = field(default=0, init=False)  # the auth revision at which all others were found to be users
     _rung: deque[tuple[_Client, Errand]] = field(factory=deque, init=False)  # any thread adds to it
     _reading: dict[_Client, None] = field(factory=dict, init=False)  # those who have reads to do; whose turn it is next, first
     _pulls: dict[PullErrand, tuple[float, _Client]] = field(factory=dict, init=False)  # and since when, oldest first
@@ -127,12 +159,14 @@ class Door:
         """When ``turn`` must run at the latest although nothing arrived, in the clock's seconds."""
         if self._rung or self._reading:
             return float("-inf")
-        return min(self._next_tick, self._clock() + SOON) if self._hellos or self._ready else self._next_tick
+        soon = min(self._next_tick, self._clock() + SOON) if self._leaving else self._next_tick
+        return min(soon, self._clock() + SOON) if self._hellos or self._ready else soon
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait for at most ``timeout`` seconds, by default until ``deadline``, then do what there is to do."""
         events = self._transport.poll(max(0.0, self.deadline - self._clock()) if timeout is None else timeout)
         now = self._clock()
+        self._judge_anew(now)
         for event in events:
             self._handle(event, now)
         for client in list(self._pings):
@@ -146,9 +180,11 @@ class Door:
             self._next_tick = now + TICK
             self._look_around(now)
         for client in list(self._hellos):
-            self._guard(client, now, partial(self._welcome, client))
+            if client.hello is not None:
+                self._guard(client, now, partial(self._receive, client, client.hello))
         for client in list(self._ready):
             self._send(client, now)
+        self._dismiss(now)
         if self.closing or self._engine.node.stopped:
             self._end(now)
 
@@ -166,7 +202,10 @@ class Door:
     def _handle(self, event: Event, now: float) -> None:
         match event:
             case PipeUp(pipe):
-                self._clients[pipe] = _Client(pipe, now)
+                self._clients[pipe] = client = _Client(pipe, now, now)
+                self._unknown[client] = None
+                if len(self._unknown) > self._unknown_max:
+                    self._kick(next(iter(self._unknown)))
             case PipeDown(pipe):
                 self._drop(pipe)
             case Arrived(pipe, frame) if pipe in self._clients:  # else it was sent away, and this was on its way
@@ -186,6 +225,8 @@ class Door:
             self._kick(client)
 
     def _take_in(self, client: _Client, data: bytes, now: float) -> None:
+        if client.subject is None and len(data) > UNKNOWN_FRAME_MAX:
+            raise _Bad(f"a frame of {len(data)} bytes from who is not let in yet")
         frame = letters.decode_requests(data)
         self._acknowledged(client, frame.seen, now)
         for letter in frame.letters:
@@ -208,9 +249,13 @@ class Door:
             return
         if isinstance(letter, Hello) is not (client.hello is None):
             raise _Bad("the first letter of a connection, and no other, says who its sender is")
+        if (client.subject is None) is not isinstance(letter, (Hello, Prove)):
+            raise _Bad("it asks before it was let in, or to be let in once more")
         match letter:
             case Hello():
                 self._greeted(client, letter)
+            case Prove():
+                self._proves(client, letter)
             case Cancel(number):
                 errand = client.errands.get(number)
                 if errand is not None:
@@ -221,16 +266,17 @@ class Door:
             case _:
                 self._begin(client, letter)
 
-    def _begin(self, client: _Client, letter: letters.Batch | letters.Read | Look | letters.Pull | letters.HandOver) -> None:
-        number = letter.number
+    def _begin(self, client: _Client, letter: letters.Batch | letters.Pull | Question) -> None:
+        number, subject = letter.number, client.subject
+        assert subject is not None  # noqa: S101  # nobody else gets so far
         if number in client.errands:
             raise _Bad(f"two requests of the number {number} at a time")
         if len(client.errands) >= ERRANDS_MAX or self._is_full(client):
             self._reply(client, Failed(number, overloaded(self._engine)))
-        elif isinstance(letter, Look) and (seen := see(self._engine, letter)) is not None:
+        elif isinstance(letter, Look) and (seen := see(self._engine, letter, subject)) is not None:
             self._reply(client, seen)
         else:
-            errand = errand_for(self._engine, letter, partial(self._ring, client))
+            errand = errand_for(self._engine, letter, partial(self._ring, client), subject)
             client.errands[number] = errand
             if isinstance(errand, PullErrand):
                 self._pulls[errand] = (self._clock(), client)
@@ -285,6 +331,8 @@ class Door:
         client.errands.pop(errand.number, None)
         if isinstance(errand, PullErrand):
             self._pulls.pop(errand, None)
+        elif isinstance(errand, Login):
+            self._logins.pop(errand, None)
 
     # -- greetings -----------------------------------------------------------------------------------------------------------------
 
@@ -297,28 +345,72 @@ class Door:
             self._reply(client, Failed(hello.number, error))
         else:
             self._hellos[client] = None
-            self._welcome(client)
+            self._receive(client, hello)
 
-    def _welcome(self, client: _Client) -> None:
-        """Answer a greeting, as soon as the member belongs to a cluster."""
-        node, hello = self._engine.node, client.hello
-        if node.raft is None or hello is None:
+    def _receive(self, client: _Client, hello: Hello) -> None:
+        """Answer a greeting, as soon as the member belongs to a cluster and knows whether that has users."""
+        if self._engine.node.raft is None or not self._porter.knows_enough():
             return
         del self._hellos[client]
-        identity = node.links.identity
-        self._reply(
-            client,
-            Welcome(
-                hello.number,
-                min(hello.version, letters.VERSION),
-                node.name,
-                node.links.cluster,
-                identity.incarnation,
-                node.settings,
-                self._addresses(),
-                node.published.revision,
-            ),
+        if hello.user and self._porter.auth.enabled:
+            client.proofs = PROOFS_MAX
+            self._reply(client, Ask(hello.number))
+        else:
+            names = self._transport.identities(client.pipe) or ("",)
+            ring, admit = partial(self._ring, client), partial(self._admit, client, hello.number)
+            self._log_in(client, Certified(self._porter, hello.number, ring, admit, next(iter(names))))
+
+    def _proves(self, client: _Client, letter: Prove) -> None:
+        if not client.proofs or client.errands or client.hello is None:
+            raise _Bad("it proves who it is without being asked")
+        client.proofs -= 1
+        ring, admit = partial(self._ring, client), partial(self._admit, client, letter.number)
+        self._log_in(client, Proof(self._porter, letter, client.hello.user, ring, admit))
+
+    def _log_in(self, client: _Client, login: Login) -> None:
+        client.errands[login.number] = login
+        self._logins[login] = client
+        self._step(client, login, login.begin)
+
+    def _admit(self, client: _Client, number: int, subject: Subject, token: bytes) -> Welcome:
+        """Let a client in, and return the reply that says so.
+
+        Raises:
+            AuthenticationFailed: the user was changed since it proved who it is; who is in already is looked at when that happens.
+        """
+        node, hello = self._engine.node, client.hello
+        assert hello is not None  # noqa: S101  # it has greeted
+        self._porter.auth.check_user(subject)
+        client.subject, client.proofs = subject, 0
+        self._unknown.pop(client, None)
+        return Welcome(
+            number,
+            min(hello.version, letters.VERSION),
+            node.name,
+            node.links.cluster,
+            node.links.identity.incarnation,
+            node.settings,
+            self._addresses(),
+            node.published.revision,
+            *subject,
+            token,
         )
+
+    def _judge_anew(self, now: float) -> None:
+        """Send away who is a user no more, after a change of users and roles; what the others may do is judged when they do it."""
+        auth = self._porter.auth
+        if auth.revision == self._judged:
+            return
+        self._judged = auth.revision
+        for client in list(self._clients.values()):
+            if client.subject is not None and not client.refused and not auth.is_valid(client.subject):
+                logger.info("%s sends a client away that has to prove anew that it is a user", self._engine.name)
+                client.refused = True
+                self._leaving[client] = now + FAREWELL
+                self._pings.pop(client, None)
+                for errand in [errand for errand in client.errands.values() if errand.repeatable]:
+                    self._forget(client, errand)
+                    errand.cancel()
 
     def _addresses(self) -> dict[str, str]:
         """Return the addresses that members have written down, as far as this one knows."""
@@ -383,7 +475,7 @@ class Door:
             data = letters.encode_letter(_without_content(reply, len(data)))
         elif isinstance(reply, (Answer, Events)) and self._is_full(client, len(data)):  # it can be asked for again
             data = letters.encode_letter(Failed(reply.number, overloaded(self._engine)))
-        for part in letters.in_parts(reply.number, data):
+        for part in in_parts(reply.number, data):
             self._queue(client, part)
         if len(client.queue) > LETTERS_QUEUED_MAX:
             raise _Bad("it asks on and on without taking in what it is told")
@@ -396,13 +488,14 @@ class Door:
 
     def _send(self, client: _Client, now: float) -> None:
         """Send what waits for a client, as far as it has taken in what was sent before."""
+        revision = self._engine.revision if client.subject is not None else 0  # which is nobody else's business
         while client.queue and client.sent - client.taken < UNSEEN_MAX:
             taken: list[bytes] = []
             size = 0
             while client.queue and len(taken) < letters.LETTERS_MAX and (not taken or size + len(client.queue[0]) <= FRAME_BYTES):
                 taken.append(client.queue.popleft())
                 size += len(taken[-1])
-            if not self._transport.reply(client.pipe, letters.encode_frame(self._engine.revision, taken)):
+            if not self._transport.reply(client.pipe, letters.encode_frame(revision, taken)):
                 client.queue.extendleft(reversed(taken))
                 return  # it is still among those who are ready: there will be room soon, or news that it is gone
             client.sent += 1
@@ -414,12 +507,12 @@ class Door:
     # -- the end of connections ----------------------------------------------------------------------------------------------------
 
     def _look_around(self, now: float) -> None:
-        for client in list(self._clients.values()):
-            if now - client.heard_at > SILENT:
-                self._kick(client)
-            elif client.stalled_at is not None and now - client.stalled_at > TAKES_NOTHING:
-                logger.warning("%s sends a client away that has taken nothing in for %g s", self._engine.name, TAKES_NOTHING)
-                self._kick(client)
+        if self._engine.node.raft is not None:
+            self._porter.knows_enough()  # if not, it finds out, before the first client is here
+        self._end_what_takes_too_long(now)
+        for login, client in list(self._logins.items()):
+            if login in self._logins and now - login.waits_since >= PATIENCE:
+                self._guard(client, now, partial(self._run, client, login, login.rest))
         for errand, (since, client) in list(self._pulls.items()):
             if now - since < PULL_FOR:
                 break
@@ -427,6 +520,23 @@ class Door:
                 self._guard(client, now, partial(self._run, client, errand, errand.rest))
         if now >= self._advertise_at:
             self._advertise(now)
+
+    def _end_what_takes_too_long(self, now: float) -> None:
+        for client in list(self._clients.values()):
+            if now - client.heard_at > SILENT:
+                self._kick(client)
+            elif client.stalled_at is not None and now - client.stalled_at > TAKES_NOTHING:
+                logger.warning("%s sends a client away that has taken nothing in for %g s", self._engine.name, TAKES_NOTHING)
+                self._kick(client)
+        for client in list(self._unknown):
+            if now - client.came_at > (SAYS_NOTHING if client.hello is None else UNKNOWN_FOR):
+                self._kick(client)
+
+    def _dismiss(self, now: float) -> None:
+        """Send away who has heard what became of its commands, or waits for that for too long."""
+        for client, at in list(self._leaving.items()):
+            if now >= at and (now >= at + TICK or not (client.errands or client.queue)):
+                self._kick(client)
 
     def _kick(self, client: _Client) -> None:
         self._transport.kick(client.pipe)
@@ -437,6 +547,8 @@ class Door:
         client = self._clients.pop(pipe, None)
         if client is None:
             return
+        self._unknown.pop(client, None)
+        self._leaving.pop(client, None)
         self._ready.pop(client, None)
         self._hellos.pop(client, None)
         self._pings.pop(client, None)

@@ -11,15 +11,18 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from replkv import errors, features, fork
-from replkv.feed import LocalFeed
+from replkv.feed import GuardedFeed, LocalFeed
+from replkv.judged import Judged
 from replkv.plans import Asker, newest, under_lease
 from replkv.reads import NOT_YET
 from replkv.values import KeyValue, to_key_value
+from replkv.wire import READ
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from replkv.admission import Admission
+    from replkv.auth import Subject
     from replkv.config import Config, Settings
     from replkv.errors import ReplkvError
     from replkv.feed import Bell, Feed, Wanted
@@ -322,3 +325,67 @@ class Embedded(Engine):
         thread = self.thread
         if thread is not None and thread.ident == threading.get_ident() and thread.is_alive():  # idents of those that ended are used again
             raise RuntimeError("a blocking call on the thread that decides would wait for itself; call from another thread")
+
+
+class Acting(Embedded):
+    """The member in this process, for who acts on behalf of a user: whatever is asked is judged by what that user may do.
+
+    Args:
+        member: the member's own engine.
+        subject: the user.
+    """
+
+    def __init__(self, member: Embedded, subject: Subject) -> None:
+        super().__init__(member.node, member.waits)
+        self.member = member
+        self.subject: Subject = subject
+
+    def at_once(self, plan: Plan[Any]) -> Any:
+        """Answer from memory, where the plan allows and the user may know."""
+        return self.member.at_once(Judged(plan, self.subject))
+
+    def at_hand(self, key: bytes, consistency: str, prefix: bytes) -> Any:
+        """Look the key up, where the user may; under a lease the plan does, which knows when that holds."""
+        if consistency != "local":
+            return NOT_YET
+        node, whole = self.node, prefix + key
+        auth = node.published.machine.auth
+        auth.check_span(self.subject, READ, (whole, whole + b"\x00"))
+        found = self.member.at_hand(key, consistency, prefix)
+        return found if node.published.machine.auth.revision == auth.revision else NOT_YET
+
+    def submit(self, call: Call) -> None:
+        """Hand a command over, which says on whose behalf it is."""
+        self.member.submit(call)
+
+    def ask(self, plan: Plan[Any], call: Call) -> None:
+        """Let a call without a command wait until its plan may read, or look."""
+        self.member.ask(Judged(plan, self.subject), call)
+
+    def give_up(self, call: Call) -> bool:
+        """Stop waiting."""
+        return self.member.give_up(call)
+
+    def line_up(self, waiting: Call, size: int) -> None:
+        """Let a caller wait until its command is let in."""
+        self.member.line_up(waiting, size)
+
+    def answer(self, plan: Plan[Any], call: Call) -> Raw:
+        """Read now that the barrier has been passed, if the user may."""
+        return self.member.answer(Judged(plan, self.subject), call)
+
+    def answer_in_steps(self, plan: Plan[Any], call: Call | None) -> Generator[None, None, Any]:
+        """Read in steps, where that may be long, if the user may."""
+        return self.member.answer_in_steps(Judged(plan, self.subject), call)
+
+    def feed(self, wanted: Wanted, bell: Bell) -> GuardedFeed:
+        """Read on in the member's own history, as long as the user may."""
+        return GuardedFeed(self.node, wanted, bell, self.subject)
+
+    def look_again(self) -> None:
+        """Wake the member."""
+        self.member.look_again()
+
+    def refuse_to_block(self) -> None:
+        """Refuse to wait on the member's own thread."""
+        self.member.refuse_to_block()

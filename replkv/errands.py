@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from replkv import codec, features, letters, wire
+from replkv.auth_calls import Inspection
 from replkv.backup import Outlined
-from replkv.errors import LevelTooLow, Overloaded
-from replkv.letters import Answer, Batch, Events, HandOver, Look, Outcome, Pull, Read, Reply
+from replkv.errors import AuthenticationFailed, LevelTooLow, Overloaded, PermissionDenied, Rejected
+from replkv.judged import Judged
+from replkv.letters import Answer, Batch, Events, Failed, HandOver, Inspect, Look, Outcome, Pull, Read, Reply
 from replkv.plans import LeaseKeys, LeaseList, NewLeader, Plan, Ready, Settled
 from replkv.plans import Read as ReadPlan
 from replkv.proposals import Call
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replkv import machine
+    from replkv.auth import Subject
     from replkv.engine import Embedded
     from replkv.errors import ReplkvError
     from replkv.machine import Machine
@@ -35,10 +38,15 @@ if TYPE_CHECKING:
     Ring: TypeAlias = Callable[["Errand"], None]
     """Has an errand go on, on the door's thread; any thread, without waiting."""
 
+    Question: TypeAlias = Read | Look | Inspect | HandOver
+    """What is answered as the member's own callers are."""
+
 HELPING: Final = 256
 """Events in one reply to a pull."""
 HELPING_BYTES: Final = 256 << 10
 """Bytes of keys and values in it, unless a single event has more."""
+
+_MEMBERS_ALONE: Final = frozenset((wire.LEVEL, wire.AS))
 
 
 class Errand(ABC):
@@ -89,12 +97,15 @@ class BatchErrand(Errand):
 
     repeatable = False  # what was applied can't be taken back
 
-    def __init__(self, engine: Embedded, letter: Batch, ring: Ring) -> None:
+    def __init__(self, engine: Embedded, letter: Batch, ring: Ring, subject: Subject) -> None:
         super().__init__(engine, letter.number, ring)
         self._data = letter.data
         self._outcome: machine.Outcome | None = None
         self._error: ReplkvError | None = None
         self._batch = codec.unpack_batch(letter.data, self._check)
+        guest = self._batch.guest
+        if guest is None or guest[0] != subject[0] or guest[1] > subject[1]:  # one that was proved earlier may be repeated
+            raise codec.DecodeError("a batch of somebody else than who was let in")
 
     def _check(self, command: Any) -> None:
         """Check a command that no member has seen yet; what its client may ask for later is refused when the errand begins."""
@@ -105,7 +116,8 @@ class BatchErrand(Errand):
             text = f"{error} for member {self.engine.name}, and the cluster is at feature level {level}: upgrade all members"
             self._error = LevelTooLow(text, level)
             return
-        if command[0] == wire.LEVEL:
+        is_token = command[0] == wire.AUTH and command[1] == wire.ADD_TOKEN
+        if is_token or (command[0] != wire.PUT and not _MEMBERS_ALONE.isdisjoint(wire.kinds(command))):
             raise codec.DecodeError("a command that members alone give")
         self._error = self._error or features.refusal(command, level)
 
@@ -138,11 +150,11 @@ class BatchErrand(Errand):
         """
         if self._error is not None:
             raise self._error
-        return Outcome(self.number, *self._outcome) if self._outcome is not None else None
+        return Outcome(self.number, *self._outcome[:-1]) if self._outcome is not None else None
 
     def cancel(self) -> None:
         """Forget it here; what was handed on takes its course."""
-        self.engine.node.guests.cancel((self._batch.session, self._batch.sequence), self)
+        self.engine.node.guests.cancel((self._batch.session, self._batch.sequence, self._batch.guest and self._batch.guest[0]), self)
 
 
 # -- reads -------------------------------------------------------------------------------------------------------------------------
@@ -172,6 +184,10 @@ class _Kept(Plan[Any]):
     def __init__(self, keeper: int) -> None:
         self.keeper = keeper
 
+    def permit(self, subject: Subject | None, machine: Machine) -> None:
+        """Tell every user: a keeper's number is a secret of its own."""
+        machine.auth.check_user(subject)
+
     def look(self, machine: Machine, time: int) -> tuple[int, ...]:
         """Take hold of their ids."""
         del time
@@ -189,7 +205,7 @@ class _Barrier(Call):
 
     __slots__ = ("_errand",)
 
-    def __init__(self, errand: PlanErrand) -> None:
+    def __init__(self, errand: PlanErrand | PullErrand) -> None:
         super().__init__(None)
         self._errand = errand
 
@@ -198,12 +214,12 @@ class _Barrier(Call):
 
 
 class PlanErrand(Errand):
-    """A question, answered as the member answers those of its own callers."""
+    """A question, answered as the member answers those of its own callers, to who may know the answer."""
 
-    def __init__(self, engine: Embedded, letter: Read | Look | HandOver, ring: Ring) -> None:
+    def __init__(self, engine: Embedded, letter: Question, ring: Ring, subject: Subject) -> None:
         super().__init__(engine, letter.number, ring)
         self.may_take_long = isinstance(letter, Read) or (isinstance(letter, Look) and letter.what in (letters.LEASES, letters.LEASE_KEYS))
-        self._plan = _plan_of(letter)
+        self._plan = Judged(_plan_of(letter), subject)
         self._call = _Barrier(self)
 
     def begin(self) -> Reply | None:
@@ -233,9 +249,11 @@ class PlanErrand(Errand):
         self.engine.give_up(self._call)
 
 
-def _plan_of(letter: Read | Look | HandOver) -> Plan[Any]:
+def _plan_of(letter: Question) -> Plan[Any]:
     if isinstance(letter, HandOver):
         return NewLeader(letter.to or None)
+    if isinstance(letter, Inspect):
+        return Inspection(letter.what, letter.name)
     if isinstance(letter, Read):
         staleness = None if letter.max_staleness is None else max(1, letter.max_staleness) / 1e6
         bounds = (staleness, letter.min_revision) if letter.consistency == "local" else ()
@@ -251,27 +269,38 @@ def _plan_of(letter: Read | Look | HandOver) -> Plan[Any]:
     return _Kept(letter.argument) if letter.what == letters.KEPT else Ready(None)
 
 
-def see(engine: Embedded, letter: Look) -> Reply | None:
-    """Return what the member says of itself or of the members without waiting; None: that is not asked for."""
+def see(engine: Embedded, letter: Look, subject: Subject) -> Reply | None:
+    """Return what the member says of itself or of the members to a user, without waiting; None: that is not asked for."""
+    if letter.what not in (letters.STATUS, letters.MEMBERS):
+        return None
+    try:
+        engine.node.published.machine.auth.check_user(subject)
+    except Rejected as error:
+        return Failed(letter.number, error)
     if letter.what == letters.STATUS:
         return Answer(letter.number, (wire.OK, *engine.node.status().to_wire()))
-    if letter.what == letters.MEMBERS:
-        rows = tuple(attrs.astuple(member, recurse=False) for member in engine.node.members())
-        return Answer(letter.number, (wire.OK, rows))
-    return None
+    rows = tuple(attrs.astuple(member, recurse=False) for member in engine.node.members())
+    return Answer(letter.number, (wire.OK, rows))
 
 
 # -- watches -----------------------------------------------------------------------------------------------------------------------
 
 
 class PullErrand(Errand):
-    """A client's watch, from its place to the next helping."""
+    """A client's watch, from its place to the next helping.
 
-    def __init__(self, engine: Embedded, letter: Pull, ring: Ring) -> None:
+    Its right is judged by what the member knows, each time after something was read and before it is handed out.  Where the member seems
+    to lack news of it, the leader is asked once: who was given a right a moment ago has it at every member.
+    """
+
+    def __init__(self, engine: Embedded, letter: Pull, ring: Ring, subject: Subject) -> None:
         super().__init__(engine, letter.number, ring)
         span, place = Span(letter.start, letter.end), Place(letter.revision, letter.passed)
         self._cursor = Cursor(span, place, self._woken, letter.puts, letter.deletes, letter.prev_kv, synced=letter.synced)
         self._amid = place.passed > 0  # a revision, of which the client may wait for the rest
+        self._subject = subject
+        self._judged = 0  # the auth revision at which it was found to be permitted
+        self._barrier: _Barrier | None = None  # the question to the leader, once there was one
 
     def _woken(self) -> None:
         self._ring(self)
@@ -281,17 +310,35 @@ class PullErrand(Errand):
 
         Raises:
             Compacted: what comes next is not kept any more.
+            PermissionDenied, AuthenticationFailed: its user may not read this.
             ReplkvError: the member has stopped.
         """
-        events, caught_up = self._step()
+        try:
+            events, caught_up = self._step()
+        except (PermissionDenied, AuthenticationFailed):
+            if self._barrier is not None:
+                raise
+            self._barrier = _Barrier(self)
+            self.engine.node.read_barrier(self._barrier)
+            return None
         if events or (self._amid and not self._cursor.place.passed):
             return self._helping(events, caught_up=caught_up)
-        if not caught_up or not self.engine.node.hub.arm(self._cursor):
+        if not caught_up or not self._arm():
             self._ring(self)
         return None
 
+    def passed(self) -> None:
+        """Learn that the member is as new as the leader was when it was asked; any thread."""
+        self._ring(self)
+
+    def _arm(self) -> bool:
+        """Have the hub wake it; False: there may be something, a change of its right for instance, so look once more."""
+        return self.engine.node.hub.arm(self._cursor) and self.engine.node.published.machine.auth.revision == self._judged
+
     def go_on(self) -> Reply | None:
         """Read on; as ``begin``."""
+        if self._barrier is not None and self._barrier.error is not None:
+            raise self._barrier.error
         return self.begin()
 
     def rest(self) -> Reply:
@@ -313,13 +360,15 @@ class PullErrand(Errand):
         if hub.reached(self._cursor) > revision:
             return None
         events, caught_up = self._step()
-        if events or not caught_up or not hub.arm(self._cursor):
+        if events or not caught_up or not self._arm():
             return self._helping(events, caught_up=caught_up)
         return None
 
     def cancel(self) -> None:
         """Have the hub forget it."""
         self.engine.node.hub.leave(self._cursor)
+        if self._barrier is not None:
+            self.engine.give_up(self._barrier)
 
     def _helping(self, events: list[Event], *, caught_up: bool) -> Reply:
         self.cancel()
@@ -337,9 +386,21 @@ class PullErrand(Errand):
             limit = max(1, limit // 4)
             cursor.place, cursor.synced = place, synced
             events, caught_up = cursor.read(published.machine.store, published.revision, limit)
+        try:
+            self._judge()
+        except Rejected:
+            cursor.place, cursor.synced = place, synced  # it may turn out to be permitted
+            raise
         if ended and caught_up and not events:
             raise self.engine.gone()
         return events, caught_up
+
+    def _judge(self) -> None:
+        """Check that its user may see what was just read: by the newest that is known, which is at least as new."""
+        auth = self.engine.node.published.machine.auth
+        if auth.revision != self._judged:
+            auth.check_span(self._subject, wire.READ, self._cursor.span)
+            self._judged = auth.revision
 
 
 def _size(event: Event) -> int:
@@ -347,20 +408,21 @@ def _size(event: Event) -> int:
     return len(event.kv.key) + len(event.kv.value) + (len(before.value) if before is not None else 0)
 
 
-def errand_for(engine: Embedded, letter: Batch | Read | Look | Pull | HandOver, ring: Ring) -> Errand:
+def errand_for(engine: Embedded, letter: Batch | Pull | Question, ring: Ring, subject: Subject) -> Errand:
     """Return the errand for a request.
 
     Args:
         engine: the member.
         letter: the request.
         ring: has the errand go on, on the door's thread; any thread may call it.
+        subject: whose request it is.
 
     Raises:
         DecodeError: the request holds what no client of this version sends.
     """
     if isinstance(letter, Batch):
-        return BatchErrand(engine, letter, ring)
-    return PullErrand(engine, letter, ring) if isinstance(letter, Pull) else PlanErrand(engine, letter, ring)
+        return BatchErrand(engine, letter, ring, subject)
+    return PullErrand(engine, letter, ring, subject) if isinstance(letter, Pull) else PlanErrand(engine, letter, ring, subject)
 
 
 def overloaded(engine: Embedded) -> Overloaded:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from replkv.administration import Administration
+from replkv.auth_calls import AsyncAuth, BlockingAuth
 from replkv.awaiting import AwaitingSurface
 from replkv.backup import Backup, File, State, TakeHold, gathered, write_backup, write_beside
 from replkv.blocking import BlockingSurface
@@ -80,6 +81,11 @@ class Facade(Administration[W, L]):
 
 class BlockingFacade(Facade[W, L], BlockingSurface):
     """A facade on which a call blocks until it has its result."""
+
+    @property
+    def auth(self) -> BlockingAuth:
+        """Users, roles and permissions of the cluster."""
+        return BlockingAuth(self)
 
     def backup(
         self,
@@ -196,6 +202,11 @@ class BlockingFacade(Facade[W, L], BlockingSurface):
 
 class AwaitingFacade(Facade[W, L], AwaitingSurface):
     """A facade on which a call is awaited."""
+
+    @property
+    def auth(self) -> AsyncAuth:
+        """Users, roles and permissions of the cluster; each call is awaited."""
+        return AsyncAuth(self)
 
     async def backup(
         self,

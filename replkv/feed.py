@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias, get
 
 from attrs import frozen
 
-from replkv.errors import Closed, Compacted, ReplkvError
+from replkv.errors import Closed, Compacted, Rejected, ReplkvError
 from replkv.values import Event, EventKind, Progress, Synced, to_count, to_seconds
 from replkv.watch import Cursor, Place, check_kept, to_event
+from replkv.wire import READ
 
 if TYPE_CHECKING:
+    from replkv.auth import Subject
     from replkv.kv import Record, Store
     from replkv.node import Node
     from replkv.values import Span
@@ -323,6 +325,52 @@ class LocalFeed(Feed):
             self._over = self._over or self._node.failure or Closed(f"member {self._node.name} is closed")
             return MORE
         return None if hub.arm(cursor) else MORE
+
+
+class GuardedFeed(LocalFeed):
+    """The same for a user: what was read is handed out only while it may read the span, and the watch is over when it may no more.
+
+    Args:
+        node: the member.
+        wanted: what its consumer wants.
+        bell: rings when there may be more, or when rights were changed.
+        subject: the user.
+    """
+
+    def __init__(self, node: Node, wanted: Wanted, bell: Bell, subject: Subject) -> None:
+        super().__init__(node, wanted, bell)
+        self._subject = subject
+        self._judged = 0  # the auth revision at which it was found to be permitted
+
+    def take_read(self) -> Event | None:
+        """As ``Feed.take_read``; None where rights were changed: then ``look`` tells."""
+        return super().take_read() if self._node.published.machine.auth.revision == self._judged else None
+
+    def take_whole(self) -> tuple[Watched, ...] | None:
+        """As ``Feed.take_whole``; None where rights were changed: then ``look`` tells."""
+        return super().take_whole() if self._node.published.machine.auth.revision == self._judged else None
+
+    def look(self, *, whole: bool) -> Look:
+        """Take one bounded step.
+
+        Raises:
+            PermissionDenied, AuthenticationFailed: the user may not read this, or no longer; the watch is over.
+        """
+        self._check()
+        found = super().look(whole=whole)
+        self._check()  # whoever changes rights from now on rings: if nothing was found, the bell is armed by now
+        return found
+
+    def _check(self) -> None:
+        auth = self._node.published.machine.auth
+        if auth.revision == self._judged or self._over is not None:
+            return
+        try:
+            auth.check_span(self._subject, READ, self.wanted.span)
+        except Rejected as error:
+            self.close(error)
+            raise error.again() from None
+        self._judged = auth.revision
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ FORWARDED_MAX = 64
 _LOST: Final = float("-inf")
 """When a batch was handed on that is to be handed on again."""
 
-_Key: TypeAlias = tuple[int, int]
-"""Session and sequence; 0 and the nonce where a session is to be opened."""
+_Key: TypeAlias = tuple[int, int, str | None]
+"""Session and sequence, 0 and the nonce where a session is to be opened, and whose: what one user guesses is not another's answer."""
 
 
 class Guest(Protocol):
@@ -75,7 +75,7 @@ class Guests:
         """Take a batch that was checked; False: there is no room for it.
 
         Args:
-            key: session and sequence.
+            key: session and sequence, and the user whose client sent it.
             data: as ``codec.pack_batch`` returned it.
             guest: who wants to know what became of it.
         """
@@ -146,7 +146,7 @@ class Guests:
         if not self._held:
             return
         for outcome in outcomes:
-            self._answer((outcome.session, outcome.sequence), outcome)
+            self._answer((outcome.session, outcome.sequence, outcome.owner), outcome)
 
     def _answer(self, key: _Key, outcome: Outcome) -> None:
         with self._gate:
@@ -159,11 +159,12 @@ class Guests:
         sessions = machine.sessions
         with self._gate:
             keys = [key for key in self._held if key[0]]  # whether a session was opened can't be told, so it is asked for again
-        for session, sequence in keys:
-            if not sessions.knows(session):  # it ended meanwhile; before that, the batch may have been applied
-                self._answer((session, sequence), Outcome(session, sequence, None))
+        for key in keys:
+            session, sequence, owner = key
+            if not sessions.knows(session, owner):  # it ended meanwhile; before that, the batch may have been applied
+                self._answer(key, Outcome(session, sequence, None, owner=owner))
             elif sessions.has(session, sequence):
-                self._answer((session, sequence), Outcome(session, sequence, sessions.answers(session, sequence)))
+                self._answer(key, Outcome(session, sequence, sessions.answers(session, sequence), owner=owner))
 
     def fail_all(self, error: ReplkvError) -> None:
         """Tell everybody that the member has stopped."""

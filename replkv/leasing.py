@@ -128,8 +128,12 @@ class _Revocation(Write[int]):
         """Count on it no more."""
         handle = self._handle
         assert handle._engine is not None  # noqa: S101, SLF001  # who holds a lease knows where
-        with _ending(handle._engine, handle.id):  # noqa: SLF001  # the two belong together
-            deleted = super().meaning(raw)
+        try:
+            with _ending(handle._engine, handle.id):  # noqa: SLF001  # the two belong together
+                deleted = super().meaning(raw)
+        except (errors.PermissionDenied, errors.AuthenticationFailed):
+            handle._revoked = False  # noqa: SLF001  # it goes on
+            raise
         handle._engine.keeper.ended(handle.id)  # noqa: SLF001
         return deleted
 
@@ -273,6 +277,11 @@ class _Leasing:
             f"lease {self.id} of {self.ttl:g} s is lost: not kept alive in time, or revoked; the keys that hung on it are deleted"
         )
 
+    def _let_end(self) -> None:
+        """Keep it alive no longer: it could not be revoked, and ends by itself."""
+        if self._engine is not None and self._held_lease is not None:
+            self._engine.keeper.keep(self._held_lease, alive=False)
+
     def _plan(self) -> Plan[Self]:
         lease, ttl, keep_alive = self._wanted
         return _Hold(self._surface._engine(), lease, ttl, keep_alive=keep_alive, handle=self._now_held)  # noqa: SLF001  # a part of the surface
@@ -396,8 +405,10 @@ class Lease(_Leasing, Blocking):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(errors.ReplkvError):
+        try:
             self.revoke()
+        except errors.ReplkvError:
+            self._let_end()
 
 
 class AsyncLease(_Leasing, Awaiting):
@@ -455,5 +466,7 @@ class AsyncLease(_Leasing, Awaiting):
             if scope is not None:
                 scope.close(error)
         finally:
-            with suppress(errors.ReplkvError):
+            try:
                 await asyncio.shield(self.revoke())
+            except errors.ReplkvError:
+                self._let_end()

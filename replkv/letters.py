@@ -15,15 +15,16 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
-from replkv import codec, errors, wire
+from replkv import codec, errors, faults, wire
 from replkv.codec import FRAME_MAX, DecodeError, boolean, cluster_id, expected, long_text, natural, row, short_text, unpack
 from replkv.config import Settings
-from replkv.values import Event, KeyValue
+from replkv.faults import content, key_value, or_none, raw_answer
+from replkv.values import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from replkv.wire import Raw
 
@@ -52,6 +53,12 @@ CONSISTENCIES: Final = ("linearizable", "lease", "local")
 
 LEASES, LEASE_KEYS, KEPT, READY, STATUS, MEMBERS, SETTLED, OUTLINE = 1, 2, 3, 4, 5, 6, 7, 8
 """What a ``Look`` asks for; these numbers are on the wire."""
+INSPECT_STATUS, INSPECT_USERS, INSPECT_USER, INSPECT_ROLES, INSPECT_ROLE = 1, 2, 3, 4, 5
+"""What an ``Inspect`` asks for; these numbers are on the wire."""
+
+TOKEN: Final = 32
+"""Bytes of a token."""
+_SECRET_MAX: Final = 1024
 
 ADDRESSES: Final = b"\x00replkv/clients/"
 """Keys under which members write down, each under its name, at which address they serve clients."""
@@ -68,11 +75,28 @@ class Hello:
         number: of this letter.
         version: that the client speaks.
         client: a random number of 62 bits, the same on all connections of a client.
+        user: whom it is going to prove to be, if it is asked to; "": whom its certificate names, if anybody.
     """
 
     number: int
     version: int
     client: int
+    user: str = ""
+
+
+@frozen
+class Prove:
+    """The answer to an ``Ask``: what proves that the client is the user it said it is.
+
+    Args:
+        number: of this letter.
+        token: that an earlier ``Welcome`` brought; empty: none.
+        password: empty: none, the token has to do.
+    """
+
+    number: int
+    token: bytes = field(repr=False)
+    password: bytes = field(repr=False)
 
 
 @frozen
@@ -80,7 +104,7 @@ class Batch:
     """Commands to replicate: ``data`` is what ``codec.pack_batch`` returns, of the client's own session."""
 
     number: int
-    data: bytes
+    data: bytes = field(repr=False)  # there may be a password's hash in it
 
 
 @frozen
@@ -159,6 +183,21 @@ class HandOver:
 
 
 @frozen
+class Inspect:
+    """A question about users and roles, answered behind a read barrier.
+
+    Args:
+        number: of this letter.
+        what: one of ``INSPECT_STATUS``, ``INSPECT_USERS``, ``INSPECT_USER``, ``INSPECT_ROLES`` and ``INSPECT_ROLE``.
+        name: of the user or the role, where one is asked for.
+    """
+
+    number: int
+    what: int
+    name: str = ""
+
+
+@frozen
 class Cancel:
     """Have a request forgotten; no reply follows, but one to it may be on its way."""
 
@@ -172,18 +211,25 @@ class Ping:
     number: int
 
 
-Request: TypeAlias = Hello | Batch | Read | Look | Pull | Cancel | Ping | HandOver
+Request: TypeAlias = Hello | Prove | Batch | Read | Look | Pull | Inspect | Cancel | Ping | HandOver
 
 
 # -- replies -----------------------------------------------------------------------------------------------------------------------
 
 
 @frozen
+class Ask:
+    """The answer to a ``Hello`` whose client has to prove that it is the user it says: with ``Prove``."""
+
+    number: int
+
+
+@frozen
 class Welcome:
-    """The answer to a ``Hello``.
+    """The answer to a ``Hello``, or to a ``Prove``; before it nothing is told.
 
     Args:
-        number: of the ``Hello``.
+        number: of what it answers.
         version: that the member speaks.
         name: of the member.
         cluster: its id, 16 bytes.
@@ -191,6 +237,9 @@ class Welcome:
         settings: what the cluster lives by.
         addresses: of the members that serve clients over the network, by name.
         revision: that the member's store has reached.
+        user: whom the member takes the client for; "": for nobody, since nobody has to say who it is.
+        stamp: the auth revision at which that was proved; user and stamp are the guest of the client's batches.
+        token: proves it at the other members for a while; empty: there is no new one.
     """
 
     number: int
@@ -201,6 +250,9 @@ class Welcome:
     settings: Settings
     addresses: Mapping[str, str]
     revision: int
+    user: str = ""
+    stamp: int = 0
+    token: bytes = field(default=b"", repr=False)
 
 
 @frozen
@@ -268,7 +320,7 @@ class Failed:
     """A request that can't be answered: ``error`` is what the call raises."""
 
     number: int
-    error: errors.ReplkvError = field(eq=lambda error: (type(error), error.args, _shown(error)))
+    error: errors.ReplkvError = field(eq=lambda error: (type(error), error.args, faults.shown(error)))
 
 
 @frozen
@@ -280,77 +332,23 @@ class Part:
     last: bool
 
 
-Reply: TypeAlias = Welcome | Outcome | Answer | Events | Pong | Failed | Part
+Reply: TypeAlias = Ask | Welcome | Outcome | Answer | Events | Pong | Failed | Part
 Letter: TypeAlias = Request | Reply
-
-
-# -- errors ------------------------------------------------------------------------------------------------------------------------
-
-_ERRORS: Final[dict[str, type[errors.ReplkvError]]] = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.ReplkvError)
-}
-"""All errors that may arrive, by name: nothing else is built because a name was sent."""
-
-
-def _shown(error: errors.ReplkvError) -> dict[str, Any]:
-    """Return the attributes of an error that mean something elsewhere."""
-    return {name: value for name, value in vars(error).items() if name in _ATTRIBUTES}
-
-
-def _error_to_wire(error: errors.ReplkvError) -> Raw:
-    name = next(kind.__name__ for kind in type(error).__mro__ if _ERRORS.get(kind.__name__) is kind)
-    return (name, str(error)[:4096], tuple(sorted(_shown(error).items())))
-
-
-def _error_from_wire(value: object) -> errors.ReplkvError:
-    name, message, pairs = row(value, 3)
-    kind = _ERRORS.get(short_text(name))
-    if kind is None or type(pairs) is not tuple:
-        raise DecodeError("an error that this version does not know")
-    error = kind(long_text(message))
-    for pair in pairs:
-        attribute, fact = row(pair, 2)
-        check = _ATTRIBUTES.get(short_text(attribute))
-        if check is None:
-            raise DecodeError("an attribute of an error that this version does not know")
-        setattr(error, attribute, check(fact))
-    return error
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------------------
 
 
-def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else check(value)
-
-
-def _bytes(value: object) -> bytes:
-    if type(value) is not bytes:
-        expected("bytes", value)
-    return value
-
-
-def _raw(value: object) -> Raw:
-    if type(value) is not tuple or not value or type(value[0]) is not int:
-        expected("an answer", value)
-    return value
-
-
 def _raws(value: object) -> tuple[Raw, ...]:
     if type(value) is not tuple:
         expected("a list of answers", value)
-    return tuple(map(_raw, value))
-
-
-def _key_value(value: object) -> KeyValue:
-    key, held, *numbers = row(value, 6)
-    return KeyValue(_bytes(key), _bytes(held), *map(natural, numbers))
+    return tuple(map(raw_answer, value))
 
 
 def _event(value: object) -> Event:
     is_delete, kv, previous, revision, expired = row(value, 5)
-    kept = None if previous is None else _key_value(previous)
-    return Event("delete" if boolean(is_delete) else "put", _key_value(kv), kept, natural(revision), boolean(expired))
+    kept = None if previous is None else key_value(previous)
+    return Event("delete" if boolean(is_delete) else "put", key_value(kv), kept, natural(revision), boolean(expired))
 
 
 def _consistency(value: object) -> str:
@@ -367,19 +365,29 @@ def _look(value: object) -> int:
     return what
 
 
+def _inspected(value: object) -> int:
+    what = natural(value)
+    if not INSPECT_STATUS <= what <= INSPECT_ROLE:
+        raise DecodeError(f"a question about the unknown {what} of users and roles")
+    return what
+
+
+def _secret(value: object) -> bytes:
+    secret = content(value)
+    if len(secret) > _SECRET_MAX:
+        raise DecodeError(f"a secret of more than {_SECRET_MAX} bytes")
+    return secret
+
+
+def _token(value: object) -> bytes:
+    token = content(value)
+    if len(token) not in (0, TOKEN):
+        raise DecodeError(f"a token that has not {TOKEN} bytes")
+    return token
+
+
 def _only_reads(raw: Raw) -> bool:
     return raw[0] in (wire.GET, wire.SCAN) or (raw[0] == wire.TXN and all(_only_reads(inner) for branch in raw[2:] for inner in branch))
-
-
-_ATTRIBUTES: Final[dict[str, Callable[[Any], Any]]] = {
-    "revision": natural,
-    "current": _or_none(_key_value),
-    "unreachable": codec.names,
-    "damage": long_text,
-    "refusal": _raw,
-    "level": natural,
-}
-"""What errors carry besides their text, and the check of it."""
 
 
 # -- letters as bytes --------------------------------------------------------------------------------------------------------------
@@ -507,7 +515,7 @@ def _write_pull(p: Pull) -> tuple[Raw, bytes]:
 def _write_welcome(letter: Welcome) -> tuple[Raw, bytes]:
     w = letter
     settings, addresses = sorted(w.settings.to_wire().items()), sorted(w.addresses.items())
-    return (w.version, w.name, w.cluster, w.incarnation, settings, addresses, w.revision), b""
+    return (w.version, w.name, w.cluster, w.incarnation, settings, addresses, w.revision, w.user, w.stamp, w.token), b""
 
 
 def _write_outcome(letter: Outcome) -> tuple[Raw, bytes]:
@@ -525,7 +533,7 @@ def _write_events(letter: Events) -> tuple[Raw, bytes]:
 
 
 def _write_failed(letter: Failed) -> tuple[Raw, bytes]:
-    return (), codec.pack(_error_to_wire(letter.error))
+    return (), codec.pack(faults.to_wire(letter.error))
 
 
 def _write_part(letter: Part) -> tuple[Raw, bytes]:
@@ -542,23 +550,25 @@ def _read_read(number: int, head: Raw, bulk: bytes) -> Read:
     wire.check_operation(operation)
     if not _only_reads(operation):
         raise DecodeError("a read that writes")
-    return Read(number, operation, _consistency(consistency), _or_none(natural)(max_staleness), natural(min_revision))
+    return Read(number, operation, _consistency(consistency), or_none(natural)(max_staleness), natural(min_revision))
 
 
 def _read_pull(number: int, head: Raw, bulk: bytes) -> Pull:
     revision, passed, *flags = head
     start, end = row(unpack(bulk, codec.COMMAND_MAX), 2)
-    return Pull(number, _bytes(start), _or_none(_bytes)(end), natural(revision), natural(passed), *map(boolean, flags))
+    return Pull(number, content(start), or_none(content)(end), natural(revision), natural(passed), *map(boolean, flags))
 
 
 def _read_welcome(number: int, head: Raw, _bulk: bytes) -> Welcome:
-    version, name, cluster, incarnation, settings, addresses, revision = head
+    *greeting, settings, addresses, revision, user, stamp, token = head
+    version, name, cluster, incarnation = greeting
     try:
         known = Settings.from_wire(dict(_pairs(settings)))
     except errors.Incompatible as error:
         raise DecodeError("the cluster uses settings that this version does not know or refuses: upgrade this client") from error
     where = {short_text(member): long_text(url) for member, url in _pairs(addresses)}
-    return Welcome(number, natural(version), short_text(name), cluster_id(cluster), natural(incarnation), known, where, natural(revision))
+    member = (natural(version), short_text(name), cluster_id(cluster), natural(incarnation), known, where, natural(revision))
+    return Welcome(number, *member, short_text(user), natural(stamp), _token(token))
 
 
 def _pairs(value: object) -> list[tuple[str, Any]]:
@@ -574,7 +584,7 @@ def _read_outcome(number: int, head: Raw, bulk: bytes) -> Outcome:
 
 
 def _read_answer(number: int, _head: Raw, bulk: bytes) -> Answer:
-    return Answer(number, _raw(unpack(bulk, REPLY_MAX)))
+    return Answer(number, raw_answer(unpack(bulk, REPLY_MAX)))
 
 
 def _read_events(number: int, head: Raw, bulk: bytes) -> Events:
@@ -586,7 +596,7 @@ def _read_events(number: int, head: Raw, bulk: bytes) -> Events:
 
 
 def _read_failed(number: int, _head: Raw, bulk: bytes) -> Failed:
-    return Failed(number, _error_from_wire(unpack(bulk, REPLY_MAX)))
+    return Failed(number, faults.from_wire(unpack(bulk, REPLY_MAX)))
 
 
 def _read_part(number: int, head: Raw, bulk: bytes) -> Part:
@@ -608,7 +618,7 @@ def _plain(build: Callable[..., Letter], *checks: Callable[[Any], Any]) -> _Read
 
 # These numbers are on the wire: never reuse one.
 _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Raw, bytes]]]] = {
-    Hello: (1, _fields("version", "client")),
+    Hello: (1, _fields("version", "client", "user")),
     Batch: (2, _write_batch),
     Read: (3, _write_read),
     Look: (4, _fields("what", "argument")),
@@ -616,6 +626,8 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Raw, bytes]]]] = {
     Cancel: (6, _fields()),
     Ping: (7, _fields()),
     HandOver: (8, _fields("to")),
+    Prove: (9, _fields("token", "password")),
+    Inspect: (10, _fields("what", "name")),
     Welcome: (32, _write_welcome),
     Outcome: (33, _write_outcome),
     Answer: (34, _write_answer),
@@ -623,10 +635,11 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Raw, bytes]]]] = {
     Pong: (36, _fields("revision", "age", "leader", "unreachable", "trouble")),
     Failed: (37, _write_failed),
     Part: (38, _write_part),
+    Ask: (39, _fields()),
 }
 
 _READERS: dict[int, _Reader] = {
-    1: _plain(Hello, natural, natural),
+    1: _plain(Hello, natural, natural, short_text),
     2: (0, True, _read_batch),
     3: (3, True, _read_read),
     4: _plain(Look, _look, natural),
@@ -634,56 +647,14 @@ _READERS: dict[int, _Reader] = {
     6: _plain(Cancel),
     7: _plain(Ping),
     8: _plain(HandOver, short_text),
-    32: (7, False, _read_welcome),
+    9: _plain(Prove, _token, _secret),
+    10: _plain(Inspect, _inspected, short_text),
+    32: (10, False, _read_welcome),
     33: (4, True, _read_outcome),
     34: (0, True, _read_answer),
     35: (3, True, _read_events),
-    36: _plain(Pong, natural, _or_none(natural), _or_none(short_text), codec.names, long_text),
+    36: _plain(Pong, natural, or_none(natural), or_none(short_text), codec.names, long_text),
     37: (0, True, _read_failed),
     38: (1, True, _read_part),
+    39: _plain(Ask),
 }
-
-
-# -- replies in parts --------------------------------------------------------------------------------------------------------------
-
-
-def in_parts(number: int, letter: bytes) -> Iterator[bytes]:
-    """Yield a packed reply as it is, or cut into packed parts if it is large.
-
-    Args:
-        number: of the request.
-        letter: the packed reply, of at most ``REPLY_MAX`` bytes.
-    """
-    if len(letter) <= PART_MAX:
-        yield letter
-        return
-    for at in range(0, len(letter), PART_MAX):
-        yield encode_letter(Part(number, letter[at : at + PART_MAX], at + PART_MAX >= len(letter)))
-
-
-@define(eq=False)
-class Assembly:
-    """Puts replies together again, those of one connection."""
-
-    _parts: dict[int, list[bytes]] = field(factory=dict, init=False)
-
-    def add(self, part: Part) -> Reply | None:
-        """Add a part; return the reply when it is complete.
-
-        Raises:
-            DecodeError: it is none, or more is in parts than ``REPLY_MAX`` bytes for each that is asked for.
-        """
-        parts = self._parts.setdefault(part.number, [])
-        parts.append(part.data)
-        if sum(map(len, parts)) > REPLY_MAX:
-            raise DecodeError(f"a reply of more than {REPLY_MAX} bytes")
-        if not part.last:
-            return None
-        reply = decode_reply(b"".join(self._parts.pop(part.number)))
-        if reply.number != part.number or isinstance(reply, Part):
-            raise DecodeError("a reply that is not what its parts said it would be")
-        return reply
-
-    def forget(self, number: int) -> None:
-        """Forget what there is of a reply: nobody waits for it any more."""
-        self._parts.pop(number, None)

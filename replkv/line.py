@@ -6,7 +6,7 @@ Nothing is done about a connection that breaks: whoever asked over it asks again
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from attrs import define, field
 
@@ -18,22 +18,25 @@ from replkv.letters import (
     SEEN_BYTES,
     SEEN_EVERY,
     Answer,
-    Assembly,
+    Ask,
     Batch,
     Cancel,
     Events,
     Failed,
     HandOver,
     Hello,
+    Inspect,
     Look,
     Outcome,
     Part,
     Ping,
     Pong,
+    Prove,
     Pull,
     Read,
     Welcome,
 )
+from replkv.parts import Assembly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +49,19 @@ _FRAME_BYTES: Final = 512 << 10
 _WAITING_MAX: Final = FRAME_MAX
 """Bytes that may wait for a member that does not take them in; more is kept back."""
 
-_REPLIES: Final[dict[type, type]] = {Hello: Welcome, Batch: Outcome, Read: Answer, Look: Answer, Pull: Events, Ping: Pong, HandOver: Answer}
+_Kind: TypeAlias = type | tuple[type, ...]
+
+_REPLIES: Final[dict[type, _Kind]] = {
+    Hello: (Welcome, Ask),
+    Prove: Welcome,
+    Batch: Outcome,
+    Read: Answer,
+    Look: Answer,
+    Inspect: Answer,
+    Pull: Events,
+    Ping: Pong,
+    HandOver: Answer,
+}
 """What answers what; ``Failed`` may answer anything."""
 
 
@@ -111,7 +126,7 @@ class Line:
     """The newest one that the member is known to have."""
     closed: bool = field(default=False, init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
-    _asked: dict[int, tuple[type, Callable[[Any], object]]] = field(factory=dict, init=False)  # what answers it, and for whom
+    _asked: dict[int, tuple[_Kind, Callable[[Any], object]]] = field(factory=dict, init=False)  # what answers it, and for whom
     _out: list[bytes] = field(factory=list, init=False)
     _assembly: Assembly = field(factory=Assembly, init=False)
     _received: int = field(default=0, init=False)  # frames
@@ -178,7 +193,7 @@ class Line:
         if reply is None:
             return
         kind, then = self._asked.pop(reply.number)
-        if not isinstance(reply, (kind, Failed)):
+        if not isinstance(reply, kind) and not isinstance(reply, Failed):
             raise DecodeError(f"a reply of the wrong kind, {type(reply).__name__}")
         then(reply)
 
@@ -211,3 +226,9 @@ def _in_frames(out: list[bytes]) -> Iterator[list[bytes]]:
             first, size = place, 0
         size += len(letter)
     yield out[first:]
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong with a connection, without saying where: that is said beside it."""
+    text = str(error) or type(error).__name__
+    return text.partition(": ")[2] or text if isinstance(error, ConnectionError) else text

@@ -2,12 +2,14 @@
 
 Every member dials every other, and sends only on the connections it dialled; what comes in on its listener is only received (answers to
 greetings and pings excepted).  A connection counts once the greeting is done: the dialling side says Hello, the other side checks version,
-cluster, names and incarnations and says Welcome, or refuses with a reason.  Until then nothing else is listened to, and a connection that
-does not get that far within ``GREETING_TIMEOUT`` is closed.  From then on each frame must name this cluster and both incarnations.
+cluster, names and incarnations and says Welcome, or refuses with a reason.  Where connections are encrypted, both must have shown
+certificates under the names they say.  Until then nothing else is listened to, and a connection that does not get that far within
+``GREETING_TIMEOUT`` is closed.  From then on each frame must name this cluster and both incarnations, so that none speaks for anybody else.
 
 A member is its name and incarnation.  Two others are greeted as well: an **applicant**, whose directory is new and whose name is in the
 configuration; and one of the same cluster that knows a newer configuration, for it may be in that.  With neither anything is decided:
-what asks for a decision goes only to whom the configuration means, and what answers counts only from there.
+what asks for a decision goes only to whom the configuration means, and what answers counts only from there.  A third kind is let in by its
+certificate alone: one that comes to join, with an empty directory, under a name that nobody has said before.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from replkv.messages import (
     VoteReply,
     Welcome,
 )
-from replkv.transport import Answered, Arrived, LinkDown, LinkUp, PipeDown, PipeUp
+from replkv.transport import Answered, Arrived, LinkDown, LinkFailed, LinkUp, PipeDown, PipeUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,6 +63,10 @@ FAREWELL = 2.0
 """Seconds for which a link is kept to somebody who is no longer a member: what tells so is on its way."""
 HELLO_MAX = 8192
 """Bytes a frame may have before its sender is known."""
+UNGREETED_MAX = 128
+"""Connections that have not greeted rightly, half of what a transport takes; when there are more, the oldest makes room."""
+COMPLAIN_EVERY = 5.0
+"""Seconds between warnings of greetings under false names: whoever sends them must not fill the log."""
 ITSELF = "this is the same member"
 """The answer to a member that found itself at an address that it was told; others may answer there the next time."""
 
@@ -91,6 +97,7 @@ class _Link:
     until: float = float("inf")
     about: About = NOTHING
     version: int = 0
+    invited: bool = False  # by its certificate: it has one, and comes to join
 
 
 @define(eq=False, repr=False)
@@ -103,6 +110,7 @@ class _Caller:
     cluster: bytes = codec.NO_CLUSTER
     about: About = NOTHING
     version: int = 0
+    invited: bool = False
 
 
 @define(eq=False, repr=False)
@@ -148,6 +156,7 @@ class Links:
     _links: dict[str, _Link] = field(factory=dict, init=False)
     _callers: dict[int, _Caller] = field(factory=dict, init=False)
     _reachable: set[str] = field(factory=set, init=False)
+    _complain_at: float = field(default=float("-inf"), init=False)
 
     # -- what the node asks --------------------------------------------------------------------------------------------------------
 
@@ -187,11 +196,11 @@ class Links:
 
     def _drop_strangers(self, members: Mapping[str, int]) -> None:
         for pipe, caller in list(self._callers.items()):
-            if caller.name is not None and self._membership_objection(caller.name, caller.incarnation, caller.cluster, caller.about):
+            if caller.name is not None and self._membership_objection(caller.name, caller):
                 self._drop_caller(pipe)
         for peer, link in self._links.items():
             # Who is no longer a member at all is still told so; ``dial`` ends that.
-            if link.ready and peer in members and self._membership_objection(peer, link.incarnation, link.cluster, link.about):
+            if link.ready and peer in members and self._membership_objection(peer, link):
                 link.ready = False
                 self._note(peer)
 
@@ -228,12 +237,18 @@ class Links:
         if own and own != addresses.get(self.identity.name):
             yield Application(self.identity.name, self.identity.incarnation, own)
         for name, link in self._links.items():
-            if link.ready and self.members is not None and name in self.members:
-                is_new = link.cluster == codec.NO_CLUSTER and link.incarnation != self.members[name]
+            known = self.members.get(name) if self.members is not None else None
+            if link.ready and (known is not None or (link.invited and not name.startswith(SEED))):
+                is_new = link.cluster == codec.NO_CLUSTER and link.incarnation != known
                 address = link.about.address
-                moved = link.incarnation == self.members[name] and address and address != addresses.get(name)
+                moved = link.incarnation == known and address and address != addresses.get(name)
                 if is_new or moved:
                     yield Application(name, link.incarnation, address)
+
+    def is_certified(self, peer: str) -> bool:
+        """Tell whether a connected peer has proved its name by a certificate."""
+        link = self._links.get(peer)
+        return link is not None and link.ready and self.transport.identities(peer) is not None
 
     def is_unfounded(self, peer: str) -> bool:
         """Tell whether a connected peer said that it has no cluster yet."""
@@ -298,18 +313,30 @@ class Links:
                     self._greet(peer, now)
                 case LinkDown(peer):
                     self._lost(peer, now)
+                case LinkFailed(peer, reason):
+                    self._failed(peer, reason)
                 case PipeUp(pipe):
                     self._callers.setdefault(pipe, _Caller(now))
+                    self._make_room()
                 case PipeDown(pipe):
                     self._drop_caller(pipe, kick=False)
         if self.book.changed:
             self.dial(now)
+
+    def _make_room(self) -> None:
+        """Keep strangers, and those that were refused, from taking all the connections there may be."""
+        if len(self._callers) > UNGREETED_MAX:
+            ungreeted = [pipe for pipe, caller in self._callers.items() if caller.name is None]
+            if len(ungreeted) > UNGREETED_MAX:
+                self._drop_caller(ungreeted[0])
 
     def tick(self, now: float) -> None:
         """Ping, and give up on connections that stay silent; to be called at least every ``PING_INTERVAL`` seconds."""
         for pipe, caller in list(self._callers.items()):
             if caller.name is None and now - caller.since > GREETING_TIMEOUT:
                 self._drop_caller(pipe)
+            elif caller.name is not None and caller.invited and caller.name not in self.book.peers:
+                self.book.heard(caller.name, caller.about.address)  # a configuration made it forgotten, in which it is not yet
         for peer, link in list(self._links.items()):
             self._tick_link(peer, link, now)
 
@@ -339,7 +366,7 @@ class Links:
 
     def _dial_again(self, peer: str, link: _Link) -> None:
         try:
-            self.transport.dial(peer, link.url)
+            self.transport.dial(peer, link.url, "" if peer.startswith(SEED) else peer)
         except OSError as error:
             link.refusal = str(error)  # out of descriptors, most likely: the next tick tries again
 
@@ -380,7 +407,11 @@ class Links:
         if not link.greeted or link.ready:
             return
         expected = welcome.name if peer.startswith(SEED) else peer
-        if reason := self._objection(expected, welcome):
+        if reason := self._objection_to_certificate(peer, welcome.name):
+            self._refused(peer, link, Refuse(reason, codec.NO_CLUSTER))
+            return
+        link.invited = self._is_invited(peer, welcome)
+        if reason := self._objection(expected, welcome, invited=link.invited):
             self._refused(peer, link, Refuse(reason, welcome.cluster))
             return
         if not self.versions[0] <= welcome.version <= self.versions[1]:
@@ -410,6 +441,17 @@ class Links:
         link.refusals.add(refuse.reason)
         link.refusal = refuse.reason
 
+    def _failed(self, peer: str, reason: str) -> None:
+        """Keep why no connection to a peer comes about."""
+        link = self._links.get(peer)
+        if link is None or link.ready:
+            return
+        if reason not in link.refusals:
+            whom = link.url if peer.startswith(SEED) else f"{peer} at {link.url}"
+            logger.warning("%s can't connect to %s: %s", self.identity.name, whom, reason)
+        link.refusals.add(reason)
+        link.refusal = reason
+
     # -- connections of others -----------------------------------------------------------------------------------------------------
 
     def _arrived(self, pipe: int, frame: bytes, now: float) -> None:
@@ -427,7 +469,7 @@ class Links:
             self._drop_caller(pipe)
             return
         if isinstance(envelope.message, Hello):
-            self._greeted(pipe, caller, envelope.message)
+            self._greeted(pipe, caller, envelope.message, now)
         elif caller.name is None or not self._addressed(caller, envelope):
             self._complain("dropped a connection that sent a frame for somebody else")
             self._drop_caller(pipe)
@@ -452,9 +494,17 @@ class Links:
         known_cluster = cluster == self.cluster or self.cluster == codec.NO_CLUSTER or isinstance(message, (Found, Ping))
         return known_cluster and sender == caller.incarnation and receiver == self.identity.incarnation
 
-    def _greeted(self, pipe: int, caller: _Caller, hello: Hello) -> None:
+    def _greeted(self, pipe: int, caller: _Caller, hello: Hello, now: float) -> None:
+        if reason := self._objection_to_certificate(pipe, hello.name):
+            self._complain("refused a connection of %s: %s", hello.name, reason)
+            if now >= self._complain_at and self.transport.identities(pipe):  # else it may just have ended
+                self._complain_at = now + COMPLAIN_EVERY
+                logger.warning("%s refused a connection of %s: %s", self.identity.name, hello.name, reason)
+            self.transport.reply(pipe, self._frame(hello.incarnation, Refuse(reason, codec.NO_CLUSTER)))
+            return
         version = min(hello.versions[1], self.versions[1])
         cluster = codec.NO_CLUSTER
+        invited = self._is_invited(pipe, hello)
         self._note_cluster(hello.name, hello.incarnation, hello.cluster)
         if version < max(hello.versions[0], self.versions[0]):
             reason = self._objection_to_versions(hello)
@@ -462,14 +512,14 @@ class Links:
             reason = f"this is member {self.identity.name}, not {hello.receiver}; correct the address"
         else:
             cluster = self.cluster
-            reason = self._objection(hello.name, hello)
+            reason = self._objection(hello.name, hello, invited=invited)
         if reason:
             self._complain("refused %s: %s", hello.name, reason)
             removed = cluster == hello.cluster != codec.NO_CLUSTER and self._was_removed(hello)
             self.transport.reply(pipe, self._frame(hello.incarnation, Refuse(reason, cluster, removed)))
             return  # left open for the answer to leave; the greeting's timeout closes it
         caller.name, caller.incarnation, caller.cluster, caller.about = hello.name, hello.incarnation, hello.cluster, hello.about
-        caller.version = version
+        caller.version, caller.invited = version, invited
         self.newest = max(self.newest, hello.about.configured)
         self.book.heard(hello.name, hello.about.address)
         welcome = Welcome(version, self.cluster, self.identity.name, self.identity.incarnation, self.founders, self.about)
@@ -506,7 +556,19 @@ class Links:
 
     # -- both ----------------------------------------------------------------------------------------------------------------------
 
-    def _objection(self, expected: str, peer: Hello | Welcome) -> str:
+    def _objection_to_certificate(self, end: int | str, name: str) -> str:
+        """Return why whoever is at the other end of a connection can't speak as a member; empty: it has proved its name, or need not."""
+        names = self.transport.identities(end)
+        if names is None or name in names:
+            return ""
+        whose = ", ".join(sorted(names)) or "nobody"
+        return f"the certificate of this connection is for {whose}, not for {name}: start each member with a certificate of its own name"
+
+    def _is_invited(self, end: int | str, peer: Hello | Welcome) -> bool:
+        """Tell whether somebody comes to join whose certificate, which has been looked at, is its permission."""
+        return not peer.founders and peer.cluster == codec.NO_CLUSTER and self.transport.identities(end) is not None
+
+    def _objection(self, expected: str, peer: Hello | Welcome, *, invited: bool) -> str:
         """Return why a peer that greets so can't be one of ours; empty: it can."""
         me, name, cluster = self.identity.name, peer.name, peer.cluster
         if name != expected:
@@ -516,7 +578,7 @@ class Links:
         if codec.NO_CLUSTER not in (cluster, self.cluster) and cluster != self.cluster:
             return f"{me} belongs to cluster {self.cluster.hex()}, {name} to cluster {cluster.hex()}; use each directory with its own peers"
         if self.members is not None:
-            return self._membership_objection(name, peer.incarnation, cluster, peer.about)
+            return self._membership_objection(name, _Caller(0.0, name, peer.incarnation, cluster, peer.about, invited=invited))
         if self.founders and name not in self.founders:
             return f"{name} is not in the cluster map of {me}; add it there, or start it with another map"
         if cluster == codec.NO_CLUSTER and peer.founders != self.founders:
@@ -524,21 +586,21 @@ class Links:
             return f"the cluster maps differ: {me} has {ours}, {name} has {theirs}; make them equal"
         return ""
 
-    def _membership_objection(self, name: str, incarnation: int, cluster: bytes, about: About) -> str:
+    def _membership_objection(self, name: str, peer: _Caller | _Link) -> str:
         known = self.members.get(name) if self.members is not None else None
-        if known == incarnation:
+        if known == peer.incarnation:
             return ""
-        if cluster == codec.NO_CLUSTER:
-            return self._objection_to_newcomer(name, known, about.level)
-        if about.configured > self.configured:
+        if peer.cluster == codec.NO_CLUSTER:
+            return self._objection_to_newcomer(name, known, peer)
+        if peer.about.configured > self.configured:
             return ""  # it may be in a configuration that is not known here yet, and even lead (thesis §4.1)
         if known in (None, EXPECTED):
             return f"{name} was removed from this cluster, and its directory with it: only an empty one can join again"
         return f"the data directory of {name} was replaced: what is in the old one does not count any more"
 
-    def _objection_to_newcomer(self, name: str, known: int | None, level: int) -> str:
-        link = self._links.get(name)
-        if known is None:
+    def _objection_to_newcomer(self, name: str, known: int | None, peer: _Caller | _Link) -> str:
+        link, level = self._links.get(name), peer.about.level
+        if known is None and not peer.invited:
             return f"{name} is no member of this cluster: name it first, with change_members(add=...)"
         if known != EXPECTED and link is not None and link.ready and link.incarnation == known:
             return f"{name} is at work already, at {link.url} with another directory: end one of the two, or give this one its own name"

@@ -75,7 +75,8 @@ class Membership:
     _submit: Callable[[bytes, Callable[[Call], None]], None]
     _learner: bool
     # newcomers others saw, by name: until when that counts, and with which incarnation in the configuration
-    _told: dict[str, tuple[Application, float, int]] = field(factory=dict, init=False)
+    _told: dict[str, tuple[Application, float, int | None]] = field(factory=dict, init=False)
+    _let_in: dict[str, float] = field(factory=dict, init=False)  # whom it wants for their certificates: when it says so again
     _belonged: bool = field(default=False, init=False)
     _alone_since: float | None = field(default=None, init=False)  # since when peers say that this member was removed
     _office: int = field(default=0, init=False)  # the term in which it was first seen to lead, and since when
@@ -171,6 +172,7 @@ class Membership:
         if raft.role is not Role.LEADER and raft.leader is not None:
             for newcomer in self._links.newcomers(raft.configuration.addresses):
                 self._links.send(raft.leader, newcomer)
+        self._let_in_who_is_certified(raft, machine, now)
         if self._learner and self._belonged and raft.leader is not None and machine.applied >= raft.commit:
             self._decline(machine)
         removed_by = self._links.removed_by
@@ -183,6 +185,19 @@ class Membership:
         elif now - self._alone_since > PATIENCE * raft.timing.election_timeout:
             reasons = ", ".join(f"{peer} says: {reason}" for peer, reason in sorted(removed_by.items()))
             raise Removed(f"member {self._name} was removed from its cluster: {reasons}")
+
+    def _let_in_who_is_certified(self, raft: Raft, machine: Machine, now: float) -> None:
+        """Want those as members who came to join with a certificate, seen here or by a member that has one: it is their permission."""
+        if raft.role is not Role.LEADER:
+            return
+        told = (newcomer for newcomer, until, _ in self._told.values() if until > now)
+        for newcomer in (*self._links.newcomers(raft.configuration.addresses), *told):
+            name, address = newcomer.name, newcomer.address
+            wanted = name in machine.roster or name in raft.configuration.members
+            if not wanted and address and now >= self._let_in.get(name, now):
+                self._let_in = {other: until for other, until in self._let_in.items() if until > now} | {name: now + ALIVE}
+                logger.info("%s lets %s in, which joins with a certificate, at %s", self._name, name, address)
+                self._submit(codec.pack(ChangeMembers(add=((name, address),)).to_wire()), lambda _: None)
 
     def restarted(self, configuration: Configuration, entries: Iterable[Entry]) -> None:
         """Take note of what is in the log at the start: who has a vote by then was given it on purpose.
@@ -221,10 +236,10 @@ class Membership:
 
     # -- steering ------------------------------------------------------------------------------------------------------------------
 
-    def heard(self, raft: Raft, message: Application, now: float) -> None:
-        """Note a newcomer that another member told of."""
+    def heard(self, raft: Raft, peer: str, message: Application, now: float) -> None:
+        """Note a newcomer that another member told of; of one that nobody has named only if that can tell by certificates."""
         known = raft.configuration.members.get(message.name)
-        if raft.role is Role.LEADER and known is not None:
+        if raft.role is Role.LEADER and (known is not None or self._links.is_certified(peer)):
             self._told[message.name] = message, now + TOLD_FOR, known
 
     def _note_office(self, raft: Raft, now: float) -> None:

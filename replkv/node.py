@@ -312,7 +312,7 @@ class Node(Described):
             refusals = (self.space.refusal(codec.pack(command)) for command in batch.commands)
             if (full := next(filter(None, refusals), None)) is not None:
                 return full
-        key = batch.session, batch.sequence
+        key = batch.session, batch.sequence, batch.guest and batch.guest[0]
         if not self.guests.submit(key, data, guest):
             return Overloaded(f"member {self.name} has more of its clients' commands under way than its Config allows: try again")
         self.transport.wake()
@@ -521,7 +521,7 @@ class Node(Described):
         elif isinstance(message, Digest):
             self.upkeep.heard(raft, peer, message)
         elif isinstance(message, Application):
-            self.membership.heard(raft, message, now)
+            self.membership.heard(raft, peer, message, now)
         elif isinstance(message, (HandOver, Hindrance)):
             self.succession.heard(raft, peer, message, now)
         elif isinstance(message, Scarcity):
@@ -642,9 +642,11 @@ class Node(Described):
         self._applying = None
         self._publish()
         self.keeper.applied(self.machine)  # first: who has revoked a lease finds it lost
+        if self.machine.auth.revision != self.hub.auth_revision:
+            self.hub.judge_anew(self.machine.auth.revision)
         # Watches before answers: who is handed a lock goes before the one who gave it back, and its first write before the other's next.
         self._matching = self.hub.publish(self.machine.store, self.published.revision)
-        self.proposals.answer(outcomes)
+        self.proposals.answer(outcome for outcome in outcomes if outcome.owner is None)  # a client may name a session that is ours
         self.guests.answer(outcomes)
         self.outgoing.applied(outcomes)
         self.upkeep.applied(raft, self.machine, entry.index)

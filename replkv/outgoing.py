@@ -44,7 +44,7 @@ class Outgoing:
     stamped: int = field(default=0, init=False)
     """Cluster time of the newest entry this leader proposed."""
     _block: deque[tuple[bytes, bool]] = field(factory=deque, init=False)  # batches for the next blocks of this leader; True: forwarded
-    _taken: set[tuple[int, int]] = field(factory=set, init=False)  # followers' batches on their way: session and sequence
+    _taken: set[tuple[int, int, str | None]] = field(factory=set, init=False)  # followers' batches on their way: session, sequence, whose
     _taken_in: int = field(default=0, init=False)  # the term for which that is so
 
     def has_more(self, raft: Raft) -> bool:
@@ -62,12 +62,13 @@ class Outgoing:
             self._taken.clear()
         for batch in message.batches:
             try:
-                session, sequence, *_ = codec.unpack_batch(batch, wire.check_operation)
+                session, sequence, _, _, guest = codec.unpack_batch(batch, wire.check_operation)
             except codec.DecodeError as error:
                 logger.warning("%s dropped a batch that %s forwarded: %s", self._name, peer, error)
                 continue
-            if (session, sequence) not in self._taken:  # or it is here already, and its sender has lost patience
-                self._taken.add((session, sequence))
+            key = session, sequence, guest and guest[0]
+            if key not in self._taken:  # or it is here already, and its sender has lost patience
+                self._taken.add(key)
                 self._block.append((batch, True))
 
     def send(self, raft: Raft, now: float) -> None:
@@ -126,7 +127,7 @@ class Outgoing:
     def applied(self, outcomes: Iterable[Outcome]) -> None:
         """Forget those followers' batches that were just applied: a repeat of them is one."""
         if self._taken:
-            self._taken.difference_update((outcome.session, outcome.sequence) for outcome in outcomes)
+            self._taken.difference_update((outcome.session, outcome.sequence, outcome.owner) for outcome in outcomes)
 
 
 def _forwards(batches: Iterable[bytes], most: int) -> Iterator[Forward]:

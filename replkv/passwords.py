@@ -17,9 +17,11 @@ PASSWORD_MAX: Final = 1024
 
 _HEAD: Final = struct.Struct(">4sBBB")  # mark, log2 of n, r, p
 _MARK: Final = b"scr1"
-_COST: Final = (15, 8, 1)
+LOG2_N = 15
+"""What a guess costs, as a power of two: 60 ms and 32 MiB."""
+_R, _P = 8, 1
 _DIGEST: Final = 32
-_LARGEST: Final = (20, 16, 4)  # beyond it no hash is believed
+_LARGEST: Final = (17, 16, 4)  # beyond it no hash is believed: OpenSSL takes 2 GiB at most for anything, a member hardly any of that
 
 
 def to_password(password: object) -> bytes:
@@ -44,7 +46,7 @@ def hashed(password: bytes, salt: bytes) -> bytes:
         password: as ``to_password`` returned it.
         salt: ``SALT`` random bytes.
     """
-    return _HEAD.pack(_MARK, *_COST) + salt + _digest(password, salt, *_COST)
+    return _HEAD.pack(_MARK, LOG2_N, _R, _P) + salt + _digest(password, salt, LOG2_N, _R, _P)
 
 
 def matches(password: bytes, kept: bytes) -> bool:
@@ -55,7 +57,7 @@ def matches(password: bytes, kept: bytes) -> bool:
         kept: what ``hashed`` returned; empty: there is none.
     """
     known = _parsed(kept)
-    cost, salt, digest = known if known is not None else (_COST, bytes(SALT), bytes(_DIGEST))
+    cost, salt, digest = known if known is not None else ((LOG2_N, _R, _P), bytes(SALT), bytes(_DIGEST))
     equal = hmac.compare_digest(_digest(password, salt, *cost), digest)
     return equal and known is not None
 
@@ -71,4 +73,4 @@ def _parsed(kept: bytes) -> tuple[tuple[int, int, int], bytes, bytes] | None:
 
 
 def _digest(password: bytes, salt: bytes, n: int, r: int, p: int) -> bytes:
-    return hashlib.scrypt(password, salt=salt, n=1 << n, r=r, p=p, maxmem=(128 << n) * r * p * 2, dklen=_DIGEST)
+    return hashlib.scrypt(password, salt=salt, n=1 << n, r=r, p=p, maxmem=256 * r * ((1 << n) + p + 2), dklen=_DIGEST)

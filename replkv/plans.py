@@ -25,6 +25,7 @@ from replkv.values import KeyValue, LeaseInfo, to_count, to_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from replkv.auth import Subject
     from replkv.config import Settings
     from replkv.described import Published
     from replkv.keeper import Keeper
@@ -59,6 +60,8 @@ class Asker(ABC):
 
     name: str
     clock: Callable[[], float]
+    subject: Subject | None = None
+    """The user on whose behalf it is asked, in this process; None: on the member's own."""
 
     @property
     @abstractmethod
@@ -108,6 +111,8 @@ class Plan(Generic[R]):
 
     looks: ClassVar[bool] = False
     """Whether, behind the read barrier, it has to see the machine on the node's thread."""
+    acts: ClassVar[bool] = False
+    """Whether something is done when it begins to wait, without a command."""
     sequel: Plan[None] | None = None
     """What is to be done behind it, within the same timeout."""
 
@@ -130,12 +135,33 @@ class Plan(Generic[R]):
         """Return the question as a client asks a member."""
         raise errors.InvariantBroken(f"{type(self).__name__} of {asker.name} is no question, letter {number}")
 
+    def permit(self, subject: Subject | None, machine: Machine) -> None:
+        """Check that somebody may have this answered: root alone, unless a plan says otherwise.
+
+        Args:
+            subject: who asks; None: the member itself.
+            machine: whose auth counts; on any thread.
+
+        Raises:
+            PermissionDenied, AuthenticationFailed: it may not.
+        """
+        machine.auth.check_root(subject)
+
+    def permit_answer(self, subject: Subject | None, machine: Machine, raw: Raw) -> None:
+        """Check what only the answer shows, as ``permit``; nothing, unless a plan says otherwise."""
+        del subject, machine, raw
+
     def look(self, machine: Machine, time: int) -> Any:
         """Take what is needed of the machine, at a cluster time; between two entries, so be quick.
 
         ``NOT_YET``: it is not there yet; the plan will look again when something has been applied.
         """
         del machine, time
+
+    def is_at_hand(self, node: Node) -> bool:
+        """Tell whether ``at_once`` has an answer now, as far as that can be told without looking for it."""
+        del node
+        return False
 
     def at_once(self, node: Node) -> Any:
         """Return the raw answer if no other member need be asked, else ``NOT_YET``."""
@@ -220,6 +246,7 @@ def pack_command(raw: Raw, asker: Asker) -> bytes:
         LevelTooLow: not all members can carry it out.
         ValueError: a time to live is shorter than ``Settings.min_ttl``.
     """
+    raw = on_behalf(raw, asker)
     packed, settings = codec.pack(raw), asker.settings
     largest = settings.max_request_bytes
     if len(packed) > largest and (size := wire.request_size(raw)) > largest:  # the first is quick, and never smaller
@@ -231,6 +258,11 @@ def pack_command(raw: Raw, asker: Asker) -> bytes:
         if (refusal := features.refusal(raw, asker.level)) is not None:
             raise refusal
     return packed
+
+
+def on_behalf(raw: Raw, asker: Asker) -> Raw:
+    """Return an operation that says on whose behalf it is, where that is a user."""
+    return raw if asker.subject is None else (wire.AS, *asker.subject, raw)
 
 
 def _check_settings(raw: Raw, settings: Settings) -> None:
@@ -288,6 +320,14 @@ class Read(OnKeys[R]):
         least = max(self.min_revision, asker.revision) if self.consistency == "local" else 0
         staleness = None if self.max_staleness is None else round(min(self.max_staleness, _LONGEST) * 1e6)
         return letters.Read(number, self.packed(), self.consistency, staleness, least)
+
+    def permit(self, subject: Subject | None, machine: Machine) -> None:
+        """Let it be read by those who may read all of it."""
+        machine.auth.check(subject, self.packed(), machine.leases)
+
+    def is_at_hand(self, node: Node) -> bool:
+        """Tell whether the caller takes this member's state as it is."""
+        return self._is_fresh(node) if self.consistency == "local" else self.consistency == "lease" and _leads(node, node.published)
 
     def at_once(self, node: Node) -> Any:
         """Read at once where the caller takes local state, or where this leader's lease holds (thesis §6.4.1)."""
@@ -440,9 +480,17 @@ class Ready(Wait):
         del asker
         return letters.Look(number, letters.READY)
 
+    def permit(self, subject: Subject | None, machine: Machine) -> None:
+        """Tell every user."""
+        machine.auth.check_user(subject)
+
+    def is_at_hand(self, node: _HasReady) -> bool:
+        """Tell whether it is so, and the caller does not want to wait."""
+        return self.timeout == 0 and node.ready
+
     def at_once(self, node: _HasReady) -> Any:
         """Look, if the caller does not want to wait."""
-        return _NOTHING if self.timeout == 0 and node.ready else NOT_YET
+        return _NOTHING if self.is_at_hand(node) else NOT_YET
 
     def expired(self, asker: Asker, *, untouched: bool) -> errors.ReplkvError:
         """Name who is missing."""
@@ -461,6 +509,10 @@ class Settled(Wait):
         """Ask a member to wait."""
         del asker
         return letters.Look(number, letters.SETTLED)
+
+    def permit(self, subject: Subject | None, machine: Machine) -> None:
+        """Tell every user."""
+        machine.auth.check_user(subject)
 
     def look(self, machine: Machine, time: int) -> Any:
         """Compare the two."""
@@ -488,6 +540,8 @@ class Left(Settled):
     """
 
     __slots__ = ("name",)
+
+    permit = Plan.permit
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -525,6 +579,7 @@ class NewLeader(Wait):
     """
 
     __slots__ = ("to",)
+    acts = True
 
     def __init__(self, to: str | None) -> None:
         self.to = to
@@ -534,9 +589,13 @@ class NewLeader(Wait):
         del asker
         return letters.HandOver(number, self.to or "")
 
+    def is_at_hand(self, node: Node) -> bool:
+        """Tell whether it is so already."""
+        return self.to is not None and node.raft is not None and node.raft.leader == self.to
+
     def at_once(self, node: Node) -> Any:
         """Look whether it is so already."""
-        return _NOTHING if self.to is not None and node.raft is not None and node.raft.leader == self.to else NOT_YET
+        return _NOTHING if self.is_at_hand(node) else NOT_YET
 
     def wait(self, node: Node, call: Call) -> None:
         """Let the member see to it."""
@@ -591,6 +650,15 @@ class LeaseKeys(Plan[tuple[bytes, ...]]):
         """Ask a member."""
         del asker
         return letters.Look(number, letters.LEASE_KEYS, self.lease)
+
+    def permit(self, subject: Subject | None, machine: Machine) -> None:
+        """Let every user ask; what it may see is known when the keys are."""
+        machine.auth.check_user(subject)
+
+    def permit_answer(self, subject: Subject | None, machine: Machine, raw: Raw) -> None:
+        """Let the keys be seen by those who may read all of them, also those outside of a namespace."""
+        for key in raw[1]:
+            machine.auth.check_span(subject, wire.READ, (key, key + b"\x00"))
 
     def look(self, machine: Machine, time: int) -> tuple[bytes, ...]:
         """Take hold of the keys.

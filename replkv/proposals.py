@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Reversible, Sequence
 
     from replkv.admission import Admission
+    from replkv.auth import Subject
     from replkv.machine import Machine, Outcome
     from replkv.wire import Raw
 
@@ -118,6 +119,8 @@ class Proposals:
     admission: Admission
     sees_all: bool = True
     """Whether every outcome comes by here, as at a member: one that lost its way is known never to have been."""
+    guest: Subject | None = field(default=None, init=False)
+    """On whose behalf batches are sent; None: a member's own."""
     held: bool = field(default=False, init=False)
     """Whether callers' commands stay in the queue: this member is being removed, and would hardly learn what became of them."""
     _last: bytes | None = field(default=None, init=False)
@@ -206,7 +209,7 @@ class Proposals:
             if self._opening_in != to or now - self._opening_at > retry_after:
                 self._nonce = self._nonce or self.rng.getrandbits(62) + 1
                 self._opening_at, self._opening_in = now, to
-                batches.append(codec.pack_batch(0, self._nonce, 0, ()))
+                batches.append(codec.pack_batch(0, self._nonce, 0, (), self.guest))
             return batches
         for queue in (self._own, self._queue):
             if self._may_send(queue) and (batch := self._next_batch(queue, to, now)):
@@ -227,9 +230,36 @@ class Proposals:
             return b""  # the last one who waited has just given up
         self._sequence += 1
         lowest = min(self._batches, default=self._sequence)
-        data = codec.pack_batch(self.session, self._sequence, lowest, [call.command for call in calls if call.command is not None])
+        data = self._pack(self._sequence, lowest, calls)
         self._batches[self._sequence] = _Batch(data, calls, size, to, now)
         return data
+
+    def _pack(self, sequence: int, lowest: int, calls: Iterable[Call]) -> bytes:
+        return codec.pack_batch(self.session, sequence, lowest, [call.command for call in calls if call.command is not None], self.guest)
+
+    def speak_as(self, guest: Subject) -> None:
+        """Send batches on behalf of a user from now on; what is unanswered goes on under its numbers if that is the one it was before.
+
+        A session belongs to its user.  So if it is another one, nobody will learn any more what became of the batches under way.
+        """
+        before, self.guest = self.guest, guest
+        if before == guest:
+            return
+        if before is not None and before[0] == guest[0]:  # it has proved anew who it is, and its commands count only if they say so
+            for sequence, batch in self._batches.items():
+                batch.data = self._pack(sequence, min(self._batches), batch.calls)
+            return
+        self.leave_session("the client is another user now than when the write was handed over")
+
+    def leave_session(self, reason: str) -> None:
+        """Begin another session with what comes next; what became of the batches under way, nobody will learn any more."""
+        unknown = OutcomeUnknown(f"{reason}; it may have been applied")
+        lost = list(self._batches.values())
+        self._batches.clear()
+        self.session, self._nonce, self._opening_in = 0, 0, NOBODY
+        for batch in lost:
+            self.admission.leave(len(batch.calls), batch.size)
+            _fail(batch.calls, unknown)
 
     def _take(self, queue: deque[Call]) -> tuple[list[Call], int]:
         """Take from a queue what fits into one batch; return its size too."""

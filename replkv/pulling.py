@@ -400,3 +400,9 @@ class Pulls:
         """Have all consumers look."""
         for feed in self._feeds:
             feed.ring()
+
+    def fail_all(self, error: ReplkvError) -> None:
+        """Have an error come behind all that has arrived, for each."""
+        for feed in self._feeds:
+            if feed.failed is None:
+                feed.fail(error)

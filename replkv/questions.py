@@ -8,20 +8,36 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
+from replkv import letters
 from replkv.errors import TooLarge
+from replkv.plans import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replkv.errors import ReplkvError
     from replkv.line import Line
-    from replkv.plans import Asker, Plan
+    from replkv.plans import Asker
     from replkv.proposals import Call
 
 UNDER_WAY_MAX: Final = 1024
 """Questions that are under way at a time; the others wait here."""
 AGAIN_AFTER: Final = 0.1
 """Seconds until questions are asked again, and commands handed over, for which the member had no room."""
+
+
+class KeptBy(Plan[Any]):
+    """Find out which leases belong to a keeper."""
+
+    __slots__ = ("_keeper",)
+
+    def __init__(self, keeper: int) -> None:
+        self._keeper = keeper
+
+    def letter(self, number: int, asker: Asker) -> letters.Look:
+        """Ask a member."""
+        del asker
+        return letters.Look(number, letters.KEPT, self._keeper)
 
 
 @define(eq=False, repr=False)

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 from replkv import codec, features, fork, letters, wire
 from replkv.address import parse_address
 from replkv.admission import Admission
+from replkv.badge import Badge
 from replkv.config import Settings
 from replkv.engine import THREADS, Engine
 from replkv.errors import (
+    AuthenticationFailed,
     Closed,
     DiskFull,
     ForkedProcess,
@@ -36,14 +38,14 @@ from replkv.errors import (
     WrongCluster,
 )
 from replkv.keeper import Keeper
-from replkv.letters import Answer, Batch, Failed, Hello, Look, Ping, Pong, Welcome
-from replkv.line import Line
+from replkv.letters import Answer, Ask, Batch, Failed, Ping, Pong, Welcome
+from replkv.line import Line, reason_of
 from replkv.ops import Scan
-from replkv.plans import Plan, Read, Ready
+from replkv.plans import Read, Ready
 from replkv.proposals import Call, OwnCall, Proposals
 from replkv.pulling import WATCHES_MAX, Pulls, RemoteFeed
 from replkv.pulse import SILENCE, Pulse
-from replkv.questions import AGAIN_AFTER, Questions
+from replkv.questions import AGAIN_AFTER, KeptBy, Questions
 from replkv.reads import NOT_YET
 from replkv.targets import Targets
 
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from replkv.engine import Waits
     from replkv.feed import Bell, Wanted
     from replkv.line import Link, Network
-    from replkv.plans import Asker
+    from replkv.plans import Plan
     from replkv.pulling import State
     from replkv.targets import Target
     from replkv.wire import Raw
@@ -64,26 +66,14 @@ logger = logging.getLogger(__name__)
 
 WELCOME_WITHIN: Final = 2.0
 """Seconds within which a member must answer a greeting, from the first attempt to connect to it on."""
+LOGIN_WITHIN: Final = 10.0
+"""Seconds within which it must answer a proof: comparing a password takes long, and others may have come first."""
 CLOSE_WITHIN: Final = 1.0
 """Seconds for which a client that is closed waits for what is under way."""
 WHEREABOUTS_AGAIN: Final = 5.0
 """Seconds after which it is asked anew where members serve clients: those who came later are needed when the others are gone."""
 
 _WHEREABOUTS: Final = Read(Scan(prefix=letters.ADDRESSES), b"", "local")
-
-
-class _KeptBy(Plan[Any]):
-    """Find out which leases belong to a keeper."""
-
-    __slots__ = ("_keeper",)
-
-    def __init__(self, keeper: int) -> None:
-        self._keeper = keeper
-
-    def letter(self, number: int, asker: Asker) -> Look:
-        """Ask a member."""
-        del asker
-        return Look(number, letters.KEPT, self._keeper)
 
 
 class Remote(Engine):
@@ -96,7 +86,12 @@ class Remote(Engine):
         clock: monotonic seconds.
         rng: for pauses and identities.
         anywhere: addresses that members tell may be used although they are beyond this machine.
+        user: whom this client says it is, where it is asked; empty: whom its certificate names.
+        password: of the user.
         waits: how threads wait.
+
+    Raises:
+        TypeError, ValueError: no such user can exist, or no such password, or only one of them is given.
     """
 
     def __init__(
@@ -108,6 +103,8 @@ class Remote(Engine):
         rng: random.Random,
         *,
         anywhere: bool = False,
+        user: str = "",
+        password: str | bytes | None = None,
         waits: Waits = THREADS,
     ) -> None:
         self.name = "a client"
@@ -122,6 +119,7 @@ class Remote(Engine):
         self._network = network
         self._generation = fork.generation()
         self._client = rng.getrandbits(62)
+        self._badge = Badge(user, password)
         self._targets = Targets(targets, anywhere, rng)
         self._settings = Settings()
         self._admission = Admission(config.max_commands_in_flight, config.max_bytes_in_flight)
@@ -138,6 +136,7 @@ class Remote(Engine):
         # The rest is the client's thread's.
         self._line: Line | None = None
         self._coming_line: Line | None = None  # that is being made
+        self._welcome_by = float("inf")  # when it must be there
         self._epoch = 0  # how many lines there were
         self._held_until = float("-inf")  # no command is handed over before that
         self._whereabouts_at = float("-inf")  # when it is asked anew where the members are
@@ -344,7 +343,7 @@ class Remote(Engine):
         if self._close_by is not None:
             times.append(min(self._close_by, self.clock() + 0.01))
         if self._coming_line is not None:
-            times.append(self._coming_line.begun_at + WELCOME_WITHIN)
+            times.append(self._welcome_by)
         if (line := self._line) is not None:
             times += [self._pulse.due(busy=self._is_busy), self._pulse.silent_at(line.heard_at), self._pulls.due, self._questions.due]
             if self._may_send(line) and (self._proposals.can_send or self._held_until > self.clock()):
@@ -357,10 +356,10 @@ class Remote(Engine):
         if self._coming_line is not None or self._close_by is not None:
             return float("inf")
         if self._line is None:
-            return self._targets.next_at
+            return max(self._targets.next_at, self._badge.again_at)
         if (since := self._pulse.leaderless_since) is None or len(self._targets.usable) < 2:
             return float("inf")
-        return max(since + self._settings.election_timeout, self._targets.next_at)
+        return max(since + self._settings.election_timeout, self._targets.next_at, self._badge.again_at)
 
     @property
     def _is_busy(self) -> bool:
@@ -403,7 +402,7 @@ class Remote(Engine):
             self._lose(line, reason, now)
             return
         if error is not None and not line.closed:
-            self._lose(line, _reason(error), now)
+            self._lose(line, reason_of(error), now)
 
     # -- the member ----------------------------------------------------------------------------------------------------------------
 
@@ -412,8 +411,8 @@ class Remote(Engine):
         line, coming = self._line, self._coming_line
         if line is not None and now >= self._pulse.silent_at(line.heard_at):
             self._lose(line, f"silent for {SILENCE:g} s", now)
-        if coming is not None and now >= coming.begun_at + WELCOME_WITHIN:
-            self._lose(coming, f"no answer within {WELCOME_WITHIN:g} s", now)
+        if coming is not None and now >= self._welcome_by:
+            self._lose(coming, f"no answer within {now - coming.begun_at:.2g} s", now)
         if (verdict := self._targets.verdict) is not None:
             self._fail(verdict)
         elif now >= self._search_due:
@@ -426,17 +425,27 @@ class Remote(Engine):
             link = self._network.open(target.where, target.attempts - 1)
         except (OSError, ValueError, Incompatible) as error:
             target.excluded = error if isinstance(error, Incompatible) else None
-            self._targets.failed(target, _reason(error), now)
+            self._targets.failed(target, reason_of(error), now)
             return
         self._coming_line = line = Line(link, target, now)
-        line.ask(lambda number: Hello(number, letters.VERSION, self._client), partial(self._greeted, line))
+        self._welcome_by = now + WELCOME_WITHIN
+        line.ask(partial(self._badge.hello, client=self._client), partial(self._greeted, line))
         self._flush(line, now)
 
-    def _greeted(self, line: Line, reply: Welcome | Failed) -> None:
+    def _greeted(self, line: Line, reply: Welcome | Ask | Failed) -> None:
         now = self.clock()
-        if isinstance(reply, Failed):
+        if isinstance(reply, Ask) or (isinstance(reply, Failed) and self._badge.has_more(reply.error)):
+            self._welcome_by = now + LOGIN_WITHIN
+            line.ask(self._badge.proof, partial(self._greeted, line))
+        elif isinstance(reply, Failed):
             self._exclude(line, reply.error, now)
-        elif not letters.OLDEST <= reply.version <= letters.VERSION:
+        else:
+            self._badge.let_in(reply)
+            self._choose(line, reply, now)
+
+    def _choose(self, line: Line, reply: Welcome, now: float) -> None:
+        """Have a member answer that has let this client in, if it is of use."""
+        if not letters.OLDEST <= reply.version <= letters.VERSION:
             text = f"{line.target} speaks version {reply.version} with clients, this client {letters.OLDEST} to {letters.VERSION}"
             self._exclude(line, Incompatible(f"{text}: upgrade the members first, then their clients"), now)
         elif self._cluster not in (None, reply.cluster):
@@ -452,6 +461,17 @@ class Remote(Engine):
             logger.warning("%s leaves %s out: %s", self.name, line.target, error)
             line.target.excluded = error
         self._lose(line, str(error), now)
+        if isinstance(error, AuthenticationFailed):
+            self._turned_away(line, error, now)
+
+    def _turned_away(self, line: Line, error: AuthenticationFailed, now: float) -> None:
+        """Tell everybody that this client is not let in, or not any more, and try again later; at the beginning that is the end."""
+        if self._cluster is None:
+            self._fail(error)
+        elif self._line is None:
+            logger.warning("%s is not let in by %s: %s", self.name, line.target.where, error)
+            self._badge.refuse(error, now)
+            self._proposals.leave_session(f"the client was not let in any more before it learned the outcome of the write: {error}")
 
     def _compare(self, line: Line, welcome: Welcome, reply: Pong | Failed) -> None:
         now = self.clock()
@@ -469,6 +489,7 @@ class Remote(Engine):
         self._line, self._coming_line = line, None
         self._epoch += 1
         self._cluster, self._settings = welcome.cluster, welcome.settings
+        self._proposals.speak_as((welcome.user, welcome.stamp))
         self._keeper.session_ttl = welcome.settings.session_ttl
         self._revision = max(self._revision, welcome.revision)
         self.name, self.member = f"a client of {welcome.name}", welcome.name
@@ -503,6 +524,10 @@ class Remote(Engine):
         line = self._line
         if line is None:
             self._take_in()
+            if (refusal := self._badge.refusal) is not None:
+                self._questions.fail_all(refusal)
+                self._proposals.refuse_queued(lambda _: refusal)
+                self._pulls.fail_all(refusal)
             return
         batches: list[bytes] = []
         if now >= self._held_until and self._may_send(line):
@@ -530,7 +555,7 @@ class Remote(Engine):
         try:
             line.flush()
         except (OSError, codec.DecodeError) as error:
-            self._lose(line, _reason(error), now)
+            self._lose(line, reason_of(error), now)
 
     def _submit_own(self, command: bytes, then: Callable[[Call], None]) -> None:
         """Hand over a command of this client's own; on its thread."""
@@ -544,13 +569,14 @@ class Remote(Engine):
             if call.answer is not None:
                 then(frozenset(call.answer[1]))
 
-        self._questions.bring(_KeptBy(self._keeper.number), OwnCall(None, answered))
+        self._questions.bring(KeptBy(self._keeper.number), OwnCall(None, answered))
 
     # -- what is answered ----------------------------------------------------------------------------------------------------------
 
     def _leaves(self, line: Line, error: ReplkvError) -> bool:
-        """Leave a member that has stopped, or is about to; tell whether it has."""
-        stops = isinstance(error, (Closed, Removed, StorageError, InvariantBroken)) and not isinstance(error, DiskFull)
+        """Leave a member that has stopped, or is about to, or is of use only to who proves anew who it is; tell whether it has."""
+        ends = (Closed, Removed, StorageError, InvariantBroken, AuthenticationFailed)
+        stops = isinstance(error, ends) and not isinstance(error, DiskFull)
         if stops:
             self._lose(line, str(error), self.clock())
         return stops
@@ -667,9 +693,3 @@ class Remote(Engine):
                 line.close()
         self._line = self._coming_line = None
         self._network.close()
-
-
-def _reason(error: Exception) -> str:
-    """Return what went wrong, without saying where: that is said beside it."""
-    text = str(error) or type(error).__name__
-    return text.partition(": ")[2] or text if isinstance(error, ConnectionError) else text

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from attrs import evolve
 
-from replkv import address, fork
+from replkv import address, fork, passwords
+from replkv.acting import ActingReplica
+from replkv.auth_calls import AuthState, subject_of
+from replkv.auth_ops import to_user
 from replkv.backup import to_path
 from replkv.config import Config, Settings
 from replkv.disk import ForgetfulDisk, MemoryDisk, RealDisk
@@ -31,8 +34,10 @@ from replkv.leasing import Lease
 from replkv.member_ops import to_member_name
 from replkv.node import Node
 from replkv.plans import Leave
+from replkv.secure import Secured
 from replkv.serving import Serving
 from replkv.surface import DEFAULT, Timeout
+from replkv.tls import TLS
 from replkv.transport import NngTransport
 from replkv.waiting import Notifier
 from replkv.watching import Watch
@@ -66,6 +71,7 @@ class EmbeddedMember(Facade[W, L]):
         cluster: Mapping[str, str] | None = None,
         join: Iterable[str] | None = None,
         learner: bool = False,
+        tls: TLS | None = None,
         insecure: bool = False,
         config: Config | None = None,
         settings: Settings | None = None,
@@ -83,7 +89,8 @@ class EmbeddedMember(Facade[W, L]):
         self._listen = self._addresses[name] if listen is None else address.parse_address(listen)
         if (len(self._addresses) > 1 or self._join) and self._data_dir is None:
             raise ValueError(f"{name} is a member among others: give it data_dir=, or it forgets its vote when it restarts")
-        _check_reach([self._listen] if self._listen else [], self._config.clients, insecure=insecure)
+        self._tls = _checked_tls(tls, name)
+        _check_reach([self._listen] if self._listen else [], self._config.clients, trusted=insecure or tls is not None)
         self._node: Node | None = None
         self._embedded: Embedded | None = None
         self._thread: threading.Thread | None = None
@@ -111,8 +118,9 @@ class EmbeddedMember(Facade[W, L]):
 
     def _start(self) -> None:
         """Open, recover and start; waits for nothing but the disk."""
+        secured = Secured(self._tls, self._name) if self._tls is not None else None
         disk = ForgetfulDisk() if self._data_dir is None else RealDisk(self._data_dir)
-        transport = NngTransport()
+        transport = NngTransport(name=self._name, secured=secured)
         housekeeper = HousekeeperThread(f"replkv-{self._name}-housekeeper", transport.wake)
         rng = random.Random(int.from_bytes(os.urandom(16)))
         network = (transport, boottime, rng, housekeeper, self._listen, self._join)
@@ -143,7 +151,7 @@ class EmbeddedMember(Facade[W, L]):
         if self._data_dir is None and self._config.clients is None:
             return None
         try:
-            return Serving(node, self._data_dir, self._config.clients)
+            return Serving(node, self._data_dir, self._config.clients, self._tls)
         except OSError as error:
             raise ValueError(f"member {self._name} can't serve clients: {error.strerror}") from error
 
@@ -270,7 +278,8 @@ class EmbeddedMember(Facade[W, L]):
         """Build one from the environment.
 
         ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…"), ``_JOIN`` ("host:port,…"),
-        ``_LEARNER`` and ``_INSECURE`` ("1" or "0"), and of ``Config`` ``_CLIENTS`` and ``_PRIORITY``.
+        ``_LEARNER`` and ``_INSECURE`` ("1" or "0"), of ``Config`` ``_CLIENTS`` and ``_PRIORITY``, and of ``TLS`` ``_TLS_CA``,
+        ``_TLS_CERT``, ``_TLS_KEY``, ``_TLS_CLIENT_CA`` and ``_TLS_SERVER_NAME``.
 
         Args:
             overrides: arguments that win over the environment; a ``config`` without ``clients`` or ``priority`` leaves that to it.
@@ -278,7 +287,7 @@ class EmbeddedMember(Facade[W, L]):
         Raises:
             ValueError: a variable is not in its form; the text names it.
         """
-        arguments: dict[str, Any] = {}
+        arguments = _tls_from_env()
         for argument in ("name", "data_dir", "listen", "advertise"):
             if value := os.environ.get(f"REPLKV_{argument.upper()}"):
                 arguments[argument] = value
@@ -305,6 +314,9 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
 
     The constructor opens, recovers and starts; ``with`` and ``close()`` end it.  All calls may be made from any thread.
 
+    **Who holds a Replica is root**: this process has all data in its memory and votes in the cluster, so that nothing it asks for is
+    denied, whether auth is enabled or not.  ``as_user`` returns the same calls with the rights of a user.
+
     Args:
         name: of this member; a letter, digit or underscore, then those, dots and dashes; at most 64.
         data_dir: where this member keeps its log; None keeps all in memory, which only a cluster of one may.
@@ -313,8 +325,10 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
         cluster: the address of every founder by name, this one included.  The same call is right at every start: who has state uses it as
             an address book, and who has lost its directory comes back as a new member in place of the old one.  None founds a cluster of
             one, which others can join if it has an address.
-        join: addresses of members of a cluster to join, in which ``change_members`` has named this one; one is enough.
+        join: addresses of members of a cluster to join; one is enough.  With ``tls`` the certificate with this member's name is its
+            permission; without, ``change_members`` has to name it first.
         learner: get everything, but never a vote; with ``join``.
+        tls: encrypt all connections over TCP, and let certificates say who is who: each member's own has its name.
         insecure: listen beyond this machine although nothing is encrypted and nobody is authenticated.
         config: this process's choices.
         settings: what the cluster is founded with; later those in the log count.
@@ -328,6 +342,25 @@ class Replica(EmbeddedMember[Watch, Lease], BlockingFacade[Watch, Lease]):
 
     def _constructed(self) -> None:
         self._start_once()
+
+    def as_user(self, name: str, password: str | bytes, *, timeout: Timeout = DEFAULT) -> ActingReplica:
+        """Return the calls of this member with the rights of a user, for code that acts on somebody's behalf.
+
+        Where auth is not enabled anybody passes and nothing is denied; who has not given the user's password then has to come again when
+        it is.  It is no sandbox: code that can reach this object is root.
+
+        Args:
+            name: of the user.
+            password: which it has; checking it takes a tenth of a second on the caller's thread, on purpose.
+            timeout: seconds, besides.
+
+        Raises:
+            TypeError, ValueError: a bad argument; nothing was asked.
+            AuthenticationFailed: there is no such user, or its password is another.
+            NoLeader: whether it is could not be found out in time.
+        """
+        user, secret = to_user(name), passwords.to_password(password)
+        return ActingReplica(self, subject_of(self._run(AuthState(), timeout), user, secret))
 
     def close(self, timeout: float = 5.0) -> None:
         """Hand leadership over, stop, and let go of the directory; does nothing when closed already, and never hangs.
@@ -406,13 +439,23 @@ def _check_threads() -> None:
         )
 
 
-def _check_reach(listened: list[str], clients: str | None, *, insecure: bool) -> None:
+def _checked_tls(tls: object, name: str) -> TLS | None:
+    """Return the certificates to use, whose files have been looked at."""
+    if tls is None:
+        return None
+    if not isinstance(tls, TLS):
+        raise TypeError(f"tls must be a replkv.TLS, not {type(tls).__name__}: tls=TLS(ca=..., cert=..., key=...)")
+    tls.load(name)
+    return tls
+
+
+def _check_reach(listened: list[str], clients: str | None, *, trusted: bool) -> None:
     """Refuse to listen beyond this machine without encryption, unless that is wanted."""
     for url in [*listened, *([address.parse_address(clients)] if clients is not None else [])]:
-        if not insecure and not address.is_loopback(url):
+        if not trusted and not address.is_loopback(url):
             raise ValueError(
-                f"{url} can be reached from other machines, and nothing is encrypted there: "
-                "listen on loopback, or say insecure=True if the network is trusted"
+                f"{url} can be reached from other machines, and nothing is encrypted there: give tls=TLS(ca=..., cert=..., key=...) "
+                "with certificates for all members, or listen on loopback, or say insecure=True if the network is trusted"
             )
 
 
@@ -507,6 +550,15 @@ def _with_choice(config: object, choice: str, value: str) -> Any:
         return evolve(config, priority=int(value)) if choice == "priority" else evolve(config, clients=value)
     except ValueError as error:
         raise ValueError(f"REPLKV_{choice.upper()}: {error}") from None
+
+
+def _tls_from_env() -> dict[str, Any]:
+    """Return the argument ``tls``, if there is one."""
+    names = ("ca", "cert", "key", "client_ca", "server_name")
+    given: dict[str, Any] = {name: value for name in names if (value := os.environ.get(f"REPLKV_TLS_{name.upper()}"))}
+    if given and "ca" not in given:
+        raise ValueError(f"REPLKV_TLS_{next(iter(given)).upper()} is set, and REPLKV_TLS_CA is not: TLS needs the authority of the members")
+    return {"tls": TLS(**given)} if given else {}
 
 
 def _parse_cluster(text: str) -> dict[str, str]:

@@ -11,19 +11,29 @@ import selectors
 import socket
 import weakref
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from replkv import whereabouts
+from replkv.address import is_loopback
 from replkv.codec import DecodeError
 from replkv.line import Link
 from replkv.stream import Stream
+
+if TYPE_CHECKING:
+    from replkv.tunnel import Contexts
 
 _open: weakref.WeakSet[Sockets] = weakref.WeakSet()
 
 
 class Sockets:
-    """The network of one client, as ``line.Network``; belongs to one thread but for ``wake``."""
+    """The network of one client, as ``line.Network``; belongs to one thread but for ``wake``.
 
-    def __init__(self) -> None:
+    Args:
+        contexts: connect by TLS, but for sockets of this machine's file system.
+    """
+
+    def __init__(self, contexts: Contexts | None = None) -> None:
+        self._contexts = contexts
         self._selector = selectors.DefaultSelector()
         self._ear, self._mouth = socket.socketpair()
         for end in (self._ear, self._mouth):
@@ -39,7 +49,7 @@ class Sockets:
         Raises:
             OSError, ValueError: that is not possible; the text says why.
         """
-        wire = _Wire(Stream(target if "://" in target else _url_of(target), attempt), self)
+        wire = _Wire(Stream(target if "://" in target else _url_of(target), attempt, self._contexts), self)
         self._wires[wire] = wire.stream.mask
         self._selector.register(wire, wire.stream.mask)
         return wire
@@ -89,6 +99,8 @@ def _url_of(data_dir: str) -> str:
         urls = []
     if not urls:
         raise ConnectionError(f"no connection to {data_dir}: no member serves clients there")
+    if not is_loopback(urls[0]):
+        raise ConnectionError(f"no connection to {data_dir}: {urls[0]} is on another machine: name the address, instead of the directory")
     return urls[0]
 
 

@@ -1,7 +1,8 @@
 """A client's connection to a member: nng's stream framing, over the sockets of the standard library.
 
 A client must work where nng can't, above all in a forked child, so it speaks nng's wire format by itself: as a REQ socket, to the raw REP
-socket that a member listens on.  Nothing here waits, but for the look-up of a host's name; whoever holds a connection has a selector.
+socket that a member listens on.  Where the client has certificates all of that goes through TLS, but for sockets of this machine's file
+system.  Nothing here waits, but for the look-up of a host's name; whoever holds a connection has a selector.
 """
 
 from __future__ import annotations
@@ -11,9 +12,17 @@ import os
 import selectors
 import socket
 import struct
-from typing import Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from replkv.codec import FRAME_MAX, DecodeError
+from replkv.tunnel import Contexts, Tunnel, TunnelError, is_tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _HELLO = b"\x00SP\x00\x00\x30\x00\x00"  # what a REQ socket says first: protocol 0x30
 _WELCOME = b"\x00SP\x00\x00\x31\x00\x00"  # and what a REP socket answers
@@ -36,22 +45,26 @@ class Stream:
     Args:
         url: as ``parse_address`` returns it, ``tcp://`` or ``ipc://``.
         attempt: counts the attempts to reach it: a host may have several addresses, which are tried in turn.
+        contexts: connect by TLS, unless the url is ``ipc://``.
 
     Raises:
         ValueError: no such url can be reached from another process.
         ConnectionError: there is no such host, or nobody listens.
     """
 
-    def __init__(self, url: str, attempt: int = 0) -> None:
+    def __init__(self, url: str, attempt: int = 0, contexts: Contexts | None = None) -> None:
         self.url = url
         self.connected = False
         """Whether the other side has answered the greeting."""
         family, address = _resolve(url, attempt)
         self._mark = _IPC_MARK if family == socket.AF_UNIX else b""
-        self._out = bytearray(_HELLO)
+        self._tunnel = Tunnel(contexts, _host(url)) if contexts is not None and family != socket.AF_UNIX else None
+        self._plain = bytearray()  # what is to be encrypted
+        self._out = bytearray()  # what the socket is to send
         self._in = bytearray()
         self._connecting = True
-        # Encrypted connections will differ in what this socket is, and in the two places that catch BlockingIOError.
+        self._queue(_HELLO)
+        self._encrypt()
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
             self._socket.setblocking(False)
@@ -80,7 +93,7 @@ class Stream:
     @property
     def waiting(self) -> int:
         """How many bytes wait to be sent."""
-        return len(self._out)
+        return len(self._out) + len(self._plain)
 
     def send(self, body: bytes) -> None:
         """Send a frame, or queue it while the connection is being made or does not take more.
@@ -90,7 +103,7 @@ class Stream:
         """
         if len(body) > FRAME_MAX:
             raise ValueError(f"a frame has at most {FRAME_MAX} bytes, not {len(body)}: its receiver would drop the connection")
-        self._out += b"".join((self._mark, _LENGTH.pack(len(_REQUEST) + len(body)), _REQUEST, body))
+        self._queue(b"".join((self._mark, _LENGTH.pack(len(_REQUEST) + len(body)), _REQUEST, body)))
         if not self._connecting:
             self._write()
 
@@ -119,7 +132,30 @@ class Stream:
 
     # -- bytes ---------------------------------------------------------------------------------------------------------------------
 
+    def _queue(self, data: bytes) -> None:
+        if self._tunnel is None:
+            self._out += data
+        else:
+            self._plain += data
+
     def _write(self) -> None:
+        """Send as much as the socket takes; little more than that is encrypted in advance."""
+        self._send_out()
+        while not self._out and self._encrypt():
+            self._send_out()
+
+    def _encrypt(self) -> bool:
+        """Encrypt the next part of what waits; tell whether there is something to send, which may be TLS's own."""
+        if self._tunnel is None:
+            return False
+        if self._plain:
+            with memoryview(self._plain) as plain, plain[:_CHUNK] as part:
+                taken = self._through(self._tunnel.encrypt, part)
+            del self._plain[:taken]
+        self._out += self._tunnel.take()
+        return bool(self._out)
+
+    def _send_out(self) -> None:
         written, out = 0, self._out
         try:
             with memoryview(out) as view:
@@ -128,26 +164,66 @@ class Stream:
         except BlockingIOError:
             pass
         except OSError as error:
-            raise self._lost(_reason(error)) from None
+            if not self.connected and (data := self._receive()):  # why it was closed tells more than that it was
+                self._take_in(data)
+            raise self._lost(self._why_closed(_reason(error))) from None
         del out[:written]
 
     def _read(self) -> list[bytes]:
+        if not (data := self._receive()):
+            return []
+        frames = self._take_in(data)
+        if not frames and self._tunnel is not None:
+            if self._tunnel.ended:
+                raise self._lost(self._why_closed("the other side closed it"))
+            self._write()  # the handshake goes on, or what waited for its end
+        return frames
+
+    def _receive(self) -> bytes:
+        """Return what has arrived, perhaps nothing yet."""
         try:
             data = self._socket.recv(_CHUNK)
         except BlockingIOError:
-            return []
+            return b""
         except OSError as error:
-            raise self._lost(_reason(error)) from None
+            raise self._lost(self._why_closed(_reason(error))) from None
         if not data:
-            raise self._lost("the other side closed it")
+            raise self._lost(self._why_closed("the other side closed it"))
+        return data
+
+    def _take_in(self, data: bytes) -> list[bytes]:
+        if self._tunnel is not None:
+            data = self._through(self._tunnel.decrypt, data)
+            if not self._out:
+                self._encrypt()
         self._in += data
         return self._frames()
+
+    def _through(self, step: Callable[[T], R], data: T) -> R:
+        """Encrypt or decrypt; if that fails, the other side is told why."""
+        assert self._tunnel is not None  # noqa: S101  # it is its step
+        try:
+            return step(data)
+        except TunnelError as error:
+            with suppress(OSError):
+                self._socket.send(self._out + self._tunnel.take())
+            raise self._lost(str(error)) from error
+
+    def _why_closed(self, reason: str) -> str:
+        """Return what it means that the connection was closed, as far as that can be told."""
+        if self.connected or self._mark:
+            return reason
+        if self._tunnel is not None:
+            return self._tunnel.why_closed()
+        return f"{reason} before it greeted: give tls= if that member has it"
 
     def _frames(self) -> list[bytes]:
         """Take the whole frames out of what has arrived."""
         frames: list[bytes] = []
         arrived, at = self._in, 0
         if not self.connected:
+            if self._tunnel is None and not self._mark and arrived and is_tls(arrived):
+                raise self._lost("it speaks TLS: connect with tls=, which names the authority of the members")
             if not _WELCOME.startswith(arrived[: len(_WELCOME)]):
                 raise DecodeError(f"what listens on {self.url} is no member that serves clients")
             if len(arrived) < len(_WELCOME):
@@ -168,6 +244,10 @@ class Stream:
 
     def _lost(self, reason: str) -> ConnectionError:
         return ConnectionError(f"no connection to {self.url}: {reason}")
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].rpartition(":")[0]
 
 
 def _reason(error: OSError) -> str:

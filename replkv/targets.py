@@ -50,7 +50,7 @@ class Targets:
 
     Args:
         given: what the user named.
-        anywhere: addresses beyond this machine may be used, although nothing is encrypted.
+        anywhere: addresses beyond this machine may be used, as all is encrypted, or although nothing is.
         rng: for pauses, so that many clients don't come back at once.
     """
 

@@ -13,11 +13,7 @@ import atexit
 import contextlib
 import ctypes
 import errno
-import os
-import select
-import selectors
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -27,8 +23,12 @@ import pynng  # it ships no types: what comes out of it is Any, and goes no furt
 from attrs import Factory, define, field, frozen
 
 from replkv import fork
+from replkv.bell import READABLE, Bell, Poll
 from replkv.codec import FRAME_MAX
+from replkv.diagnosis import PROBE_AFTER, Probes, Refusals, listen_in
+from replkv.doorstep import Doorstep
 from replkv.errors import Closed
+from replkv.secure import Secured, host_of, identities
 
 _SWEEP = 0.05  # s between two looks at every socket, readable or not: a lost wake-up of nng then costs this much and no more
 _LINGER = 0.05  # s that close() gives the last frames to leave; nng drops what it still holds
@@ -39,6 +39,8 @@ _QUEUE = 128  # messages nng keeps per socket and direction
 _ROOM = 256  # what one poll takes in: a frame counts 1, and 1 more for each _PAGE bytes
 _PAGE = 64 << 10
 _PIPES_MAX = 256  # incoming connections, if the caller does not say
+_LOOK = 0.5  # s between two looks at what no event announces: files that were replaced, links that do not come up
+_ANEW = 32  # looks within which all connections are made anew, a few at each, when other authorities count
 _GONE_MAX = 4096  # remembered pipes that are no more
 _REQUEST = 0x80000000  # the end of nng's way-back list: every message of a raw REQ or REP socket needs it
 _WAY_BACK = _REQUEST.to_bytes(4)
@@ -56,6 +58,14 @@ class LinkDown:
     """The link to ``peer`` is lost; it is dialled again until ``hang_up``."""
 
     peer: str
+
+
+@frozen
+class LinkFailed:
+    """The link to ``peer`` does not come up, and this is why; it is still dialled again."""
+
+    peer: str
+    reason: str
 
 
 @frozen
@@ -88,7 +98,7 @@ class Answered:
     frame: bytes
 
 
-Event: TypeAlias = LinkUp | LinkDown | PipeUp | PipeDown | Arrived | Answered
+Event: TypeAlias = LinkUp | LinkDown | LinkFailed | PipeUp | PipeDown | Arrived | Answered
 
 
 class Transport(Protocol):
@@ -109,8 +119,13 @@ class Transport(Protocol):
             OSError: the address can't be listened on; the text says what to do.
         """
 
-    def dial(self, peer: str, url: str) -> None:
+    def dial(self, peer: str, url: str, name: str = "") -> None:
         """Open the link to a peer, in place of the one there may be; it is dialled until it succeeds, and again after it is lost.
+
+        Args:
+            peer: what the link is called.
+            url: where the peer is.
+            name: that the certificate shown there must have, where connections are encrypted; empty: that of the url.
 
         Raises:
             OSError: no such address can exist.
@@ -118,6 +133,16 @@ class Transport(Protocol):
 
     def hang_up(self, peer: str) -> None:
         """Close the link to a peer at once, with the frames that have not left yet; no link is no error."""
+
+    def identities(self, end: int | str) -> frozenset[str] | None:
+        """Return who has proved by a certificate to be at the other end: its common name; nobody where it has shown no valid one.
+
+        Args:
+            end: an incoming connection, or the peer of a link.
+
+        Returns:
+            None if the connection is not encrypted, so that nobody can prove anything.
+        """
 
     def send(self, peer: str, frame: bytes) -> bool:
         """Send a frame on the link to a peer.
@@ -150,69 +175,6 @@ class Transport(Protocol):
         """Let the last frames leave for a moment, then close everything.  May be called again."""
 
 
-class _EventBell:
-    """A descriptor that is readable once another thread rang; Linux has one made for it."""
-
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def ring(self) -> None:
-        os.eventfd_write(self._fd, 1)
-
-    def still(self) -> None:
-        os.eventfd_read(self._fd)
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-class _PairBell:
-    """The same from a pair of sockets, for systems without eventfd."""
-
-    def __init__(self) -> None:
-        self._ear, self._hand = socket.socketpair()
-        self._ear.setblocking(False)
-        self._hand.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._ear.fileno()
-
-    def ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full of rings nobody has listened to yet
-            self._hand.send(b"!")
-
-    def still(self) -> None:
-        self._ear.recv(4096)
-
-    def close(self) -> None:
-        self._ear.close()
-        self._hand.close()
-
-
-_Bell = _EventBell if sys.platform == "linux" else _PairBell
-
-
-class _Selector:
-    """What ``select.epoll`` does, for systems without it."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self.unregister, self.close = self._selector.unregister, self._selector.close
-
-    def register(self, fd: int, _events: int) -> None:
-        self._selector.register(fd, selectors.EVENT_READ)
-
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
-        return [(key.fd, events) for key, events in self._selector.select(timeout)]
-
-
-_Poll: Any = getattr(select, "epoll", _Selector)  # by itself, it costs a fifth of what ``selectors`` makes of it
-_READABLE = getattr(select, "EPOLLIN", selectors.EVENT_READ)
-
-
 @define(eq=False, repr=False)
 class _Line:
     """One nng socket: the listener, whose ``peer`` is empty, or one attempt at a link.  A link's socket carries one connection in its life.
@@ -225,6 +187,8 @@ class _Line:
     socket: Any  # pynng.Socket
     handle: Any  # its nng_socket, as the library's functions take it
     fd: int
+    name: str = ""  # of a link: what the certificate there must have
+    since: float = 0.0  # of a link: it is missing
     pipe: int = 0  # of a link: its connection, 0 while there is none
     taken: bool = False  # of a link: it has had its one connection, or is about to
     up_at: float = 0.0
@@ -237,16 +201,24 @@ class NngTransport:
 
     Args:
         pipes_max: incoming connections that it takes.
+        name: of the member, for its log.
+        secured: its certificates; None: nothing is encrypted.
     """
 
-    def __init__(self, pipes_max: int = _PIPES_MAX) -> None:
+    def __init__(self, pipes_max: int = _PIPES_MAX, *, name: str = "this member", secured: Secured | None = None) -> None:
         fork.ensure_not_forked()
         self._pipes_max = pipes_max
+        self._secured = secured
+        self._probes = Probes()
+        self._refusals, self._doorstep = Refusals(name), Doorstep(name)
+        self._listeners: list[tuple[Any, str]] = []  # nng's, and where
+        self._anew: list[int | str] = []  # connections that are to be made anew, by and by
+        self._look_at = 0.0
         _prepare_nng()
-        self._bell = _Bell()
+        self._bell = Bell()
         self._bell_lock = threading.Lock()  # no ring may reach a descriptor that is closed and perhaps somebody else's by now
-        self._poll = _Poll()
-        self._poll.register(self._bell.fileno(), _READABLE)
+        self._poll = Poll()
+        self._poll.register(self._bell.fileno(), READABLE)
         self._lines: dict[int, _Line] = {}  # by the descriptor that is readable when a frame is there
         self._listener: _Line | None = None
         self._links: dict[str, _Line] = {}
@@ -271,15 +243,20 @@ class NngTransport:
         self._ensure_usable()
         if self._listener is None:
             self._listener = self._open("", url)
-        return _start_listener(self._listener.handle, url)
+        listener, bound = _start_listener(self._listener.handle, url, self._secured)
+        self._listeners.append((listener, bound))
+        return bound
 
-    def dial(self, peer: str, url: str) -> None:
+    def dial(self, peer: str, url: str, name: str = "") -> None:
         """See ``Transport.dial``."""
         self._ensure_usable()
+        missing = self._links.get(peer)
+        since = missing.since if missing is not None and not missing.pipe else time.monotonic()
         self.hang_up(peer)
         line = self._open(peer, url)
+        line.name, line.since = name, since
         try:
-            _start_dialer(line.handle, url)
+            _start_dialer(line, self._secured)
         except OSError:
             self._shut(line)
             raise
@@ -306,7 +283,7 @@ class NngTransport:
         sock.add_post_pipe_connect_cb(lambda pipe: self._note(line, pipe.id, True))
         sock.add_post_pipe_remove_cb(lambda pipe: self._note(line, pipe.id, False))
         self._lines[line.fd] = line
-        self._poll.register(line.fd, _READABLE)
+        self._poll.register(line.fd, READABLE)
         return line
 
     def _shut(self, line: _Line) -> None:
@@ -328,6 +305,13 @@ class NngTransport:
         """Leave word of a change; runs on a thread of nng, which holds a lock of pynng: no call of nng may be made here."""
         self._changes.append((line, pipe, up))
         self._ring()
+
+    def identities(self, end: int | str) -> frozenset[str] | None:
+        """See ``Transport.identities``."""
+        if self._secured is None:
+            return None
+        line = self._links.get(end) if isinstance(end, str) else None
+        return identities(line.pipe if line is not None else end if isinstance(end, int) else 0)
 
     # -- frames --------------------------------------------------------------------------------------------------------------------
 
@@ -373,6 +357,8 @@ class NngTransport:
             if now >= self._sweep_at:
                 lines = self._sweep(now)
             events = self._take_in(lines, now)
+            if now >= self._look_at:
+                self._look_around(now, events)
             if events or woken or now >= deadline:
                 return events
 
@@ -410,12 +396,52 @@ class NngTransport:
         self._sweep_at = now + _SWEEP
         for line in [line for line in self._links.values() if line.retry_at is not None and now >= line.retry_at]:
             try:
-                self.dial(line.peer, line.url)
+                self.dial(line.peer, line.url, line.name)
             except OSError:
                 line.retry_at = now + _RETRY
                 self._links[line.peer] = line
         lines = [line for line in self._links.values() if line.retry_at is None]
         return lines if self._listener is None else [self._listener, *lines]
+
+    def _look_around(self, now: float, events: list[Event]) -> None:
+        """Do what no event announces: say what does not come about, and take up certificates that were replaced."""
+        self._look_at = now + _LOOK
+        self._refusals.look(self._listeners, self._secured, now)
+        self._doorstep.look(self._listeners, self._pipes, now)
+        for line in self._links.values():
+            if not line.pipe and now - line.since >= PROBE_AFTER:
+                self._probes.consider(line.peer, line.url, line.name, self._secured, now)
+        for peer, url, reason in self._probes.take():
+            failed = self._links.get(peer)
+            if failed is not None and failed.url == url and not failed.pipe:
+                events.append(LinkFailed(peer, reason))
+        if self._secured is not None:
+            listen_in()
+            if (others_count := self._secured.renew(now)) is not None:
+                self._renew(self._secured, others_count=others_count)
+            for _ in range(1 + len(self._anew) // _ANEW if self._anew else 0):
+                self._make_anew(self._anew.pop(), events, now)
+
+    def _renew(self, secured: Secured, *, others_count: bool) -> None:
+        """Use other certificates from now on; where other authorities count, everybody has to show its own again, one after the other."""
+        for listener, url in self._listeners:
+            if url.startswith("tcp://"):
+                _set_tls(listener, secured, url)
+        for line in list(self._links.values()):
+            if not line.pipe and line.retry_at is None:
+                self.dial(line.peer, line.url, line.name)
+        if others_count:
+            self._anew = [*self._pipes, *self._links]
+
+    def _make_anew(self, end: int | str, events: list[Event], now: float) -> None:
+        if isinstance(end, int):
+            if end in self._pipes:
+                self.kick(end)
+                events.append(PipeDown(end))
+        elif (line := self._links.get(end)) is not None and line.pipe:
+            self._shut(line)
+            line.retry_at = line.since = now
+            events.append(LinkDown(line.peer))
 
     def _take_in(self, lines: list[_Line], now: float) -> list[Event]:
         events: list[Event] = []
@@ -472,7 +498,7 @@ class NngTransport:
                     events.append(LinkDown(line.peer))
                 steady = line.pipe and now - line.up_at >= _STEADY
                 self._shut(line)
-                line.retry_at = now if steady else now + _RETRY
+                line.since, line.retry_at = now, now if steady else now + _RETRY
         line.departed.clear()
         self._departing.pop(line, None)
 
@@ -534,6 +560,7 @@ class NngTransport:
 
 _lib: Any = pynng.lib
 _NONBLOCK = _lib.NNG_FLAG_NONBLOCK
+_TLS = b"tls-config"
 _send, _sendmsg, _recvmsg = _lib.nng_send, _lib.nng_sendmsg, _lib.nng_recvmsg
 _holding = ctypes.PyDLL(pynng._nng.__file__)  # noqa: SLF001  # the library that pynng has loaded
 
@@ -595,17 +622,33 @@ def _open_socket(*, listening: bool) -> Any:
     return sock
 
 
-def _start_listener(handle: Any, url: str) -> str:
+def _start_listener(handle: Any, url: str, secured: Secured | None) -> tuple[Any, str]:
     listener = pynng.ffi.new("nng_listener *")
-    _check(_lib.nng_listener_create(listener, handle, url.encode()), "listen on", url)
+    _check(_lib.nng_listener_create(listener, handle, _on_wire(url, secured)), "listen on", url)
+    if secured is not None and url.startswith("tcp://"):
+        _check(_lib.nng_listener_set_ptr(listener[0], _TLS, secured.listening()), "listen on", url)
     _lib.nng_listener_set_int(listener[0], b"ipc:permissions", 0o600)  # refused by other transports, which have no such thing
     if code := _lib.nng_listener_start(listener[0], 0):
         _lib.nng_listener_close(listener[0])
         _check(code, "listen on", url)
     port = pynng.ffi.new("int *")
     if _lib.nng_listener_get_int(listener[0], b"tcp-bound-port", port):
-        return url  # not TCP
-    return f"{url.rpartition(':')[0]}:{port[0]}"
+        return listener[0], url  # not TCP
+    return listener[0], f"{url.rpartition(':')[0]}:{port[0]}"
+
+
+def _set_tls(listener: Any, secured: Secured, url: str) -> None:
+    """Have a listener use other certificates; nng waits for the next connection with the old ones already, so it is given one."""
+    _lib.nng_listener_set_ptr(listener, _TLS, secured.listening())
+    host, port = host_of(url)
+    host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, port), _SWEEP).close()
+
+
+def _on_wire(url: str, secured: Secured | None) -> bytes:
+    """Return a url as nng takes it."""
+    return f"tls+{url}".encode() if secured is not None and url.startswith("tcp://") else url.encode()
 
 
 def _check_size(frame: bytes) -> None:
@@ -613,8 +656,16 @@ def _check_size(frame: bytes) -> None:
         raise ValueError(f"a frame has at most {FRAME_MAX} bytes, not {len(frame)}: its receiver would drop the connection")
 
 
-def _start_dialer(handle: Any, url: str) -> None:
-    _check(_lib.nng_dial(handle, url.encode(), pynng.ffi.NULL, _NONBLOCK), "dial", url)
+def _start_dialer(line: _Line, secured: Secured | None) -> None:
+    dialer = pynng.ffi.new("nng_dialer *")
+    _check(_lib.nng_dialer_create(dialer, line.handle, _on_wire(line.url, secured)), "dial", line.url)
+    if secured is not None and line.url.startswith("tcp://"):
+        try:
+            settings = secured.dialing(line.name, line.url)
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error)) from error
+        _check(_lib.nng_dialer_set_ptr(dialer[0], _TLS, settings), "dial", line.url)
+    _check(_lib.nng_dialer_start(dialer[0], _NONBLOCK), "dial", line.url)
 
 
 def _check(code: int, verb: str, url: str) -> None:

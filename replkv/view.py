@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from attrs import define, field, frozen
 
-from replkv.errors import Closed, Compacted, WaitTimeout
+from replkv.errors import Closed, Compacted, PermissionDenied, WaitTimeout
 from replkv.mapping import Items, Values
 from replkv.plans import Plan
 from replkv.valuecodec import Codec, decode_stored, key_to_text, text_to_key
@@ -31,6 +31,8 @@ T = TypeVar("T")
 W = TypeVar("W", Watch, AsyncWatch)
 
 _SLICE: Final = 256
+_AGAIN: Final = 0.05
+"""Seconds after which a view waits no longer for an event, and looks again how far it is: who may not watch all keys hears not of all."""
 _UNREAD: Final[Any] = object()
 
 
@@ -68,16 +70,17 @@ class Source:
             ForkedProcess: in a forked child.
         """
         self.engine.ensure_not_forked()
-        return self.engine.revision != revision or self.engine.ended
+        return self.engine.revision != revision or self.engine.ended or self.engine.subject is not None  # whose rights may have changed
 
     def until(self, timeout: float | None) -> float | None:
         """Return when so many seconds are over, on the engine's clock; None: never."""
         limit = to_timeout(timeout)
         return None if limit is None else self.engine.clock() + limit
 
-    def left(self, until: float | None) -> float | None:
-        """Return how many seconds are left."""
-        return None if until is None else max(0.0, until - self.engine.clock())
+    def left(self, until: float | None, most: float | None = None) -> float | None:
+        """Return how many seconds are left, at most so many."""
+        left = None if until is None else max(0.0, until - self.engine.clock())
+        return most if left is None else left if most is None else min(left, most)
 
     def too_late(self) -> ReplkvError:
         """Return the error for a state that did not come within ``Config.timeout``."""
@@ -329,16 +332,20 @@ class View(_View[T]):
             Closed, StorageError, ForkedProcess: the member can't be used.
         """
         until = self._source.until(timeout)
-        start = revision
+        start, pause = revision, None
         while not self._has_reached(revision):
             try:
-                with self._source.alarm(Watch, None, start) as alarm:
+                with self._source.alarm(Watch, None if pause is None else self._prefix, start) as alarm:
                     while not self._has_reached(revision):
-                        if alarm.next(self._source.left(until)) is None:
+                        if alarm.next(self._source.left(until, pause)) is None and self._source.left(until) == 0:
                             raise self._late(revision)
                         alarm.request_progress()  # of a member elsewhere: when it comes, what is behind it has come too
             except Compacted as error:  # what is compacted has been reached
                 start = max(start + 1, error.revision)
+            except PermissionDenied:  # for all keys: then its own will have to do
+                if pause is not None:
+                    raise
+                pause = _AGAIN
 
     def _await_state(self) -> None:
         until = self._source.until(self._source.engine.config.timeout)
@@ -443,16 +450,20 @@ class AsyncView(_View[T]):
             Closed, StorageError, ForkedProcess: the member can't be used.
         """
         until = self._source.until(timeout)
-        start = revision
+        start, pause = revision, None
         while not self._has_reached(revision):
             try:
-                async with self._source.alarm(AsyncWatch, None, start) as alarm:
+                async with self._source.alarm(AsyncWatch, None if pause is None else self._prefix, start) as alarm:
                     while not self._has_reached(revision):
-                        if await alarm.next(self._source.left(until)) is None:
+                        if await alarm.next(self._source.left(until, pause)) is None and self._source.left(until) == 0:
                             raise self._late(revision)
                         await alarm.request_progress()
             except Compacted as error:
                 start = max(start + 1, error.revision)
+            except PermissionDenied:
+                if pause is not None:
+                    raise
+                pause = _AGAIN
 
     def _await_state(self) -> None:
         raise RuntimeError("this view of a client has no state yet: await it first, as in view = await client.view(...)")

@@ -239,6 +239,8 @@ class Hub:
 
     def __init__(self) -> None:
         self.ended = False
+        self.auth_revision = 1
+        """That of the rights by which those who were woken last, because of that, are judged."""
         self.readings = Readings()
         self._compacted = 0  # up to which revision the store was when the readings were forgotten
         self._lock = Lock()  # guards all of this; held for moments only
@@ -314,6 +316,14 @@ class Hub:
             woken = self._release_all()  # first: they have come as far as the events were matched
             self._place = Place(revision + 1)
             self.readings.forget()
+        for cursor in woken:
+            cursor.wake()
+
+    def judge_anew(self, auth_revision: int) -> None:
+        """Wake everybody: rights were changed, and who waits may have lost its own."""
+        self.auth_revision = auth_revision
+        with self._lock:
+            woken = self._release_all()
         for cursor in woken:
             cursor.wake()
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from replkv import Event, KeyValue, ReplkvError, ScanResult, Synced, __version__
-from replkv.cli import bench, disaster, holding, membership, panorama, plain
-from replkv.cli.asking import BYTES, REVISION, SECONDS, Asking, asking, consistency, usage
+from replkv.cli import bench, certs, disaster, holding, membership, panorama, plain, users
+from replkv.cli.asking import BYTES, REVISION, SECONDS, Asking, asking, consistency, told, usage
 from replkv.cli.codes import INTERRUPTED, REFUSED, code_of, complain
 from replkv.cli.forms import count, draw, escaped, json_field, json_pair, print_json, table
 
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
         complain(f"{error.format_message()} ({command} --help tells more)")
         return error.exit_code
     except ReplkvError as error:
-        complain(error)
+        complain(told(error))
         return code_of(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -275,8 +275,12 @@ def measure(asked: Asking, seconds: float) -> None:
     bench.run(asked, seconds)
 
 
+commands.add_command(users.auth)
+commands.add_command(users.user)
+commands.add_command(users.role)
 commands.add_command(disaster.take_backup)
 commands.add_command(disaster.restore_backup)
 commands.add_command(disaster.recover)
+commands.add_command(certs.certs)
 _plain("member", plain.MEMBER)
 _plain("demo", plain.DEMO)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import click
-from attrs import frozen
+from attrs import field, frozen
 
-from replkv import Client, Config, connect
+from replkv import Client, Config, ReplkvError, Unavailable, connect
+from replkv.errors import AuthenticationFailed, AuthRefused
+from replkv.tls import TLS
+
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @frozen
@@ -20,20 +26,27 @@ class Asking:
 
     Args:
         targets: data directories and addresses.
-        insecure: addresses beyond this machine may be used.
+        insecure: addresses beyond this machine may be used, although nothing is encrypted.
         timeout: seconds for each call, and to find a member.
         as_json: print JSON.
+        tls: certificates, if connections are to be encrypted.
+        user: who asks, if members have to know.
+        password: of the user.
     """
 
     targets: tuple[str, ...]
     insecure: bool
     timeout: float
     as_json: bool
+    tls: TLS | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
 
     @property
-    def config(self) -> Config:
-        """This process's choices."""
-        return Config(timeout=self.timeout)
+    def how(self) -> dict[str, Any]:
+        """How to connect, whomever to."""
+        config = Config(timeout=self.timeout)
+        return {"user": self.user, "password": self.password, "tls": self.tls, "insecure": self.insecure, "config": config}
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -42,7 +55,7 @@ class Asking:
         Raises:
             UsageError: an argument is wrong, of this or of a call in the block.
         """
-        with usage(), connect(self.targets, insecure=self.insecure, config=self.config, timeout=self.timeout) as client:
+        with usage(), connect(self.targets, **self.how, timeout=self.timeout) as client:
             yield client
 
 
@@ -54,7 +67,42 @@ def usage() -> Iterator[None]:
     except UnicodeError:
         raise  # which are ValueErrors, but no argument's
     except ValueError as error:
-        raise click.UsageError(str(error).replace("insecure=True", "--insecure"), click.get_current_context(silent=True)) from error
+        raise click.UsageError(in_options(str(error)), click.get_current_context(silent=True)) from error
+
+
+_ARGUMENT: Final = re.compile(
+    r"TLS\(cert=, key=\)|insecure=True|\b(?:tls|ca|cert|key|server_name)=|connect\(user=, password=\)"
+    r"|add_user\('root', password\)|\bauth\.(?:users|user|roles|role)\(\)|\bchange_password\b"
+)
+_CERTIFIED: Final = re.compile(r"add_user\('([^']+)', None\)")
+_OPTIONS: Final = {
+    "TLS(cert=, key=)": "--cert and --key",
+    "insecure=True": "--insecure",
+    "tls=": "--ca",
+    "server_name=": "--server-name",
+    "connect(user=, password=)": "say --user",
+    "add_user('root', password)": "'replkv user add root'",
+    "auth.users()": "'replkv user list'",
+    "auth.user()": "'replkv user show'",
+    "auth.roles()": "'replkv role list'",
+    "auth.role()": "'replkv role show'",
+    "change_password": "'replkv user passwd'",
+}
+
+
+def in_options(text: str) -> str:
+    """Return a text about arguments and calls of Python as one about options and commands."""
+    named = _CERTIFIED.sub(r"'replkv user add \1 --no-password'", text)
+    return _ARGUMENT.sub(lambda found: _OPTIONS.get(found[0]) or f"--{found[0][:-1]}", named)
+
+
+def told(error: ReplkvError) -> str:
+    """Return what an error says, with its hints for who connects as options; texts of other errors may have a user's keys in them."""
+    return in_options(str(error)) if isinstance(error, (Unavailable, AuthenticationFailed, AuthRefused)) else str(error)
+
+
+TIMEOUT: Final = 5.0
+"""Seconds."""
 
 
 def targets_of(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,7 +121,61 @@ def targets_of(given: tuple[str, ...]) -> tuple[str, ...]:
     raise click.UsageError("say whom to ask: --to with a member's data directory, or with an address at which one serves clients")
 
 
-def asking(*, output: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _tls(given: dict[str, Any]) -> TLS | None:
+    ca, cert, key, server_name = (given[name] for name in ("tls_ca", "tls_cert", "tls_key", "tls_server_name"))
+    if ca is not None:
+        with usage():
+            return TLS(ca=ca, cert=cert, key=key, server_name=server_name)
+    for option, value in (("--cert", cert), ("--key", key), ("--server-name", server_name)):
+        if value is not None:
+            raise click.UsageError(f"{option} needs --ca: the authority that has signed the members' certificates")
+    return None
+
+
+def _password(user: str | None, file: str | None) -> str | None:
+    """Return the user's password, from a file, the environment or the keyboard; never from an argument, which others can see."""
+    if user is None:
+        if file is not None:
+            raise click.UsageError("--password-file needs --user")
+        return None
+    password = password_in(file, "--password-file") if file is not None else os.environ.get("REPLKV_PASSWORD")
+    if password:
+        return password
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"say the password of {user}: in a file for --password-file, or in REPLKV_PASSWORD")
+    typed: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    return typed
+
+
+def password_in(file: str, option: str) -> str:
+    """Return the password in a file that an option names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        with open(file, "rb") as opened:
+            return first_line(opened, f"{option} {file}")
+    except OSError as error:
+        raise click.UsageError(f"{option} {file} can't be read: {error.strerror}") from None
+
+
+def first_line(opened: BinaryIO, where: str) -> str:
+    """Return the first line, a password, of what is open.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        line = opened.readline().decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{where} is no text in UTF-8") from None
+    if not line:
+        raise click.UsageError(f"{where} has no password in its first line")
+    return line
+
+
+def asking(*, output: bool = True) -> Decorator:
     """Return a decorator that gives a command the shared options, as one argument.
 
     Args:
@@ -82,18 +184,43 @@ def asking(*, output: bool = True) -> Callable[[Callable[..., Any]], Callable[..
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
-        def command(*, to: tuple[str, ...], insecure: bool, as_json: bool = False, for_calls: float = TIMEOUT, **options: Any) -> Any:
-            return function(Asking(targets_of(to), insecure, for_calls, as_json), **options)
+        def command(**options: Any) -> Any:
+            given = {name: options.pop(name) for name in _NAMES if name in options}
+            return function(_asking(given), **options)
 
+        made: Callable[..., Any] = command
         for option in reversed([*_TARGET, *_OUTPUT] if output else _TARGET):
-            command = option(command)
-        return command
+            made = option(made)
+        return made
 
     return decorate
 
 
-TIMEOUT: Final = 5.0
-_TARGET = [
+def _asking(given: dict[str, Any]) -> Asking:
+    user = given["login"]
+    password = _password(user, given["password_file"])
+    seconds, as_json = given.get("for_calls", TIMEOUT), given.get("as_json", False)
+    return Asking(targets_of(given["to"]), given["insecure"], seconds, as_json, _tls(given), user, password)
+
+
+def _for_tls(name: str, value: str, text: str) -> Decorator:
+    under = f"tls_{name.replace('-', '_')}"
+    return click.option(f"--{name}", under, metavar=value, envvar=f"REPLKV_{under.upper()}", show_envvar=True, help=text)
+
+
+_NAMES: Final[tuple[str, ...]] = (
+    "to",
+    "insecure",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "tls_server_name",
+    "login",
+    "password_file",
+    "for_calls",
+    "as_json",
+)
+_TARGET: Final[list[Decorator]] = [
     click.option(
         "--to",
         multiple=True,
@@ -106,10 +233,23 @@ _TARGET = [
         is_flag=True,
         envvar="REPLKV_INSECURE",
         show_envvar=True,
-        help="Go beyond this machine although nothing is encrypted and nobody is authenticated there.",
+        help="Go beyond this machine without --ca, although nothing is encrypted there, a password no more than all else.",
     ),
+    _for_tls("ca", "FILE", "Use TLS: the authority that has signed the members' certificates."),
+    _for_tls("cert", "FILE", "This client's own certificate, where members demand one; it may say who the user is."),
+    _for_tls("key", "FILE", "The private key of --cert."),
+    _for_tls("server-name", "NAME", "The name that the members' certificates have, if it is not the host of their address."),
+    click.option(
+        "--user",
+        "login",
+        metavar="NAME",
+        envvar="REPLKV_USER",
+        show_envvar=True,
+        help="Who asks. The password is in --password-file or REPLKV_PASSWORD, or is asked for on a terminal.",
+    ),
+    click.option("--password-file", type=click.Path(), metavar="FILE", help="A file whose first line is the password of --user."),
 ]
-_OUTPUT = [
+_OUTPUT: Final[list[Decorator]] = [
     click.option(
         "--timeout",
         "for_calls",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import click
 from rich.box import ROUNDED
@@ -18,6 +20,8 @@ from replkv import KeyValue
 
 WIDE = 4096
 """Columns of a table that is not drawn on a terminal: nothing is cut or wrapped for it."""
+_ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL)
+_SHORT: Final = {b"\\": b"\\", b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 
 
 def escaped(data: bytes) -> str:
@@ -34,6 +38,27 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     return f"\\u{ord(character):04x}" if "\x80" <= character <= "\xff" else character.encode("unicode_escape").decode()
+
+
+def unescaped(text: bytes) -> bytes:
+    """Return the bytes that ``escaped`` wrote down so.
+
+    Raises:
+        ValueError: it writes nothing so.
+    """
+    return _ESCAPE.sub(_meant, text)
+
+
+def _meant(found: re.Match[bytes]) -> bytes:
+    byte, short, long, sign = found.groups()
+    if byte:
+        return bytes([int(byte, 16)])
+    if character := short or long:
+        with suppress(ValueError, OverflowError):  # no character has such a number
+            return chr(int(character, 16)).encode()
+    if sign in _SHORT:
+        return _SHORT[sign]
+    raise ValueError(f"{escaped(found[0])} stands for nothing: a backslash is written as two")
 
 
 def json_field(name: str, data: bytes) -> dict[str, str]:

@@ -118,7 +118,7 @@ async def run_locked(asking: Asking, wish: Wish) -> int:
     """
     with Signals() as signals:
         try:
-            async with aio.connect(asking.targets, insecure=asking.insecure, config=asking.config, timeout=asking.timeout) as client:
+            async with aio.connect(asking.targets, **asking.how, timeout=asking.timeout) as client:
                 lock = client.lock(wish.name, ttl=wish.ttl)
                 if wish.wait:
                     await lock.acquire(wish.timeout)

@@ -24,7 +24,8 @@ DESCRIPTION: Final = """\
 Run one member of a cluster until SIGTERM or Ctrl-C: then it hands leadership over, closes, and exits with 0. Exits with 2 when an argument
 is wrong and with 69 when it can't start or stops by itself, and says why. An option that is not given is taken from its variable:
 REPLKV_NAME, REPLKV_DATA_DIR, REPLKV_LISTEN, REPLKV_ADVERTISE, REPLKV_CLUSTER, REPLKV_JOIN, REPLKV_CLIENTS, REPLKV_PRIORITY,
-REPLKV_LEARNER and REPLKV_INSECURE (1 or 0)."""
+REPLKV_LEARNER and REPLKV_INSECURE (1 or 0), and REPLKV_TLS_CA, REPLKV_TLS_CERT, REPLKV_TLS_KEY, REPLKV_TLS_CLIENT_CA and
+REPLKV_TLS_SERVER_NAME."""
 
 OPTIONS: Final = {
     "name": ("NAME", "of this member, one of the cluster's (default: replica)"),
@@ -36,15 +37,24 @@ OPTIONS: Final = {
     "clients": ("ADDRESS", "where it serves clients of other machines (default: nowhere)"),
     "priority": ("NUMBER", "how much it is wanted as leader (default: 0)"),
 }
+TLS_OPTIONS: Final = {
+    "ca": ("FILE", "use TLS: the authority that signs the members' certificates"),
+    "cert": ("FILE", "with --ca: this member's own certificate, which has its name"),
+    "key": ("FILE", "with --ca: the private key of --cert, which only its owner can read"),
+    "client-ca": ("FILE", "with --ca: the authority that signs clients' certificates (default: that of --ca)"),
+    "server-name": ("NAME", "with --ca and --join: the name that the certificates of those have, if it is not the host of the address"),
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Teach a parser this command's options."""
     parser.description = DESCRIPTION
-    for option, (value, text) in OPTIONS.items():
+    for option, (value, text) in {**OPTIONS, **TLS_OPTIONS}.items():
         parser.add_argument(f"--{option}", metavar=value, help=text)
     parser.add_argument("--learner", action="store_const", const="1", help="with --join: get everything, but never a vote")
-    parser.add_argument("--insecure", action="store_const", const="1", help="go beyond this machine although nothing is encrypted there")
+    parser.add_argument(
+        "--insecure", action="store_const", const="1", help="go beyond this machine without --ca, although nothing is encrypted"
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -54,8 +64,9 @@ def run(chosen: argparse.Namespace) -> int:
         chosen: what the user chose of the options.
     """
     for option, value in vars(chosen).items():
-        if value is not None and option.replace("_", "-") in {*OPTIONS, "learner", "insecure"}:
-            os.environ[f"REPLKV_{option.upper()}"] = value
+        name, variable = option.replace("_", "-"), option.upper()
+        if value is not None and name in {*OPTIONS, *TLS_OPTIONS, "learner", "insecure"}:
+            os.environ[f"REPLKV_TLS_{variable}" if name in TLS_OPTIONS else f"REPLKV_{variable}"] = value
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     exit_on_sigterm()
     signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # Ctrl-C asks for the same; asked twice, it goes on closing

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from replkv import Client, Member, ReplkvError, Status, Transfer, Unavailable, connect
+from replkv.cli.asking import told
 from replkv.cli.codes import complain
 from replkv.cli.forms import draw, print_json, table
 from replkv.letters import ADDRESSES
@@ -113,7 +114,7 @@ def _ask(targets: Iterable[str], asking: Asking) -> list[Status]:
 
     def ask(target: str) -> Status | None:
         try:
-            with connect(target, insecure=asking.insecure, config=asking.config, timeout=patience) as client:
+            with connect(target, **asking.how, timeout=patience) as client:
                 return client.status(timeout=patience)
         except (ReplkvError, ValueError):  # ValueError: it is on another machine, and --insecure was not said
             return None
@@ -213,7 +214,7 @@ def follow(asking: Asking, interval: float) -> None:
             try:
                 show(asking)
             except ReplkvError as error:
-                complain(error)
+                complain(told(error))
             time.sleep(interval)
     with Live(auto_refresh=False) as live:
         while True:
@@ -225,4 +226,4 @@ def _seen(asking: Asking) -> RenderableType:
     try:
         return drawn(look(asking))
     except ReplkvError as error:
-        return Text(str(error), "red")
+        return Text(told(error), "red")

@@ -42,7 +42,7 @@ async def borrow(calls: Calls, ttl: float, until: Deadline) -> Lifeline:
         ReplkvError: as ``lease()`` raises it.
     """
     engine = calls._engine()  # noqa: SLF001  # leases belong to who keeps them alive
-    resting = engine.keeper.resting.get(ttl, [])
+    resting = engine.keeper.resting.get((ttl, engine.subject), [])
     while resting:
         try:
             lifeline = Lifeline(engine, resting.pop())
@@ -55,7 +55,7 @@ async def borrow(calls: Calls, ttl: float, until: Deadline) -> Lifeline:
 
 def give_back(lifeline: Lifeline) -> None:
     """Let a lease rest on which no key hangs any more."""
-    resting = lifeline.engine.keeper.resting.setdefault(lifeline.ttl, [])
+    resting = lifeline.engine.keeper.resting.setdefault((lifeline.ttl, lifeline.engine.subject), [])
     if len(resting) < MOST_AT_REST:
         lifeline.rest()
         resting.append(lifeline.held)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from replkv import codec
 from replkv.errors import Compacted, Conflict, LeaseNotFound, LockLost, NoLeader, OutcomeUnknown, ReplkvError, TooStale, WaitTimeout
 from replkv.ops import Delete, Key, Put, Txn
+from replkv.plans import on_behalf
 from replkv.recipes import lifelines
 from replkv.recipes.base import place_of
 from replkv.recipes.holding import Holding
@@ -141,8 +142,8 @@ class Line:
         if self._lifeline is None:
             lifeline.drop()  # what comes to hang on it later is refused
         else:  # the lease is the caller's
-            cleaning = Txn(then=[*(Delete(key) for key in keys), *marks]).to_wire()
-            lifeline.clean(codec.pack(below(cleaning, self._calls._prefix)))  # noqa: SLF001  # of the namespace
+            cleaning = below(Txn(then=[*(Delete(key) for key in keys), *marks]).to_wire(), self._calls._prefix)  # noqa: SLF001  # of the namespace
+            lifeline.clean(codec.pack(on_behalf(cleaning, lifeline.engine)))
 
     # -- steps ---------------------------------------------------------------------------------------------------------------------
 

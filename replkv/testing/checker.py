@@ -17,15 +17,17 @@ from replkv.errors import OutcomeUnknown
 from replkv.messages import EntryKind
 from replkv.refusals import STATUS
 from replkv.testing.history import Consistency, Operation, Outcome, Violation
-from replkv.testing.model import Model, Wanted
+from replkv.testing.judge import DENIALS, Readers
+from replkv.testing.model import Model, Wanted, asks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from replkv.messages import Entry
     from replkv.proposals import Call
     from replkv.testing.history import History, Slot
     from replkv.testing.model import LeaseTable
+    from replkv.testing.rights import Rights, Subject
     from replkv.wire import Raw
 
 OUTCOME_UNKNOWN = STATUS[OutcomeUnknown]
@@ -34,7 +36,7 @@ OUTCOME_UNKNOWN = STATUS[OutcomeUnknown]
 Place = int
 """Twice the revision for an operation that made it; one more for one that saw it and changed nothing."""
 
-REPEATABLE = {wire.COMPACT, wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE, wire.MEMBERS}
+REPEATABLE = {wire.COMPACT, wire.GRANT, wire.RENEW, wire.KEEP_ALIVE, wire.REVOKE, wire.MEMBERS, wire.AUTH}
 """Commands of which several may be alike: they are told apart by where they stood."""
 
 
@@ -50,24 +52,28 @@ class Moment(NamedTuple):
     size: int
     leases: LeaseTable
     roster: Roster
+    rights: Rights
 
 
 class Effect(NamedTuple):
-    """What a command did: at which place, with which answer, as the how manieth of all."""
+    """What a command did: at which place, with which answer, as the how manieth of all, in which entry."""
 
     place: Place
     answer: Raw
     order: int
+    entry: int = 0
 
 
 @define(eq=False, repr=False)
 class _Session:
     """What the witness remembers of a session: when it was last heard of in cluster time, and which batches took effect.
 
-    ``lowest``: its member has the answers of all batches below and will send none of them again; late copies don't count.
+    ``owner``: the user whose client opened it; None: a member.  ``lowest``: its owner has the answers of all batches below and will send
+    none of them again; late copies don't count.
     """
 
     heard: int
+    owner: str | None = None
     lowest: int = 0
     done: dict[int, int] = field(factory=dict)  # sequence -> term
 
@@ -89,6 +95,8 @@ class Witness:
     at: list[Moment] = field(factory=list)  # the state behind each entry, and before the first
     repeats: list[tuple[int, int]] = field(factory=list)  # batches that stood in the log again: the terms of both entries
     strays: int = 0  # batches of sessions that were gone
+    thefts: int = 0  # batches of sessions that are another's
+    rights: list[tuple[int, Rights]] = field(factory=list)  # what they were behind each change, and in which entry that was
     _sessions: dict[int, _Session] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -122,7 +130,7 @@ class Witness:
         leases = model.lease_table()
         if self.at and self.at[-1].leases == leases:
             leases = self.at[-1].leases  # one copy is enough
-        self.at.append(Moment(model.revision, model.compacted, model.size, leases, model.roster))
+        self.at.append(Moment(model.revision, model.compacted, model.size, leases, model.roster, model.rights))
 
     def _expire(self, time: int) -> None:
         if self.session_ttl is not None:
@@ -132,11 +140,14 @@ class Witness:
 
     def _batch(self, entry: Entry, position: int, batch: codec.Batch) -> None:
         if batch.session == 0:
-            self._sessions[entry.index << 16 | position] = _Session(entry.time)
+            self._sessions[entry.index << 16 | position] = _Session(entry.time, _owner(batch))
             return
         session = self._sessions.get(batch.session)
         if session is None:
             self.strays += 1
+            return
+        if session.owner != _owner(batch):
+            self.thefts += 1
             return
         session.heard, session.lowest = entry.time, max(session.lowest, batch.lowest)
         if batch.sequence in session.done:
@@ -144,18 +155,34 @@ class Witness:
         elif batch.sequence >= session.lowest:
             session.done[batch.sequence] = entry.term
             for place, command in enumerate(batch.commands):
-                self._execute(command, (batch.session, batch.sequence, place))
+                self._execute(command, (batch.session, batch.sequence, place), batch.guest)
 
-    def _execute(self, command: Raw, slot: Slot) -> None:
+    def has_session(self, number: int, guest: Subject | None) -> bool:
+        """Tell whether a session is open, and somebody's."""
+        session = self._sessions.get(number)
+        return session is not None and session.owner == (guest and guest[0])
+
+    def _execute(self, command: Raw, slot: Slot, guest: Subject | None) -> None:
         if command in self.executed:
             raise Violation("X2", f"a command takes effect a second time at index {self.index}: {command!r}")
-        before = self.model.revision
-        answer = self.model.execute(command)
+        before, rights = self.model.revision, self.model.rights
+        answer = self.model.execute(command, guest)
         changed = self.model.revision != before
-        effect = Effect(2 * self.model.revision + (not changed), answer, len(self.slots))
+        effect = Effect(2 * self.model.revision + (not changed), answer, len(self.slots), self.index)
         self.slots[slot] = command, effect
-        if command[0] not in REPEATABLE:
+        if self.model.rights is not rights:
+            self.rights.append((self.index, self.model.rights))
+        if not may_be_repeated(command):
             self.executed[command] = effect
+
+
+def may_be_repeated(command: Raw) -> bool:
+    """Tell whether there may be another command like this one."""
+    return asks(command)[1][0] in REPEATABLE
+
+
+def _owner(batch: codec.Batch) -> str | None:
+    return None if batch.guest is None else batch.guest[0]
 
 
 def check(history: History, witness: Witness, own: Mapping[Call, list[Slot]] | None = None) -> None:
@@ -171,13 +198,24 @@ def check(history: History, witness: Witness, own: Mapping[Call, list[Slot]] | N
     """
     _check_origin(history, witness, own or {})
     places: list[tuple[Operation, Place]] = []
+    readers = Readers(history, _acknowledged(history, witness))
     for operation in history.operations:
+        readers.judge(operation, witness)
         place = _place(operation, witness)
         if place is not None:
             places.append((operation, place))
     _check_real_time(places)
     _check_order(history, witness)
     _check_processes(places)
+
+
+def _acknowledged(history: History, witness: Witness) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of the writes that were answered, and the entry in which each took effect."""
+    for operation in history.operations:
+        if operation.consistency is Consistency.WRITE and operation.outcome is Outcome.ANSWERED:
+            effect = effect_of(operation, witness)
+            if effect is not None:
+                yield operation.number, effect.entry
 
 
 def _check_origin(history: History, witness: Witness, own: Mapping[Call, list[Slot]]) -> None:
@@ -209,7 +247,7 @@ def effect_of(operation: Operation, witness: Witness) -> Effect | None:
     Raises:
         Violation: it took effect several times.
     """
-    return _effect_at(operation.slots, witness) if operation.wire[0] in REPEATABLE else witness.executed.get(operation.wire)
+    return _effect_at(operation.slots, witness) if may_be_repeated(operation.wire) else witness.executed.get(operation.wire)
 
 
 def _place(operation: Operation, witness: Witness) -> Place | None:
@@ -218,7 +256,7 @@ def _place(operation: Operation, witness: Witness) -> Place | None:
         raise Violation("X3", f"a call never ended: {operation}")
     if operation.consistency is Consistency.WRITE:
         return _place_write(operation, witness)
-    if operation.outcome is not Outcome.ANSWERED:
+    if operation.outcome is not Outcome.ANSWERED or (operation.answer or (0,))[0] in DENIALS:
         return None
     if operation.revision > witness.model.revision:
         raise Violation("D2", f"a read saw revision {operation.revision}, which was never committed: {operation}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 if TYPE_CHECKING:
+    from replkv.testing.rights import Subject
     from replkv.wire import Raw
 
 
@@ -60,6 +61,9 @@ class Operation:
         revision: that of the store a read was answered from.
         compacted: how far that store had been compacted.
         fresh: a moment before which everything that was acknowledged is seen by this local read; 0: none was promised.
+        subject: the user who reads, if it is not the member itself.
+        least: the entry up to which the member had applied the log when a user's read was called.
+        most: likewise when it was answered.
         slots: where a write's command stood: session, sequence of its batch, place in it; again in another session if the first expired.
     """
 
@@ -74,11 +78,15 @@ class Operation:
     revision: int = 0
     compacted: int = 0
     fresh: int = 0
+    subject: Subject | None = None
+    least: int = 0
+    most: int = 0
     slots: list[Slot] = field(factory=list)
 
     def __str__(self) -> str:
         wire, answer = (f"{value!r:.200}" for value in (self.wire, self.answer))
-        return f"#{self.number} {self.consistency.value} {wire} at {self.where}: {self.outcome.value} {answer}"
+        who = "" if self.subject is None else f" for {self.subject}"
+        return f"#{self.number} {self.consistency.value} {wire}{who} at {self.where}: {self.outcome.value} {answer}"
 
 
 @define(eq=False, repr=False)

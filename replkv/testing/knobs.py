@@ -43,6 +43,8 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "verification.EVERY": (1, 7),
     "verification.FULL_EVERY": (1_000_000,),
 }
+CHEAP: Mapping[str, float] = {"passwords.LOG2_N": 1}
+"""What is always turned: slow on purpose."""
 ALIASES = {
     "progress.INFLIGHT": ("testing.raft_check.INFLIGHT",),
     "progress.WINDOW": ("raft.WINDOW",),
@@ -65,7 +67,7 @@ def turned(knobs: Mapping[str, float]) -> Iterator[None]:
     Raises:
         AttributeError: there is no such knob.
     """
-    everywhere = {name: value for knob, value in knobs.items() for name in (knob, *ALIASES.get(knob, ()))}
+    everywhere = {name: value for knob, value in (*CHEAP.items(), *knobs.items()) for name in (knob, *ALIASES.get(knob, ()))}
     before = {name: getattr(*_place(name)) for name in everywhere}
     try:
         for name, value in everywhere.items():

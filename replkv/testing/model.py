@@ -12,10 +12,12 @@ from attrs import define, field, frozen
 
 from replkv import errors, txn, wire
 from replkv.refusals import STATUS
+from replkv.testing.rights import RefusedChangeError, Rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from replkv.testing.rights import Denied, Subject
     from replkv.wire import Raw
 
 COUNTED = 64
@@ -94,14 +96,18 @@ class Model:
     expiries: list[Expiry] = field(factory=list)
     roster: dict[str, Wanted] = field(factory=dict)
     addresses: dict[str, str] = field(factory=dict)  # as the configuration has them
+    rights: Rights = field(factory=Rights)
     _kept_alive: dict[int, tuple[int, int]] = field(factory=dict)  # by keeper: when, and in which entry
     _changes: dict[bytes, Raw] = field(factory=dict)  # of the command being executed
     _promised: dict[int, int] = field(factory=dict)  # id and ttl of the leases it makes for single keys
     _base: int = 1  # the revision before the command
     _oldest: int = 0  # that may be read
 
-    def execute(self, packed: Raw) -> Raw:
-        """Execute one command and return the answer it must get; a refusal's without its text."""
+    def execute(self, packed: Raw, guest: Subject | None = None) -> Raw:
+        """Execute one command, perhaps a guest's, and return the answer it must get; a refusal's without its text."""
+        subject, packed = asks(packed, guest)
+        if (denied := self.denies(subject, packed)) is not None:
+            return (STATUS[denied],)
         self._begin(self.revision, self.compacted)
         try:
             answer = self._do(packed)
@@ -117,6 +123,10 @@ class Model:
             return self._do(packed)
         except _RefusedError as refused:
             return refused.answer
+
+    def denies(self, subject: Subject | None, packed: Raw) -> Denied | None:
+        """Return why somebody may not do what an operation may do, as things are; None: it may."""
+        return self.rights.denies(subject, packed, self.keys_of)
 
     def pairs(self) -> list[Raw]:
         """Return all living pairs as records."""
@@ -165,6 +175,7 @@ class Model:
             wire.KEEP_ALIVE: self._keep_alive,
             wire.REVOKE: self._revoke,
             wire.MEMBERS: self._change_members,
+            wire.AUTH: self._change_rights,
         }
         return operations[tag](*fields)
 
@@ -290,6 +301,15 @@ class Model:
         self.roster = changed
         return (wire.OK,)
 
+    # -- rights -----------------------------------------------------------------------------------------------------------------------
+
+    def _change_rights(self, what: int, arguments: Raw) -> Raw:
+        try:
+            self.rights = self.rights.after(what, arguments, self.time)
+        except RefusedChangeError as refused:
+            raise _RefusedError(refused.kind) from None
+        return wire.OK, self.rights.revision
+
     # -- leases -----------------------------------------------------------------------------------------------------------------------
 
     def _grant(self, number: int, ttl: int, keeper: int) -> Raw:
@@ -413,6 +433,11 @@ class Model:
         if not records:
             return target != wire.VALUE and _related(0, relation, operand)
         return all(_related(record[_TARGETS[target]], relation, operand) for record in records)
+
+
+def asks(packed: Raw, guest: Subject | None = None) -> tuple[Subject | None, Raw]:
+    """Return on whose behalf a command of a guest, or of a member's own, is asked for, and what is."""
+    return ((packed[1], packed[2]), packed[3]) if packed[0] == wire.AS else (guest, packed)
 
 
 def _size(record: Raw) -> int:

@@ -95,6 +95,7 @@ class SimNetwork:
     lossiness: dict[tuple[str, str], float] = field(factory=dict)  # chances of a loss
     taps: list[Callable[[SimTransport, str, bytes], None]] = field(factory=list)
     faults: dict[str, int] = field(factory=dict)
+    certificates: dict[str, str] = field(factory=dict)  # the name in each member's, which may not be its own; empty: nobody has any
     salt: int = field(init=False)
     _listeners: dict[str, SimTransport] = field(factory=dict)
     _connections: dict[int, _Connection] = field(factory=dict)
@@ -348,7 +349,7 @@ class SimTransport:
         self.network.listen(url, self)
         return url
 
-    def dial(self, peer: str, url: str) -> None:
+    def dial(self, peer: str, url: str, name: str = "") -> None:  # noqa: ARG002  # only ``identities`` plays certificates
         """Connect to a peer and stay connected; an older connection to it is closed first."""
         self.hang_up(peer)
         dial = self._dials[peer] = _Dial(self, peer, url)
@@ -365,6 +366,20 @@ class SimTransport:
             self._inbox = deque(item for item in self._inbox if item[1] is not connection or isinstance(item[0], Arrived))
             if connection.caller.open:
                 self.network.close(connection, connection.caller)
+
+    def identities(self, end: int | str) -> frozenset[str] | None:
+        """Return the name in the certificate of who is at the other end of a connection; None where nobody has one."""
+        certificates = self.network.certificates
+        if not certificates:
+            return None
+        if isinstance(end, int):
+            called = self._pipes.get(end)
+            other = called.caller if called is not None else None
+        else:
+            dial = self._dials.get(end)
+            other = dial.connection.callee if dial is not None and dial.connection is not None else None
+        name = certificates.get(other.transport.name) if other is not None else None
+        return frozenset(()) if name is None else frozenset((name,))
 
     def send(self, peer: str, frame: bytes) -> bool:
         """Send on the connection this member dialled."""

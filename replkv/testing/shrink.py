@@ -52,6 +52,7 @@ class Reduction:
     clients: int | None = _option(whole, "how many there are")
     holders: int | None = _option(whole, "how many of leases there are")
     watchers: int | None = _option(whole, "how many there are")
+    users: int | None = _option(whole, "how many there are")
     calm: bool = _option(None, "a good network, and clocks that agree")
     plain: bool = _option(None, "the product's own sizes and limits")
 

@@ -30,6 +30,7 @@ from replkv.testing.nemesis import Nemesis
 from replkv.testing.sights import Sights
 from replkv.testing.sim import nothing
 from replkv.testing.swarm import Scenario, draw
+from replkv.testing.users import Users
 from replkv.testing.watchers import Watchers
 from replkv.testing.workload import Workload
 from replkv.values import to_ttl
@@ -98,6 +99,7 @@ class Simulation:
     invariants: Invariants = field(init=False)
     workload: Workload = field(init=False)
     holders: Holders = field(init=False)
+    users: Users = field(init=False)
     watchers: Watchers = field(init=False)
     electorate: Electorate = field(init=False)
     administrators: Administrators = field(init=False)
@@ -114,7 +116,8 @@ class Simulation:
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"))
         self.holders = Holders(self.workload, random.Random(f"holders {seed}"))
         self.invariants.holdings = self.holders.holdings
-        self.watchers = Watchers(self.cluster, random.Random(f"watchers {seed}"))
+        self.users = Users(self.workload, self.invariants.witness, random.Random(f"users {seed}"))
+        self.watchers = Watchers(self.cluster, random.Random(f"watchers {seed}"), self.users)
         self.electorate = Electorate(self.cluster, self.invariants)
         rng = random.Random(f"administrators {seed}")
         self.administrators = Administrators(self.cluster, self.invariants, self.electorate, self.workload, rng)
@@ -163,6 +166,7 @@ class Simulation:
         self.nemesis.begin()
         self.workload.begin()
         self.holders.begin()
+        self.users.begin()
         self.watchers.begin()
         self.administrators.begin()
         self.cluster.run(self.scenario.duration)
@@ -212,6 +216,7 @@ class Simulation:
             self._restore()
         sound = self.cluster.mendable
         self._serve(sound)
+        self._let_root_in()
         self._must(lambda: self.watchers.current, "watches do not catch up", WATCHED_WITHIN)
         self.watchers.ask()
         self._must(lambda: self.watchers.marked, "watches do not say how far they are", WATCHED_WITHIN)
@@ -222,6 +227,12 @@ class Simulation:
             raise Violation("liveness", f"{settled} became {self.invariants.settled} although nothing was wrong")
         if before is None or self._leader(sound) != before:
             raise Violation("liveness", f"leadership moved from {before} to {self._leader(sound)} although nothing was wrong")
+
+    def _let_root_in(self) -> None:
+        """Whatever became of all others' rights, root still has its own."""
+        if self.users.rights.enabled:
+            root = self.users.call_root()
+            self._must(lambda: root.done > 0, "root is not let in")
 
     def _restore(self) -> None:
         """The configuration becomes again what it began with; or what was asked for, where leaders see to that."""
@@ -264,7 +275,8 @@ class Simulation:
         return not store.unscrubbed and (not kept or store.revision - store.compacted <= kept + kept // 10)
 
     def _settle_account(self) -> None:
-        self.cluster.run_until(lambda: not self.workload.under_way, self.scenario.patience)
+        self.cluster.run_until(lambda: not (self.workload.under_way or self.users.under_way), self.scenario.patience)
+        self.users.dismiss()
         for member in self.cluster.running:
             self.invariants.look_closely(member, member.process)
             self._check_admission(member)

@@ -60,6 +60,8 @@ class State:
             raise Violation("A2", f"{member.where} counts {machine.size} bytes at index {machine.applied}, {least.size} would be right")
         if machine.roster.rows() != tuple((name, *wanted) for name, wanted in sorted(least.roster.items())):
             raise Violation("A2", f"{member.where} wants {machine.roster.rows()} at index {machine.applied}, not {least.roster}")
+        if machine.auth.revision != least.rights.revision or machine.auth.tokens.keys() != least.rights.tokens.keys():
+            raise Violation("A2", f"{member.where} has other rights at index {machine.applied} than {least.rights}")
         if self._chains.setdefault(machine.applied, machine.chain) != machine.chain:
             raise Violation("A2", f"{member.where} has another chained hash at index {machine.applied} than others")
 
@@ -76,6 +78,8 @@ class State:
         self._check_history(member, machine)
         self._check_leases(member, machine)
         self._check_indexes(member, machine)
+        if list(machine.auth.rows()) != (right := self.witness.at[machine.applied].rights.rows()):
+            raise Violation("A2", f"{member.where} has the users and roles {list(machine.auth.rows())}, {right} would be right")
         digest = machine.digest()
         if self._digests.setdefault(machine.applied, digest) != digest:
             raise Violation("A2", f"{member.where} is in another state at index {machine.applied} than others")

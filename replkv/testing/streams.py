@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 
 
 class End(Enum):
-    """How a stream ended.  LOST: its process crashed; CLOSED: its member was closed; LEFT: its consumer went elsewhere."""
+    """How a stream ended.
+
+    LOST: its process crashed; CLOSED: its member was closed; LEFT: its consumer went elsewhere; DENIED: its user may not have it.
+    """
 
     OPEN = "open"
     LOST = "lost"
     CLOSED = "closed"
     LEFT = "left"
     COMPACTED = "compacted"
+    DENIED = "denied"
 
 
 @define(eq=False, repr=False)

@@ -95,6 +95,7 @@ class Scenario:
         keys: how many different keys they use.
         values: bytes of most values at most, besides a few; some are larger.
         holders: how many of leases work at once.
+        users: how many there are in members' processes, and as many outside; 0: everybody may do everything.
         ttls: seconds that leases live.
         compactions: whether clients ask for some.
         watchers: how many consumers of watches there are.
@@ -129,6 +130,7 @@ class Scenario:
     patience: float
     snapshot_step: float
     knobs: dict[str, float]
+    users: int = 0
     strikes: frozenset[int] | None = None
 
     @property
@@ -175,6 +177,7 @@ def draw(seed: int) -> Scenario:
         patience=rng.choice((0.3, 1.0, 4.0)),
         snapshot_step=rng.choice((0.0005, 0.02, 0.4)),
         knobs=draw_knobs(rng),
+        users=random.Random(f"users of {seed}").choice((0, 0, 2, 4)),
     )
     about = rng.random()
     if about < 0.15:
@@ -202,6 +205,7 @@ def calm(segment_bytes: int = Config().segment_bytes, patience: float = 4.0) -> 
         clients=0,
         holders=0,
         watchers=0,
+        users=0,
         patience=patience,
         snapshot_step=0.0005,
         knobs={},

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
 
-from replkv.errors import Closed, Compacted, ReplkvError
-from replkv.feed import MORE, LocalFeed, Wanted
+from replkv.errors import AuthenticationFailed, Closed, Compacted, PermissionDenied, ReplkvError
+from replkv.feed import MORE, GuardedFeed, LocalFeed, Wanted
 from replkv.testing.history import Violation
+from replkv.testing.judge import judge_watch
 from replkv.testing.streams import End, Stream, validate
+from replkv.testing.users import NAMES
 from replkv.values import Progress, Span
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.model import Model
+    from replkv.testing.rights import Subject
     from replkv.testing.streams import Part
+    from replkv.testing.users import Users
     from replkv.values import EventKind
 
 KINDS: tuple[tuple[EventKind, ...], ...] = (("put", "delete"), ("put", "delete"), ("put",), ("delete",))
@@ -63,11 +67,11 @@ class _Sight:
 class SimWatch(LocalFeed):
     """A watch in virtual time: a feed, and the bell of its consumer."""
 
-    def __init__(self, node: Node, span: Span, **options: Any) -> None:
+    def __init__(self, node: Node, span: Span, *whose: Subject, **options: Any) -> None:
         self._sight = _Sight(node)
         self._bell = SimBell()
         self.kept_from = 0  # the oldest revision of the store that refused to go on
-        super().__init__(cast("Node", self._sight), Wanted.of(span, **options), self._bell)
+        super().__init__(cast("Node", self._sight), Wanted.of(span, **options), self._bell, *whose)
 
     def step(self, *, whole: bool) -> Part | None:
         """Take one step; what it yielded, () if there is more to read first, None if it has to wait."""
@@ -106,6 +110,16 @@ class SimWatch(LocalFeed):
         self._bell()
 
 
+class UsersWatch(SimWatch, GuardedFeed):
+    """A user's watch in virtual time."""
+
+    def _check(self) -> None:
+        """Look at the rights that there are now, however long ago it looked at what is published."""
+        seen, self._sight.seen = self._sight.seen, None
+        super()._check()
+        self._sight.seen = seen
+
+
 @define(eq=False, repr=False)
 class Watcher:
     """A consumer, and the streams it has read one after the other."""
@@ -118,6 +132,9 @@ class Watcher:
     cut: int
     interval: float | None  # between marks
     pause: float  # seconds between two steps, on average
+    user: str = ""  # on whose behalf; empty: the member's own
+    subject: Subject | None = None  # who the present watch is for
+    _judged_at: int = -1  # the entry behind which it was found to be permitted
     streams: list[Stream] = field(factory=list)
     watch: SimWatch | None = None
     member: SimMember | None = None
@@ -173,9 +190,13 @@ class Watcher:
         initial = not start and "put" in self.kinds and (before is not None or rng.random() < 0.6)
         if not start and not initial and rng.random() < 0.5:
             start = rng.randint(1, published + 3)
-        self.watch = SimWatch(
+        if self.user and (found := self.watchers.users.handle(member, self.user)) is not None:
+            self.subject = found
+        whose = () if self.subject is None else (self.subject,)
+        self.watch = (UsersWatch if whose else SimWatch)(
             node,
             self.span,
+            *whose,
             start_revision=start or None,
             initial=initial,
             prev_kv=self.prev_kv,
@@ -257,6 +278,13 @@ class Watcher:
         if self._waiting and self.watch is not None and self.watch.take_ring():
             self._waiting = False
             self._plan(self.watchers.rng.random() * 0.0002)
+        elif self._waiting and self.node is not None and self._judged_at != self.node.machine.applied:
+            self._judged_at = self.node.machine.applied
+            self._judge(denied=False)  # nothing wakes it: it may go on waiting
+
+    def _judge(self, *, denied: bool) -> None:
+        if self.subject is not None and self.node is not None:
+            judge_watch(self.watchers.users.witness, self.node, self.subject, self.span, denied=denied)
 
     def _step(self, watch: SimWatch) -> None:
         rng = self.watchers.rng
@@ -265,6 +293,9 @@ class Watcher:
             part = watch.step(whole=self.whole)
         except Compacted as error:
             self._compacted(watch, error)
+            return
+        except (PermissionDenied, AuthenticationFailed):
+            self._denied(watch)
             return
         if part is None:
             self._wait(watch)
@@ -279,6 +310,7 @@ class Watcher:
     def _note(self, watch: SimWatch, part: Part) -> None:
         assert self.node is not None
         self._heard = self.cluster.scheduler.now
+        self._judge(denied=False)
         self.stream.parts.append(part)
         newest = max(item.revision for item in part)
         if newest > self.node.published.revision:
@@ -312,6 +344,15 @@ class Watcher:
         watch.end()
         self._over(End.COMPACTED, 0.05)
 
+    def _denied(self, watch: SimWatch) -> None:
+        self._judge(denied=True)
+        self.stream.place = watch.revision
+        watch.end()
+        self.subject, self._judged_at = None, -1
+        if not self.watchers.patient:
+            self.user = ""  # in the end everybody is to see everything
+        self._over(End.DENIED, 0.3)
+
     def life_ended(self, node: Node) -> None:
         """Its process is gone; one that was closed has its watches yield what there is."""
         if self.node is not node or self.watch is None:
@@ -330,6 +371,8 @@ class Watcher:
                     self._note(self.watch, part)
         except Compacted as error:
             self._compacted(self.watch, error)
+        except (PermissionDenied, AuthenticationFailed):
+            self._denied(self.watch)
         except ReplkvError:
             self._over(End.CLOSED, 0.2)
         else:
@@ -355,10 +398,12 @@ class Watchers:
     Args:
         cluster: where they watch.
         rng: draws what they want.
+        users: on behalf of whom some of them watch.
     """
 
     cluster: SimCluster
     rng: random.Random
+    users: Users
     patient: bool = True  # some steps take their time
     restlessness: float = 0.02  # how often one that waits goes elsewhere
     asking: bool = field(init=False)
@@ -387,7 +432,10 @@ class Watchers:
         cut = 1 if span.start[:1] == b"k" and span.end in (b"l", key + b"\x00") and rng.random() < 0.3 else 0
         interval = rng.choice((None, None, 0.3, 2.0))
         pause = rng.choice((0.01, 0.3, 2.0))
-        return Watcher(self, span, rng.choice(KINDS), rng.random() < 0.5, rng.random() < 0.5, cut, interval, pause)
+        drawn = Watcher(self, span, rng.choice(KINDS), rng.random() < 0.5, rng.random() < 0.5, cut, interval, pause)
+        if self.cluster.scenario.users and rng.random() < 0.6:
+            drawn.user = rng.choice(NAMES)
+        return drawn
 
     def settle(self) -> None:
         """Let nobody dawdle or move any more."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from attrs import define, field
 
 from replkv import codec, kv, wire
+from replkv.engine import Acting, Embedded
 from replkv.errors import Compacted, OutcomeUnknown, Rejected
+from replkv.plans import Read
 from replkv.proposals import Call
+from replkv.reads import NOT_YET
+from replkv.refusals import STATUS
 from replkv.testing.checker import OUTCOME_UNKNOWN
 from replkv.testing.history import Consistency, History, Operation, Outcome
 from replkv.testing.requests import Requests
@@ -20,8 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from replkv.described import Published
+    from replkv.kv import Store
     from replkv.node import Node
     from replkv.testing.cluster import SimCluster, SimMember
+    from replkv.testing.rights import Subject
     from replkv.wire import Raw
 
 
@@ -53,6 +59,56 @@ class SimCall(Call):
         self.wake()
 
 
+class _Seen:
+    """What a node has published, as a reader looks at it."""
+
+    def __init__(self, reader: Reading, published: Published) -> None:
+        self._reader = reader
+        self._published = published
+
+    @property
+    def revision(self) -> int:
+        """At which to read."""
+        self._reader.revision, self._reader.store = self._published.revision, self._published.machine.store
+        self._reader.compacted = self._reader.store.compacted
+        return self._reader.revision
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._published, name)
+
+
+class Reading:
+    """A user's question to a node: the product's own way to an answer, and a note of what it was read from.
+
+    Args:
+        node: that is asked.
+        subject: the user.
+        operation: that reads.
+        consistency: how.
+    """
+
+    revision = compacted = 0
+    store: Store
+
+    def __init__(self, node: Node, subject: Subject, operation: Packable, consistency: Consistency) -> None:
+        self._node = node
+        self.engine = Acting(Embedded(cast("Node", self)), subject)
+        self.plan: Read[Any] = Read(cast("Any", operation), b"", consistency.value)
+
+    @property
+    def published(self) -> _Seen:
+        """As a node's."""
+        return _Seen(self, self._node.published)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def oldest(self, answer: Raw) -> int:
+        """Return how far the store was compacted from which this was answered."""
+        is_news = answer[0] == STATUS[Compacted] and self.compacted < answer[2] <= self.store.compacted
+        return answer[2] if is_news else self.compacted  # it was so by then
+
+
 @define(eq=False, repr=False)
 class Task:
     """One operation under way, in one life of a member."""
@@ -64,6 +120,7 @@ class Task:
     then: Callable[[], object]
     call: SimCall | None = None
     entrance: SimCall | None = None  # finished when there is room for the call
+    reading: Reading | None = None  # of a user
 
     @property
     def pending(self) -> bool:
@@ -133,6 +190,7 @@ class Workload:
         then: Callable[[], object],
         *,
         patience: float | None = None,
+        subject: Subject | None = None,
     ) -> Operation:
         """Call from a thread of a member's process.
 
@@ -142,12 +200,20 @@ class Workload:
             consistency: how; every operation that is no read is a WRITE.
             then: called when the caller has its answer or gave up.
             patience: seconds the caller waits; by default drawn.
+            subject: the user on whose behalf; None: the member's own.
         """
-        noted = self.history.call(member.where, consistency, operation.to_wire())
+        packed = operation.to_wire()
+        if subject is not None and consistency is Consistency.WRITE:
+            packed = (wire.AS, *subject, packed)
+        noted = self.history.call(member.where, consistency, packed)
         patience = self.cluster.scenario.patience * self.rng.uniform(0.2, 1.0) if patience is None else patience
         task = self._tasks[noted.number] = Task(noted, member, member.process, patience, then)
         if consistency is Consistency.WRITE:
             self._submit(task)
+        elif subject is not None:
+            noted.subject, noted.least = subject, member.process.published.applied
+            task.reading = Reading(member.process, subject, operation, consistency)
+            self._read_for_user(task, task.reading)
         elif consistency is Consistency.LOCAL:
             self._note_freshness(task)
             self._answer_read(task)
@@ -213,6 +279,36 @@ class Workload:
             self._ask_barrier(task)
         else:
             self._end(task, lambda: self.history.answered(task.operation, answer, *store))
+
+    def _read_for_user(self, task: Task, reading: Reading) -> None:
+        if task.operation.consistency is Consistency.LINEARIZABLE:
+            self._ask_for_user(task, reading)
+        else:
+            self._judge_on(task, reading, reading.engine.answer_in_steps(reading.plan, None))
+
+    def _ask_for_user(self, task: Task, reading: Reading) -> None:
+        task.call = SimCall(None, lambda: self._soon(task, self._settle))
+        self._limit(task)
+        reading.engine.ask(reading.plan, task.call)
+
+    def _judge_on(self, task: Task, reading: Reading, steps: Generator[None, None, Any]) -> None:
+        """Take one step of a read that is judged; rights may be changed in between."""
+        answer: Any = None
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer = end.value
+        except Rejected as refused:
+            answer = wire.refused(refused)
+        if answer is NOT_YET:
+            self._ask_for_user(task, reading)
+        elif answer is None:
+            within = self.rng.choice((0.0002, 0.0002, 0.1))
+            self._soon(task, lambda task: self._judge_on(task, reading, steps), within)
+        else:
+            operation = task.operation
+            operation.most = task.node.machine.applied + (task.node._applying is not None)
+            self._end(task, lambda: self.history.answered(operation, answer, reading.revision, reading.oldest(answer)))
 
     def _note_freshness(self, task: Task) -> None:
         """Note what the member says of its own state: it has everything that was acknowledged before a time of its clock."""
@@ -284,6 +380,8 @@ class Workload:
         elif call.answer is not None:
             answer = call.answer
             self._end(task, lambda: self._note_answer(task.operation, answer))
+        elif task.reading is not None:
+            self._judge_on(task, task.reading, task.reading.engine.answer_in_steps(task.reading.plan, call))
         else:
             self._answer_read(task)
         self._note_place(task)

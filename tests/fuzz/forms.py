@@ -187,6 +187,11 @@ def requests() -> tuple[bytes, ...]:
     reads = [operation for operation in operations() if isinstance(operation, (ops.Get, ops.Scan))]
     return _in_frames(
         letters.Hello(1, letters.VERSION, 1 << 61),
+        letters.Hello(1, letters.VERSION, 1 << 61, "ann"),
+        letters.Prove(1, bytes(letters.TOKEN), b""),
+        letters.Prove(2, b"", b"password"),
+        letters.Inspect(3, letters.INSPECT_STATUS),
+        letters.Inspect(3, letters.INSPECT_ROLE, "dev"),
         *(letters.Batch(2, data) for data in batches()[:4]),
         letters.Look(3, letters.LEASE_KEYS, LEASE),
         letters.Look(3, letters.SETTLED),
@@ -209,6 +214,8 @@ def replies() -> tuple[bytes, ...]:
     refused = errors.Conflict("text", pair)
     return _in_frames(
         letters.Welcome(1, letters.VERSION, "a", CLUSTER, 7, Settings(), {"a": "tcp://a:1", "b": "tcp://b:1"}, 3),
+        letters.Ask(1),
+        letters.Welcome(1, letters.VERSION, "a", CLUSTER, 7, Settings(), {}, 3, "ann", 5, bytes(letters.TOKEN)),
         letters.Outcome(2, 0, 5, (), 65536),
         letters.Outcome(3, 65536, 1, None, 0, expired=True),
         letters.Outcome(4, 65536, 1, ((0, 3, tuple(pair)), (1, (3,), 5))),

@@ -1,6 +1,6 @@
 """A process with one Replica in it, for tests: a call per line of JSON on stdin, its answer on stdout; ends when stdin does.
 
-``python member_process.py '{"name": …, "data_dir": …, "cluster": {…}}'``; the keys ``config`` and ``settings`` are built into theirs.
+``python member_process.py '{"name": …, "data_dir": …, "cluster": {…}}'``; the keys ``config``, ``settings`` and ``tls`` are built into theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from replkv import Add, Compare, Config, Conflict, Delete, Event, Get, Key, Lease, Put, Replica, Scan, Settings, Txn, Watch
+from replkv import TLS, Add, Compare, Config, Conflict, Delete, Event, Get, Key, Lease, Put, Replica, Scan, Settings, Txn, Watch
 from replkv.machine import Machine
 from replkv.node import Node
 from replkv.ops import Revoke
@@ -190,7 +190,7 @@ class Host:
 def main() -> None:
     arguments = json.loads(sys.argv[1])
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
-    for kind in (Config, Settings):
+    for kind in (Config, Settings, TLS):
         name = kind.__name__.lower()
         if name in arguments:
             arguments[name] = kind(**arguments[name])

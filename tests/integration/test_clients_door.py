@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 from cluster import PATIENCE, Cluster, Member, eventually, free_ports
 
+import replkv
 from replkv import codec, letters, ops, whereabouts
-from replkv.letters import Assembly, Batch, Hello, Outcome, Part, Pull, Read, Welcome
+from replkv.errors import AuthenticationFailed, PermissionDenied
+from replkv.letters import Batch, Hello, Outcome, Part, Pull, Read, Welcome
+from replkv.parts import Assembly
 from replkv.stream import Stream
+from replkv.values import Event
 
 NONCE = 4711
 
@@ -60,12 +64,12 @@ class HandMade:
 
     def open(self) -> int:
         """Open a session."""
-        opened: int = self.hear(self.ask(Batch, codec.pack_batch(0, NONCE, 0, ()))).opened
+        opened: int = self.hear(self.ask(Batch, codec.pack_batch(0, NONCE, 0, (), ("", 0)))).opened
         return opened
 
     def add(self, session: int, sequence: int) -> int:
         """Begin to count one up; return the request's number.  All answers are asked to be kept."""
-        data = codec.pack_batch(session, sequence, 1, [codec.pack(ops.Add("n", 1).to_wire())])
+        data = codec.pack_batch(session, sequence, 1, [codec.pack(ops.Add("n", 1).to_wire())], ("", 0))
         return self.ask(Batch, data)
 
     def count(self, consistency: str = "linearizable") -> int:
@@ -189,3 +193,76 @@ def test_a_member_that_was_killed_serves_clients_again_after_its_restart(cluster
     assert not (member.data_dir / "clients").exists()
     with pytest.raises(FileNotFoundError):
         connect(member)
+
+
+# -- users ------------------------------------------------------------------------------------------------------------------------
+
+
+def lock_up(member: Member) -> None:
+    """Have users, ann with a password, and enable auth."""
+    with replkv.connect(member.data_dir) as client:
+        client.auth.add_user("root", "hunter2")
+        client.auth.add_user("ann", "open sesame")
+        client.auth.add_role("dev")
+        client.auth.grant_permission("dev", "readwrite", prefix="app/")
+        client.auth.grant_role("ann", "dev")
+        client.auth.enable()
+
+
+def test_a_user_goes_from_member_to_member_with_its_token_and_what_it_did_counts_once(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    follower, other = cluster.others(leader)
+    lock_up(leader)
+    where = [member.data_dir for member in (follower, other)]
+    with replkv.connect(where, user="ann", password="open sesame") as client:
+        names = {member.name: member for member in (follower, other)}
+        for count in range(1, 51):
+            assert client.add("app/n", 1).value == count
+        first = client.name
+        names[first].kill()
+        for count in range(51, 101):
+            assert client.add("app/n", 1).value == count
+        assert client.name != first
+        with pytest.raises(PermissionDenied, match="user ann may not read b'other'"):
+            client.get("other")
+
+
+def test_who_is_not_let_in_is_told_at_once_by_every_member(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    lock_up(leader)
+    for member in (leader, *cluster.others(leader)):
+        logins: list[dict[str, Any]] = [{}, {"user": "ann", "password": "wrong"}, {"user": "nobody", "password": "open sesame"}]
+        for login in logins:
+            began = time.monotonic()
+            with pytest.raises(AuthenticationFailed):
+                replkv.connect(member.data_dir, timeout=PATIENCE, **login)
+            assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_whose_password_was_changed_is_told_so_and_its_watch_ends(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    follower, _ = cluster.others(leader)
+    lock_up(leader)
+    with (
+        replkv.connect(leader.data_dir, user="root", password="hunter2") as admin,
+        replkv.connect(follower.data_dir, user="ann", password="open sesame") as client,
+        client.watch(prefix="app/") as watch,
+    ):
+        admin.put("app/k", "v")
+        event = next(iter(watch))
+        assert isinstance(event, Event)
+        assert event.kv.key == b"app/k"
+        admin.auth.change_password("ann", "another")
+        with pytest.raises(AuthenticationFailed):
+            next(iter(watch))
+        assert eventually(lambda: _is_refused(client))
+        with replkv.connect(follower.data_dir, user="ann", password="another") as again:
+            assert again.get("app/k") is not None
+
+
+def _is_refused(client: replkv.Client) -> bool:
+    try:
+        client.get("app/k")
+    except AuthenticationFailed:
+        return True
+    return False

@@ -9,17 +9,16 @@ import operations
 import raft_seeds
 import reads_sessions
 import replication
+import rights
 import snapshots
 import storage
 import watches
 from mutant import MUTANTS, Mutant
 
 ROWS = range(1, 85)
-AREAS = raft_seeds, elections, replication, membership, snapshots, storage, reads_sessions, watches, leases, operations
+AREAS = raft_seeds, elections, replication, membership, snapshots, storage, reads_sessions, watches, leases, operations, rights
 
 CATALOGUE: dict[int, Mutant] = {mutant.number: mutant for mutant in sorted(MUTANTS, key=lambda mutant: mutant.number)}
-
-_NO_USERS = "there are no users and roles yet"
 
 UNLIKE: dict[int, tuple[str, str, str]] = {
     18: (
@@ -42,8 +41,6 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
         "ClickHouse#107338",
         "a stream that is begun anew goes on where the follower says; to begin it once more costs a piece, not the whole",
     ),
-    66: ("What members may do differs between them after a restart", "etcd#11651, etcd#14571", _NO_USERS),
-    67: ("An old password is accepted", "etcd's design of authentication", _NO_USERS),
     82: (
         "A restored cluster keeps its old members",
         "etcd#20967, etcd#20339",

@@ -40,10 +40,10 @@ def reads_do_not_wait_until_what_they_must_see_is_applied(patch: Patch) -> None:
 def batches_of_a_session_that_has_expired_are_executed(patch: Patch) -> None:
     lookup = Sessions.lookup
 
-    def reopening(self: Sessions, session: int, sequence: int, lowest: int, time: int) -> Verdict:
-        if not self.knows(session):
-            self.open(session, time)
-        return lookup(self, session, sequence, lowest, time)
+    def reopening(self: Sessions, session: int, sequence: int, lowest: int, time: int, owner: str | None = None) -> Verdict:
+        if session not in self._table:
+            self.open(session, time, owner)
+        return lookup(self, session, sequence, lowest, time, owner)
 
     patch.setattr(Sessions, "lookup", reopening)
 

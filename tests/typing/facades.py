@@ -13,7 +13,9 @@ from typing import Any, assert_type
 
 from replkv import (
     KEEP,
+    ActingReplica,
     AddResult,
+    AsyncActingReplica,
     AsyncClaim,
     AsyncClient,
     AsyncDoubleBarrier,
@@ -29,6 +31,7 @@ from replkv import (
     AsyncTransaction,
     AsyncView,
     AsyncWatch,
+    AuthStatus,
     Backup,
     Change,
     Changes,
@@ -59,6 +62,7 @@ from replkv import (
     Registration,
     Replica,
     ReplicatedMapping,
+    Role,
     RWLockSide,
     ScanResult,
     Semaphore,
@@ -68,6 +72,7 @@ from replkv import (
     Term,
     Transaction,
     TxnResult,
+    User,
     View,
     Watch,
     Watched,
@@ -122,6 +127,19 @@ def blocking(r: Replica) -> None:
     assert_type(r.transfer_leadership("d", timeout=1.0), None)
     assert_type(r.leave(), None)
     assert_type(r.submit(Put("a", "b")), Future[Any])
+    assert_type(r.auth.status(), AuthStatus)
+    assert_type(r.auth.add_user("a", "b"), None)
+    assert_type(r.auth.grant_permission("r", "readwrite", prefix="a/"), None)
+    assert_type(r.auth.users(), list[str])
+    assert_type(r.auth.user("a"), User)
+    assert_type(r.auth.role("r"), Role)
+    acting = r.as_user("a", b"b")
+    assert_type(acting, ActingReplica)
+    assert_type(acting.get("a"), KeyValue | None)
+    assert_type(acting.auth.roles(timeout=1.0), list[str])
+    with acting.lease(10.0) as lease, acting.lock("a") as lock:
+        assert_type(lease, Lease)
+        assert_type(lock, Lock)
     with r as same:
         assert_type(same, Replica)
     assert_type(Replica.from_env(), Replica)
@@ -179,6 +197,13 @@ async def awaiting(r: AsyncReplica) -> None:
     assert_type(await r.promote("d"), None)
     assert_type(await r.transfer_leadership(), None)
     assert_type(await r.leave(timeout=1.0), None)
+    assert_type(await r.auth.status(), AuthStatus)
+    assert_type(await r.auth.change_password("a", None), None)
+    assert_type(await r.auth.role("r"), Role)
+    acting = await r.as_user("a", "b")
+    assert_type(acting, AsyncActingReplica)
+    assert_type(await acting.scan(prefix="a/"), ScanResult)
+    assert_type(await acting.auth.user("a"), User)
     async with r as same:
         assert_type(same, AsyncReplica)
     assert_type(await AsyncReplica().open(), AsyncReplica)
@@ -347,7 +372,11 @@ def wrong(r: Replica) -> None:
     Replica("a", "data")  # type: ignore[call-arg]
     Replica("a", cluster=["a"])  # type: ignore[arg-type]
     connect(5)  # type: ignore[arg-type]
-    connect("data", user="me")  # type: ignore[call-arg]
+    connect("data", user=5)  # type: ignore[arg-type]
+    r.auth.grant_permission("r", "all", "key")  # type: ignore[arg-type]
+    r.auth.add_user("a", 5)  # type: ignore[arg-type]
+    _ = r.namespace("a/").auth  # type: ignore[attr-defined]
+    r.as_user("a")  # type: ignore[call-arg]
     with r.put("a", "b") as _:  # type: ignore[attr-defined]
         pass
 

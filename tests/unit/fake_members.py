@@ -10,8 +10,9 @@ from test_machine import Log
 
 from replkv import codec, letters, wire
 from replkv.config import Config
-from replkv.errors import Closed, Incompatible, Overloaded, ReplkvError
-from replkv.letters import Answer, Batch, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Pull, Read, Welcome
+from replkv.errors import AuthenticationFailed, Closed, Incompatible, Overloaded, ReplkvError
+from replkv.letters import Answer, Ask, Batch, Cancel, Events, Failed, Hello, Look, Outcome, Ping, Pong, Prove, Pull, Read, Welcome
+from replkv.parts import in_parts
 from replkv.remote import Remote
 from replkv.values import Span
 from replkv.watch import Cursor, Place
@@ -34,6 +35,7 @@ class Cable:
         self.requests: list[Any] = []
         self.pulls: dict[int, Cursor] = {}
         self.held: list[Any] = []  # requests that the front does not answer yet
+        self.user = ""
 
     def send(self, body: bytes) -> None:
         if self.closed:
@@ -49,7 +51,7 @@ class Cable:
         self.closed = True
 
     def reply(self, *replies: Any) -> None:
-        packed = [part for reply in replies for part in letters.in_parts(reply.number, letters.encode_letter(reply))]
+        packed = [part for reply in replies for part in in_parts(reply.number, letters.encode_letter(reply))]
         self.to_client.append(letters.encode_frame(self.front.revision, packed))
         self.sent += 1
 
@@ -94,9 +96,27 @@ class Front:
     def hello(self, cable: Cable, hello: Hello) -> None:
         if hello.version != self.version:
             cable.reply(Failed(hello.number, Incompatible("another version")))
+        elif not self.cluster.users:
+            self.welcome(cable, hello.number, ("", 0))
+        elif hello.user:
+            cable.user = hello.user
+            cable.reply(Ask(hello.number))
         else:
-            settings, addresses = self.cluster.log.machine.settings, self.cluster.advertised
-            cable.reply(Welcome(hello.number, self.spoken, self.name, self.id, 1, settings, addresses, self.revision))
+            cable.reply(Failed(hello.number, AuthenticationFailed("only users")))
+
+    def prove(self, cable: Cable, prove: Prove) -> None:
+        cluster, user = self.cluster, cable.user
+        password, stamp = cluster.users.get(user, (b"", 0))
+        token = b"" if prove.token else user.encode().ljust(letters.TOKEN, b".")
+        if prove.token in cluster.tokens or (password and prove.password == password):
+            cluster.tokens.add(token)
+            self.welcome(cable, prove.number, (user, stamp), token)
+        else:
+            cable.reply(Failed(prove.number, AuthenticationFailed(f"{user} is not let in")))
+
+    def welcome(self, cable: Cable, number: int, subject: tuple[str, int], token: bytes = b"") -> None:
+        settings, addresses = self.cluster.log.machine.settings, self.cluster.advertised
+        cable.reply(Welcome(number, self.spoken, self.name, self.id, 1, settings, addresses, self.revision, *subject, token))
 
     def read(self, cable: Cable, read: Read) -> None:
         if not self.has_room:
@@ -138,7 +158,7 @@ class Front:
             self.log.time = round(self.cluster.now * 1e6)
             (outcome,) = self.log.block(batch.data)
             if self.answers_batches:
-                cable.reply(Outcome(batch.number, *outcome))
+                cable.reply(Outcome(batch.number, *outcome[:5]))
 
     def help(self, cable: Cable, *, rest: bool = False) -> None:
         """Answer pulls for which there is something; with ``rest`` also those that have not read all yet."""
@@ -174,6 +194,8 @@ class Members:
     def __init__(self, names: str = "abc") -> None:
         self.log = Log()
         self.now = 100.0
+        self.users: dict[str, tuple[bytes, int]] = {}  # passwords, and when they were changed; empty: auth is not enabled
+        self.tokens: set[bytes] = set()
         self.fronts = {name: Front(self, name) for name in names}
         self.advertised = {name: front.url for name, front in self.fronts.items()}
         self._writer, self._written = self.log.open(), 0

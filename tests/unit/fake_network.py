@@ -29,12 +29,13 @@ class FakeTransport:
         self.kicked: list[int] = []
         self.full = False
         self.closed = False
+        self.certificate: frozenset[str] | None = None  # the name in it; None: nothing is encrypted
 
     def listen(self, url: str) -> str:
         self.network.listeners[url] = self.name
         return url
 
-    def dial(self, peer: str, url: str) -> None:
+    def dial(self, peer: str, url: str, name: str = "") -> None:
         self.urls[peer] = url
         self.dialled.append(peer)
         self.network.cut(self.name, peer, told=False)
@@ -42,6 +43,13 @@ class FakeTransport:
     def hang_up(self, peer: str) -> None:
         self.urls.pop(peer, None)
         self.network.cut(self.name, peer, told=False)
+
+    def identities(self, end: int | str) -> frozenset[str] | None:
+        pipe = self.network.pipes.get((self.name, end)) if isinstance(end, str) else end
+        for (dialler, _), number in self.network.pipes.items():
+            if number == pipe and self.certificate is not None:
+                return (self.network.listener(number) if dialler == self.name else self.network.ends[dialler]).certificate or frozenset()
+        return None
 
     def send(self, peer: str, frame: bytes) -> bool:
         pipe = self.network.pipes.get((self.name, peer))

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 import pytest
 from eventual import PATIENCE, eventually
 from rich.console import Console
@@ -38,7 +39,7 @@ from replkv import (
 )
 from replkv.__main__ import main
 from replkv.cli.app import commands
-from replkv.cli.asking import targets_of
+from replkv.cli.asking import Asking, asking, targets_of
 from replkv.cli.codes import INTERRUPTED, REFUSED, TRY_AGAIN, UNAVAILABLE, USAGE, code_of
 from replkv.cli.forms import escaped, json_field
 from replkv.cli.panorama import Panorama, Row, drawn
@@ -469,7 +470,7 @@ def test_members_are_changed_and_the_leadership_is_handed_over(tmp_path: Path, c
             each.wait_ready(PATIENCE)
         for name in "ba":
             assert said("transfer", name) == f"{name} leads\n"
-            assert members[0].status().raft_leader == members[1].status().raft_leader == name
+            eventually(lambda: {each.status().raft_leader for each in members} == {name})  # noqa: B023  # at once
         assert json.loads(said("transfer", "--json")) == {"leader": "b"}
         assert "no member x; those that can lead are a, b" in said("transfer", "x", code=REFUSED)
         named = json.loads(said("members", "--learner", f"c=ipc://{tmp_path}/c.sock", "--json"))
@@ -681,23 +682,58 @@ def test_recovery_asks_before_it_begins(run: Run, tmp_path: Path, monkeypatch: p
 
 
 def helps() -> dict[str, str]:
-    """What each command says about itself, in the order of their names; those that argparse reads word it as Python's version does."""
-    return {
-        name: command.get_help(_context(name, command)) for name, command in commands.commands.items() if name not in ("demo", "member")
-    }
+    """What each command says about itself, in the order of their names; those that argparse reads word it as Python's version does.
+
+    The options of all that ask members are left out.
+    """
+    return {name: _help(name, command) for name, command in each(commands.commands) if name not in ("demo", "member")}
+
+
+@click.command()
+@asking()
+def anything(asked: Asking) -> None:
+    """Ask members."""
+
+
+def _help(name: str, command: Any) -> str:
+    names = {option.name for option in anything.params}
+    shared = [option for option in command.params if option.name in names and isinstance(option, click.Option)]
+    if not any(option.name == "to" for option in shared):
+        shared = []
+    for option in shared:
+        option.hidden = True
+    try:
+        text: str = command.get_help(_context(name, command))
+        return text
+    finally:
+        for option in shared:
+            option.hidden = False
+
+
+def each(group: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command, and those of every command that has some of its own, by the words that a user types."""
+    for name, command in group.items():
+        yield f"{within}{name}", command
+        yield from each(getattr(command, "commands", {}), f"{within}{name} ")
 
 
 def _context(name: str, command: Any) -> Any:
-    import click
-
     return click.Context(command, info_name=f"replkv {name}", terminal_width=100, help_option_names=["-h", "--help"])
 
 
 def test_the_documentation_has_what_the_commands_say() -> None:
     text = (ROOT / "docs" / "CLI.md").read_text(encoding="utf-8")
-    written = dict(re.findall(r"```text\nUsage: replkv (\w+) (.*?)\n```", text, re.DOTALL))
+    written = dict(re.findall(r"```text\nUsage: replkv (\w+(?: [a-z]\w*)*) (.*?)\n```", text, re.DOTALL))
     said = {name: text.removeprefix(f"Usage: replkv {name} ") for name, text in helps().items()}
     assert {name: text.split() for name, text in written.items()} == {name: text.split() for name, text in said.items()}
+
+
+def test_the_documentation_has_the_options_that_commands_share() -> None:
+    text = (ROOT / "docs" / "CLI.md").read_text(encoding="utf-8")
+    written = re.search(r"```text\nOptions:\n(.*?)\n```", text, re.DOTALL)
+    said = anything.get_help(_context("anything", anything)).partition("Options:\n")[2]
+    assert written is not None
+    assert written[1].split() == said.split()[: said.split().index("-h,")]
 
 
 def test_the_documentation_has_every_command_and_every_code() -> None:

@@ -80,7 +80,7 @@ def run(target: Path, test: Callable[[AsyncClient], Awaitable[None]]) -> None:
 
 
 def test_a_client_has_the_calls_of_a_replica() -> None:
-    of_members_only = {"from_env", "leave", "metrics"}
+    of_members_only = {"as_user", "from_env", "leave", "metrics"}
     for client, replica in ((Client, Replica), (AsyncClient, AsyncReplica)):
         public = {name for name in dir(replica) if not name.startswith("_")} - of_members_only
         assert public <= {name for name in dir(client) if not name.startswith("_")}

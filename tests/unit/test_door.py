@@ -392,8 +392,8 @@ def test_a_cancelled_pull_leaves_nothing_behind(hall: Hall, visitor: Visitor) ->
         letters.encode_frame(0, [letters.encode_letter(Answer(1, (0,)))]),
         letters.encode_frame(99, []),
         letters.encode_frame(0, [letters.encode_letter(Batch(1, b"no batch"))]),
-        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((wire.PUT,))])))]),
-        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((wire.LEVEL, 9))])))]),
+        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((wire.PUT,))], ("", 0))))]),
+        letters.encode_frame(0, [letters.encode_letter(Batch(1, codec.pack_batch(1, 1, 1, [codec.pack((wire.LEVEL, 9))], ("", 0))))]),
         letters.encode_frame(1, [letters.encode_letter(pull(5, 1000)), letters.encode_letter(Look(5, letters.LEASES))]),
     ],
 )

@@ -114,7 +114,7 @@ class Adder(Guest):
         self.session = 0
         self.sequence = 0
         self.values: list[int] = []
-        self.ask(lambda number: Batch(number, codec.pack_batch(0, identity, 0, ())))
+        self.ask(lambda number: Batch(number, codec.pack_batch(0, identity, 0, (), ("", 0))))
 
     @property
     def done(self) -> bool:
@@ -129,7 +129,8 @@ class Adder(Guest):
                 self.values.append(reply.answers[0][2])
             self.session = self.session or reply.opened
             self.sequence += 1
-            data = codec.pack_batch(self.session, self.sequence, self.sequence, [codec.pack(ops.Add("n", 1).to_wire())])
+            command = codec.pack(ops.Add("n", 1).to_wire())
+            data = codec.pack_batch(self.session, self.sequence, self.sequence, [command], ("", 0))
             self.ask(lambda number: Batch(number, data))
         elif reply is not None:
             assert isinstance(reply, Failed)

@@ -50,7 +50,7 @@ def outcome(key: tuple[int, int]) -> Outcome:
 
 def test_a_batch_is_handed_on_once_and_answered_once(guests: Guests) -> None:
     client = Client()
-    assert guests.submit((7, 1), b"batch", client)
+    assert guests.submit((7, 1, None), b"batch", client)
     assert guests.can_send
     assert guests.batches_to_send(A, 0.0) == [b"batch"]
     assert not guests.can_send
@@ -61,7 +61,7 @@ def test_a_batch_is_handed_on_once_and_answered_once(guests: Guests) -> None:
 
 
 def test_it_is_repeated_to_a_new_leader_and_to_one_that_seems_to_have_lost_it(guests: Guests) -> None:
-    guests.submit((7, 1), b"batch", Client())
+    guests.submit((7, 1, None), b"batch", Client())
     assert guests.batches_to_send(A, 0.0) == [b"batch"]
     assert guests.batches_to_send(B, 0.1) == [b"batch"]
     assert guests.batches_to_send(B, 0.1 + RETRY) == []
@@ -72,7 +72,7 @@ def test_it_is_repeated_to_a_new_leader_and_to_one_that_seems_to_have_lost_it(gu
 
 
 def test_a_leader_does_not_repeat_to_itself(guests: Guests) -> None:
-    guests.submit((7, 1), b"batch", Client())
+    guests.submit((7, 1, None), b"batch", Client())
     assert guests.batches_to_send(A, 0.0, lossless=True) == [b"batch"]
     assert guests.batches_to_send(A, 9e9, lossless=True) == []
     guests.repeat_all()
@@ -81,7 +81,7 @@ def test_a_leader_does_not_repeat_to_itself(guests: Guests) -> None:
 
 def test_only_some_are_under_way_at_a_time(guests: Guests) -> None:
     for sequence in range(FORWARDED_MAX + 2):
-        assert guests.submit((7, sequence), b"%d" % sequence, Client())
+        assert guests.submit((7, sequence, None), b"%d" % sequence, Client())
     assert guests.batches_to_send(A, 0.0) == [b"%d" % sequence for sequence in range(FORWARDED_MAX)]
     assert not guests.can_send
     guests.answer([outcome((7, 3))])
@@ -91,12 +91,12 @@ def test_only_some_are_under_way_at_a_time(guests: Guests) -> None:
 
 def test_a_client_that_came_back_is_answered_over_both_connections(guests: Guests) -> None:
     one, other = Client(), Client()
-    guests.submit((7, 1), b"batch", one)
+    guests.submit((7, 1, None), b"batch", one)
     guests.batches_to_send(A, 0.0)
-    guests.submit((7, 1), b"batch", other)
+    guests.submit((7, 1, None), b"batch", other)
     assert guests.batches_to_send(A, 0.1) == []
-    guests.cancel((7, 1), one)
-    guests.cancel((7, 1), one)
+    guests.cancel((7, 1, None), one)
+    guests.cancel((7, 1, None), one)
     guests.answer([outcome((7, 1))])
     assert (one.outcomes, other.outcomes) == ([], [outcome((7, 1))])
 
@@ -104,13 +104,13 @@ def test_a_client_that_came_back_is_answered_over_both_connections(guests: Guest
 def test_a_batch_that_nobody_waits_for_is_forgotten(guests: Guests) -> None:
     client = Client()
     for _ in range(3):
-        guests.submit((7, 1), b"batch", client)
-        guests.cancel((7, 1), client)
+        guests.submit((7, 1, None), b"batch", client)
+        guests.cancel((7, 1, None), client)
     assert guests.batches_to_send(A, 0.0) == []
     assert guests.admission.commands == 0
-    guests.submit((7, 1), b"batch", client)
+    guests.submit((7, 1, None), b"batch", client)
     assert guests.batches_to_send(A, 0.0) == [b"batch"]
-    guests.cancel((7, 1), client)
+    guests.cancel((7, 1, None), client)
     guests.answer([outcome((7, 1))])
     assert guests.batches_to_send(B, 0.0) == []
     assert client.outcomes == []
@@ -118,15 +118,15 @@ def test_a_batch_that_nobody_waits_for_is_forgotten(guests: Guests) -> None:
 
 def test_what_is_under_way_is_bounded() -> None:
     guests = Guests(RETRY, Admission(2, 10))
-    assert guests.submit((7, 1), bytes(100), Client()), "a single one is let in whatever its size"
-    assert not guests.submit((7, 2), b"x", Client())
-    assert guests.submit((7, 1), bytes(100), Client()), "it is here already"
+    assert guests.submit((7, 1, None), bytes(100), Client()), "a single one is let in whatever its size"
+    assert not guests.submit((7, 2, None), b"x", Client())
+    assert guests.submit((7, 1, None), bytes(100), Client()), "it is here already"
 
 
 def test_everybody_learns_that_the_member_has_stopped(guests: Guests) -> None:
     clients = [Client() for _ in range(3)]
     for sequence, client in enumerate(clients):
-        guests.submit((7, sequence), b"batch", client)
+        guests.submit((7, sequence, None), b"batch", client)
     guests.batches_to_send(A, 0.0)
     guests.fail_all(error := Closed("closed"))
     assert [client.errors for client in clients] == [[error]] * 3
@@ -141,10 +141,10 @@ def test_after_a_snapshot_the_session_table_answers(guests: Guests) -> None:
     put = codec.pack_batch(session, 1, 1, [codec.pack(ops.Put("k", "v").to_wire())])
     (applied,) = run(machine.apply(codec.make_entry(2, 1, EntryKind.BLOCK, 0, codec.encode_block([put]))))
     known, later, ended, opening_again = (Client() for _ in range(4))
-    guests.submit((session, 1), put, known)
-    guests.submit((session, 2), b"later", later)
-    guests.submit((99, 1), b"ended", ended)
-    guests.submit((0, 5), opening, opening_again)
+    guests.submit((session, 1, None), put, known)
+    guests.submit((session, 2, None), b"later", later)
+    guests.submit((99, 1, None), b"ended", ended)
+    guests.submit((0, 5, None), opening, opening_again)
     guests.answer_from(machine)
     assert known.outcomes == [applied]
     assert ended.outcomes == [Outcome(99, 1, None)], "it may have been applied before its session ended"
@@ -265,7 +265,7 @@ def test_batches_wait_for_a_leader_and_leave_nothing_behind_when_they_are_cancel
     until = cluster.now + 5.0
     cluster.run(lambda: cluster.now >= until)
     assert not client.outcomes
-    cluster.nodes[one].guests.cancel((session, 1), client)
+    cluster.nodes[one].guests.cancel((session, 1, None), client)
     assert cluster.nodes[one].guests.admission.commands == 0
     cluster.start(leader)
     assert session_at(cluster, one, 78) != session

@@ -13,7 +13,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replkv import codec, errors, letters, ops, wire
+from replkv import codec, errors, faults, letters, ops, wire
 from replkv.codec import FRAME_MAX, DecodeError
 from replkv.config import Settings
 from replkv.letters import (
@@ -21,7 +21,7 @@ from replkv.letters import (
     LETTERS_MAX,
     PART_MAX,
     Answer,
-    Assembly,
+    Ask,
     Batch,
     Cancel,
     Events,
@@ -29,11 +29,13 @@ from replkv.letters import (
     Frame,
     HandOver,
     Hello,
+    Inspect,
     Look,
     Outcome,
     Part,
     Ping,
     Pong,
+    Prove,
     Pull,
     Read,
     Welcome,
@@ -42,8 +44,8 @@ from replkv.letters import (
     decode_requests,
     encode_frame,
     encode_letter,
-    in_parts,
 )
+from replkv.parts import Assembly, in_parts
 from replkv.refusals import refuse
 from replkv.values import Event, KeyValue
 
@@ -51,6 +53,7 @@ numbers = st.integers(0, (1 << 63) - 1)
 names = st.text(max_size=20)
 flags = st.booleans()
 contents = st.binary(max_size=40)
+tokens = st.just(b"") | st.binary(min_size=letters.TOKEN, max_size=letters.TOKEN)
 key_values = st.builds(KeyValue, contents, contents, numbers, numbers, numbers, numbers)
 events = st.builds(Event, st.sampled_from(("put", "delete")), key_values, st.none() | key_values, numbers, flags)
 raws = st.tuples(st.integers(0, 12), numbers, st.none() | contents, st.lists(st.tuples(contents, contents)).map(tuple))
@@ -76,7 +79,9 @@ ERRORS: list[errors.ReplkvError] = [
 ]
 
 REQUESTS: dict[type, st.SearchStrategy[Any]] = {
-    Hello: st.builds(Hello, numbers, numbers, numbers),
+    Hello: st.builds(Hello, numbers, numbers, numbers, names),
+    Prove: st.builds(Prove, numbers, tokens, contents),
+    Inspect: st.builds(Inspect, numbers, st.integers(letters.INSPECT_STATUS, letters.INSPECT_ROLE), names),
     Batch: st.builds(Batch, numbers, contents),
     Read: st.builds(Read, numbers, reads.map(lambda read: read.to_wire()), st.sampled_from(CONSISTENCIES), st.none() | numbers, numbers),
     Look: st.builds(Look, numbers, st.integers(letters.LEASES, letters.OUTLINE), numbers),
@@ -96,7 +101,11 @@ REPLIES: dict[type, st.SearchStrategy[Any]] = {
         st.just(Settings(max_txn_ops=7)),
         st.dictionaries(names, names),
         numbers,
+        names,
+        numbers,
+        tokens,
     ),
+    Ask: st.builds(Ask, numbers),
     Outcome: st.builds(Outcome, numbers, numbers, numbers, st.none() | st.lists(raws).map(tuple), numbers, flags),
     Answer: st.builds(Answer, numbers, raws),
     Events: st.builds(Events, numbers, st.lists(events, max_size=3).map(tuple), numbers, numbers, flags),
@@ -181,12 +190,14 @@ SETTINGS = sorted(Settings().to_wire().items())
 MALFORMED: list[bytes] = [
     letter_of(0, ()),
     letter_of(31, ()),
-    letter_of(1, (1,)),  # a field is missing
-    letter_of(1, (1, -1)),
-    letter_of(1, (1, 1 << 63)),
-    letter_of(1, (1, True)),
-    letter_of(1, (1, 2), b"behind the head of a Hello"),
-    letter_of(1, (1, 2), number=1 << 63),
+    letter_of(1, (1, 2)),  # a field is missing
+    letter_of(1, (1, -1, "")),
+    letter_of(1, (1, 1 << 63, "")),
+    letter_of(1, (1, True, "")),
+    letter_of(1, (1, 2, b"ann")),
+    letter_of(1, (1, 2, "x" * 256)),
+    letter_of(1, (1, 2, ""), b"behind the head of a Hello"),
+    letter_of(1, (1, 2, ""), number=1 << 63),
     letter_of(2, (1,), b"batch"),
     letter_of(3, (0, None, 0), b""),
     letter_of(3, (3, None, 0), codec.pack(ops.Get("k").to_wire())),
@@ -203,11 +214,21 @@ MALFORMED: list[bytes] = [
     letter_of(7, {}),
     letter_of(8, (5,)),
     letter_of(8, ("x" * 256,)),
-    letter_of(32, (1, "a", b"short", 1, SETTINGS, (), 1)),
-    letter_of(32, (1, "a", bytes(16), 1, [["heartbeat", -1.0]], (), 1)),
-    letter_of(32, (1, "a", bytes(16), 1, [["no such setting", 1]], (), 1)),
-    letter_of(32, (1, "a", bytes(16), 1, SETTINGS, (("a",),), 1)),
-    letter_of(32, (1, "a", bytes(16), 1, 7, (), 1)),
+    letter_of(9, (b"", "password")),
+    letter_of(9, (bytes(letters.TOKEN - 1), b"")),
+    letter_of(9, (b"", bytes(1025))),
+    letter_of(10, (0, "")),
+    letter_of(10, (6, "")),
+    letter_of(10, (1, b"")),
+    letter_of(32, (1, "a", b"short", 1, SETTINGS, (), 1, "", 0, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, [["heartbeat", -1.0]], (), 1, "", 0, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, [["no such setting", 1]], (), 1, "", 0, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, SETTINGS, (("a",),), 1, "", 0, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, 7, (), 1, "", 0, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, SETTINGS, (), 1, "", 0)),
+    letter_of(32, (1, "a", bytes(16), 1, SETTINGS, (), 1, b"", 0, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, SETTINGS, (), 1, "", -1, b"")),
+    letter_of(32, (1, "a", bytes(16), 1, SETTINGS, (), 1, "", 0, b"short")),
     letter_of(33, (1, 2, 0, False), codec.pack(7)),
     letter_of(33, (1, 2, 0, False), codec.pack([[]])),
     letter_of(33, (1, 2, 0, False), codec.pack([["text"]])),
@@ -229,8 +250,9 @@ MALFORMED: list[bytes] = [
     letter_of(37, (), codec.pack(("Closed", 7, ()))),
     letter_of(37, (), codec.pack(("Closed", "text", None))),
     letter_of(38, (0,)),
-    letter_of(1, (1, 2))[:-1],
-    letter_of(1, (1, 2))[:9],
+    letter_of(39, (1,)),
+    letter_of(1, (1, 2, ""))[:-1],
+    letter_of(1, (1, 2, ""))[:9],
     struct.pack("<BQII", 2, 1, 1, 1 << 31) + b"\x90",
     struct.pack("<BQII", 2, 1, 1 << 31, 0) + b"\x90",
 ]
@@ -272,6 +294,16 @@ def test_the_documentation_names_every_kind() -> None:
     assert named == {number: kind.__name__ for kind, (number, _) in letters._WRITERS.items()}
 
 
+def test_no_letter_shows_a_secret_when_it_is_printed() -> None:
+    token, password = b"T" * letters.TOKEN, b"open sesame"
+    welcome = Welcome(1, 1, "a", bytes(16), 1, Settings(), {}, 1, "ann", 3, token)
+    hashed = codec.pack((wire.AUTH, wire.ADD_USER, ("ann", password)))
+    said = [Prove(1, token, password), welcome, Batch(1, codec.pack_batch(1, 1, 1, [hashed], ("root", 1)))]
+    for shown in (repr(said), str(said), repr(Frame(1, said))):
+        assert "sesame" not in shown
+        assert "TTTT" not in shown
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +316,7 @@ def test_an_error_arrives_as_an_equal_one(error: errors.ReplkvError) -> None:
 
 
 def test_every_error_of_replkv_can_be_sent() -> None:
-    for name, kind in letters._ERRORS.items():
+    for name, kind in faults._ERRORS.items():
         assert type(decode_reply(encode_letter(Failed(1, kind("text")))).error).__name__ == name  # type: ignore[union-attr]
 
 

@@ -447,7 +447,7 @@ def test_what_is_told_of_newcomers_is_believed_for_a_moment_only() -> None:
     leader = leader_of(cluster)
     change(cluster, add="b")
     cluster.run(lambda: "b" in leader.machine.configuration.members)
-    leader.membership.heard(raft_of(leader), Application("b", 77, url_of("b")), cluster.now)
+    leader.membership.heard(raft_of(leader), "c", Application("b", 77, url_of("b")), cluster.now)
     step = leader.membership.step(raft_of(leader), leader.machine, cluster.now)
     assert step is not None
     assert step.members["b"] == 77
@@ -458,7 +458,8 @@ def test_a_leader_that_moved_believes_nobody_who_tells_it_where_it_was() -> None
     """Its own word and that of a follower took turns: a configuration was written at every look, until the old connection was given up."""
     cluster = ready(FakeCluster())
     leader = leader_of(cluster)
-    leader.membership.heard(raft_of(leader), Application(leader.name, leader.links.identity.incarnation, "tcp://before:1"), cluster.now)
+    before = Application(leader.name, leader.links.identity.incarnation, "tcp://before:1")
+    leader.membership.heard(raft_of(leader), "c", before, cluster.now)
     assert leader.membership.step(raft_of(leader), leader.machine, cluster.now) is None
 
 
@@ -470,7 +471,7 @@ def test_what_was_told_of_one_that_was_removed_does_not_let_it_in_again_when_its
     moved = Application(gone, cluster.nodes[gone].links.identity.incarnation, "tcp://elsewhere:1")
     cluster.crash(gone)
     cluster.rest(300)
-    leader.membership.heard(raft_of(leader), moved, cluster.now)
+    leader.membership.heard(raft_of(leader), "c", moved, cluster.now)
     change(cluster, remove=gone)
     cluster.run(lambda: gone not in leader.machine.configuration.members, 1.0)
     change(cluster, add=gone)
@@ -482,7 +483,7 @@ def test_what_is_told_of_somebody_whom_nobody_named_is_not_kept() -> None:
     cluster = ready(FakeCluster())
     for name in ("stranger", "a", "b"):
         for node in cluster.nodes.values():
-            node.membership.heard(raft_of(node), Application(name, 77, ""), cluster.now)
+            node.membership.heard(raft_of(node), "c", Application(name, 77, ""), cluster.now)
     assert {name: sorted(node.membership._told) for name, node in cluster.nodes.items()} == {
         name: ["a", "b"] if name == leader_of(cluster).name else [] for name in "abc"
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import selectors
 import socket
@@ -20,6 +21,7 @@ from replkv import Config, Replica, letters, serving, whereabouts
 from replkv.door import Door
 from replkv.errors import DirectoryInUse, Incompatible
 from replkv.letters import Hello, Ping, Pong, Welcome
+from replkv.serving import Bench
 from replkv.stream import Stream
 
 PATIENCE = 10.0  # s; what is waited for takes milliseconds
@@ -207,6 +209,22 @@ with Replica("m", data_dir=sys.argv[1]) as replica:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert {"clients", "clients.address"} <= set(os.listdir(sys.argv[1])), "the child has cleared away its parent's socket"
 """
+
+
+def test_passwords_are_compared_on_a_thread_of_their_own_which_survives_errors_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    before = threading.active_count()
+    bench = Bench("test-bench")
+    bench.close(5.0)
+    assert threading.active_count() == before, "it begins with the first job"
+    bench = Bench("test-bench")
+    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+    bench.do(lambda: done.put(threading.current_thread().name))
+    bench.do(lambda: 1 / 0)  # type: ignore[arg-type]
+    bench.do(lambda: done.put("after an error"))
+    assert [done.get(timeout=10), done.get(timeout=10)] == ["test-bench", "after an error"]
+    assert "test-bench met an error it should not have" in caplog.text
+    bench.close(10.0)
+    assert threading.active_count() == before
 
 
 def test_a_forked_child_leaves_its_parent_s_door_alone(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_a_directory_without_a_member_is_no_place_to_go(sockets: Sockets, tmp_pa
             sockets.open(str(nowhere), 0)
 
 
+def test_a_directory_never_leads_to_another_machine(sockets: Sockets, tmp_path: Path) -> None:
+    """Where nothing may be encrypted, and a password is on its way."""
+    (tmp_path / "clients.address").write_text("replkv-clients 1\ntcp://10.0.0.1:7421\n")
+    with pytest.raises(ConnectionError, match=r"10\.0\.0\.1:7421 is on another machine: name the address"):
+        sockets.open(str(tmp_path), 0)
+
+
 def test_nothing_is_left_when_it_is_closed(listener: socket.socket) -> None:
     before = len(os.listdir("/proc/self/fd"))
     sockets = Sockets()

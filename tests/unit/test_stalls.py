@@ -204,9 +204,9 @@ def test_a_member_that_stands_still_in_virtual_time_says_so_and_keeps_its_leader
 def test_a_member_that_stood_still_does_not_take_its_peers_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[str] = []
 
-    def dial(transport: SimTransport, peer: str, url: str) -> None:
+    def dial(transport: SimTransport, peer: str, url: str, name: str = "") -> None:
         dialled.append(transport.name)
-        DIAL(transport, peer, url)
+        DIAL(transport, peer, url, name)
 
     monkeypatch.setattr(SimTransport, "dial", dial)
     with VirtualCluster(seed=6) as cluster:

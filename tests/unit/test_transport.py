@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from replkv import transport as module
+from replkv.bell import EventBell, PairBell, Selector
 from replkv.codec import FRAME_MAX
 from replkv.errors import Closed
 from replkv.transport import Answered, Arrived, Event, LinkDown, LinkUp, NngTransport, PipeDown, PipeUp
@@ -275,9 +276,9 @@ def test_a_poll_ends_at_its_time_and_at_once_when_woken(make: Callable[[], NngTr
     assert time.monotonic() - start < 1
 
 
-@pytest.mark.parametrize("bell", [module._EventBell, module._PairBell])
+@pytest.mark.parametrize("bell", [EventBell, PairBell])
 def test_no_wake_up_is_lost_among_threads(monkeypatch: pytest.MonkeyPatch, make: Callable[[], NngTransport], bell: type) -> None:
-    monkeypatch.setattr(module, "_Bell", bell)
+    monkeypatch.setattr(module, "Bell", bell)
     transport = make()
     inbox: list[int] = []
     answered = [threading.Semaphore(0) for _ in range(3)]
@@ -306,9 +307,9 @@ def test_no_wake_up_is_lost_among_threads(monkeypatch: pytest.MonkeyPatch, make:
 def test_a_system_without_epoll_and_eventfd_sees_the_same(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], NngTransport], url: str
 ) -> None:
-    monkeypatch.setattr(module, "_Poll", module._Selector)
-    monkeypatch.setattr(module, "_READABLE", selectors.EVENT_READ)
-    monkeypatch.setattr(module, "_Bell", module._PairBell)
+    monkeypatch.setattr(module, "Poll", Selector)
+    monkeypatch.setattr(module, "READABLE", selectors.EVENT_READ)
+    monkeypatch.setattr(module, "Bell", PairBell)
     monkeypatch.setattr(module, "_SWEEP", PATIENCE * 2)  # so that nothing is found but by being told of it
     server, client = make(), make()
     bound = server.listen(url)
@@ -374,7 +375,7 @@ def test_a_wake_up_right_after_the_look_for_it_is_not_lost() -> None:
 
 
 def test_many_rings_of_a_bell_nobody_hears_block_nobody() -> None:
-    for bell in (module._EventBell(), module._PairBell()):
+    for bell in (EventBell(), PairBell()):
         for _ in range(20_000):
             bell.ring()
         bell.still()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ from replkv import codec, letters, ops
 from replkv.config import Settings
 from replkv.door import Door
 from replkv.engine import Embedded
-from replkv.letters import Assembly, Batch, Hello, Part, Pull, Read, Welcome
+from replkv.letters import Ask, Batch, Hello, Part, Prove, Pull, Read, Welcome
+from replkv.login import Porter
+from replkv.parts import Assembly
 from replkv.transport import Arrived, Event, PipeDown, PipeUp
 
 FIRST_KEY = b"\x01"
@@ -24,14 +27,18 @@ class DoorTransport:
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
         self.frames: dict[int, list[bytes]] = {}
+        self.certified: dict[int, frozenset[str]] = {}
         self.full = False
         self.closed = False
 
     def listen(self, url: str) -> str:
         return url
 
-    def dial(self, peer: str, url: str) -> None:
+    def dial(self, peer: str, url: str, name: str = "") -> None:
         raise NotImplementedError
+
+    def identities(self, end: int | str) -> frozenset[str] | None:
+        return self.certified.get(end) if isinstance(end, int) else None
 
     def hang_up(self, peer: str) -> None:
         raise NotImplementedError
@@ -70,6 +77,7 @@ class Visitor:
         self.pipe = pipe
         self.taken = self.told = 0
         self.revision = 0
+        self.guest = ("", 0)
         self.replies: list[Any] = []
         self.parts = Assembly()
         hall.transport.frames[pipe] = []
@@ -125,12 +133,31 @@ class Visitor:
         return reply
 
     def greets(self) -> Welcome:
-        welcome = self.asks(Hello(1, letters.VERSION, 99))
-        assert isinstance(welcome, Welcome)
+        return self._welcomed(self.asks(Hello(1, letters.VERSION, 99)))
+
+    def _welcomed(self, welcome: Any) -> Welcome:
+        assert isinstance(welcome, Welcome), welcome
+        self.guest = welcome.user, welcome.stamp
         return welcome
 
+    def says_it_is(self, user: str) -> Any:
+        """Greet as a user; return the reply."""
+        return self.asks(Hello(1, letters.VERSION, 99, user))
+
+    def proves(self, password: bytes = b"", token: bytes = b"", number: int = 2) -> Any:
+        """Answer a question for a proof; return the reply."""
+        return self.asks(Prove(number, token, password))
+
+    def logs_in(self, user: str, password: bytes = b"", token: bytes = b"") -> Welcome:
+        assert self.says_it_is(user) == Ask(1)
+        return self._welcomed(self.proves(password, token))
+
+    def batch(self, number: int, session: int, sequence: int, *operations: ops.Packable[Any]) -> Batch:
+        """Commands on behalf of who this was let in as."""
+        return batch(number, session, sequence, *operations, guest=self.guest)
+
     def opens(self, nonce: int = 5) -> int:
-        opened: int = self.asks(Batch(nonce, codec.pack_batch(0, nonce, 0, ()))).opened
+        opened: int = self.asks(Batch(nonce, codec.pack_batch(0, nonce, 0, (), self.guest))).opened
         assert opened
         return opened
 
@@ -150,7 +177,9 @@ class Hall:
         self.name = names[at]
         self.node = self.cluster.nodes[self.name]
         self.transport = DoorTransport()
-        self.door = Door(Embedded(self.node), self.transport, lambda: self.cluster.now, own)
+        engine, rng = Embedded(self.node), random.Random(self.name)
+        self.porter = Porter(engine, lambda: self.cluster.now, rng.randbytes)
+        self.door = Door(engine, self.transport, self.porter, lambda: self.cluster.now, own)
         self.pipes = 0
 
     def turn(self) -> None:
@@ -180,12 +209,15 @@ class Hall:
     @property
     def empty(self) -> bool:
         """Whether nothing is left of anybody who came in."""
-        held = (self.door._clients, self.door._pulls, self.door._ready, self.door._hellos, self.door._reading, self.node.guests._held)
+        door = self.door
+        came = (door._clients, door._unknown, door._hellos, door._logins, self.porter._checks)
+        held = (*came, door._pulls, door._ready, door._reading, self.node.guests._held)
         return not any(held) and not self.door._waiting and not any(self.node.reads._lists())
 
 
-def batch(number: int, session: int, sequence: int, *operations: ops.Packable[Any]) -> Batch:
-    return Batch(number, codec.pack_batch(session, sequence, sequence, [codec.pack(operation.to_wire()) for operation in operations]))
+def batch(number: int, session: int, sequence: int, *operations: ops.Packable[Any], guest: tuple[str, int] | None = ("", 0)) -> Batch:
+    packed = [codec.pack(operation.to_wire()) for operation in operations]
+    return Batch(number, codec.pack_batch(session, sequence, sequence, packed, guest))
 
 
 def read(number: int, operation: ops.Packable[Any], consistency: str = "linearizable", **bounds: int) -> Read:
