@@ -36,6 +36,7 @@ COMPLAIN_EVERY: Final = 10.0
 """Seconds between two warnings of one transport: strangers must not fill the log."""
 
 _PATIENCE = 2.0  # s that a probe waits for a connection, and then for each answer
+_TRIES = 3  # who hangs up in the middle of our words takes back what it has just said: the next time that may come through
 _GREETING = b"\0SP\0"  # what nng's connections begin with on both sides
 _REQUESTER = _GREETING + b"\0\x30\0\0"  # what one says that dials as members do
 _NO_MEMBER = "it hangs up as no member does: it may want TLS, so give tls= on both sides or on none; or another program listens there"
@@ -103,6 +104,15 @@ def probe_tls(url: str, name: str, secured: Secured) -> str:
         name: that its certificate must have; empty: as for a client.
         secured: this side's certificates.
     """
+    reason = ""
+    for _ in range(_TRIES):
+        reason = _probe_tls(url, name, secured)
+        if reason != HUNG_UP:
+            break
+    return reason
+
+
+def _probe_tls(url: str, name: str, secured: Secured) -> str:
     tls = secured.tls
     context = tls.client_context()
     context.check_hostname = False  # what it is called is looked at below, and told
@@ -250,7 +260,7 @@ def listen_in() -> None:
     global _budget, _nng  # noqa: PLW0603
     if _nng is None:
         with contextlib.suppress(AttributeError, OSError):  # without it there are no causes, but still counts
-            library = ctypes.CDLL(pynng._nng.__file__)  # noqa: SLF001
+            library = ctypes.PyDLL(pynng._nng.__file__)  # noqa: SLF001
             library.nng_log_set_logger.restype = library.nng_log_set_level.restype = None
             library.nng_log_set_logger(_ear)
             atexit.register(_stop_listening)  # registered later than that of pynng, which ends nng: so it runs before

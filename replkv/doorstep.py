@@ -1,8 +1,8 @@
 """Connections that were accepted and never get any further: each holds a descriptor, and nng lets those that begin TLS stay for ever.
 
 nng has no limit for them, does not tell of them, and gives nobody their descriptors.  So they are looked for among all that this process
-has: a socket of a port that is listened on, whose other end is that of no connection nng has announced.  It is shut down, which nng takes for the
-other side's doing.  Where a system does not show a process its descriptors, nothing is done.
+has: a socket of a port that is listened on, whose other end is that of no connection nng has announced.  It is shut down, which nng takes
+for the other side's doing.  Where a system does not show a process its descriptors, nothing is done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import stat
 import sys
 import time
@@ -22,11 +23,6 @@ from replkv.secure import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-
-try:
-    import resource
-except ImportError:  # pragma: no cover  # not on every system
-    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +102,7 @@ class Doorstep:
             own, other = _end(_system.getsockname, number), _end(_system.getpeername, number)
             if own is not None and other is not None and own[0] in ports and other not in announced:
                 found[other] = number
-            elif own is not None:  # else it may be about to be connected
+            else:
                 others[number] = kind
         self._others = others
         return {} if None in announced else found  # of one it is not known: let nobody be taken for somebody else
@@ -133,10 +129,8 @@ def most() -> int:
 
 
 def _open_system() -> Any:
-    if resource is None or not os.path.isdir(_DESCRIPTORS):
-        return None
     with suppress(OSError, TypeError):
-        return ctypes.PyDLL(None)
+        return ctypes.PyDLL(None) if os.path.isdir(_DESCRIPTORS) else None
     return None
 
 

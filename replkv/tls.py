@@ -41,10 +41,11 @@ class TLS:
     rename it.  A new authority is introduced by a ``ca`` that holds both.
 
     Args:
-        ca: the authority, or several, that sign members' certificates.
-        cert: this process's own certificate, with those between it and the authority behind it; only clients may do without.
-        key: its private key, not encrypted.
-        client_ca: members: the authority that signs certificates of clients; by default ``ca``.
+        ca: the authority, or several, that sign members' certificates, and should sign nothing else: who has one may join the cluster.
+        cert: this process's own certificate, with those between it and the authority behind it; only clients may do without.  A member's
+            has its name as common name and among its DNS names, and is for client and server; a client's has its user as common name.
+        key: its private key, not encrypted; ECDSA or RSA.
+        client_ca: members: the authority that signs certificates of clients; by default ``ca``, which then trusts clients as members.
         server_name: the name that members' certificates have where it is not the host of their address; for clients, and for ``join=``.
         require_client_cert: members: False lets clients in that have no certificate and say who they are by a password.
 

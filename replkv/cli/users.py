@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import click
 from attrs import asdict
@@ -13,11 +13,10 @@ from attrs import asdict
 from replkv import UserNotFound
 from replkv.auth import ROOT
 from replkv.auth_calls import Role
-from replkv.cli.asking import BYTES, Asking, asking, first_line, password_in, usage
+from replkv.cli.asking import BYTES, Asking, Decorator, asking, first_line, password_in, usage
 from replkv.cli.forms import draw, escaped, json_field, print_json, table, unescaped
 from replkv.values import Span, behind_prefix
 
-Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 ALL: Final = Span.of()
 """What is granted with an empty prefix."""
 

@@ -10,6 +10,8 @@ from attrs import define
 
 from replkv import codec, wire
 from replkv.errors import (
+    AuthenticationFailed,
+    AuthRefused,
     Compacted,
     Conflict,
     FutureRevision,
@@ -20,6 +22,7 @@ from replkv.errors import (
     MemberNotFound,
     MembershipRefused,
     NotACounter,
+    PermissionDenied,
     QuotaExceeded,
     ReplkvError,
 )
@@ -196,6 +199,21 @@ RUNS: dict[str, Callable[[Account], int]] = {
     "a removed member came back and was told": _counted("removed member that came back and was told"),
     "a damaged member was outgrown": _counted("damaged member that was outgrown"),
     "all members moved at once": _counted("move of all members"),
+    # users
+    "rights were changed": lambda run: run.commands[wire.AUTH, wire.OK],
+    "rights were to be as they can't be": _refused(wire.AUTH, AuthRefused),
+    "a user's command was carried out": lambda run: run.commands[wire.AS, wire.OK],
+    "a user's command was denied": _refused(wire.AS, PermissionDenied),
+    "a user that was changed had to prove anew who it is": _refused(wire.AS, AuthenticationFailed),
+    "a user's read was denied": lambda run: sum(answer[0] == STATUS[PermissionDenied] for _, answer in run.answered),
+    "a user's read under a lease was answered": lambda run: sum(
+        read.subject is not None and read.revision > 0 for read in run.reads(Consistency.LEASE)
+    ),
+    "a guest was denied something": lambda run: run.commands[wire.PUT, STATUS[PermissionDenied]],
+    "a guest was let in by a token": _counted("guest that was let in by a token"),
+    "a guest was let in by a password": _counted("guest that was let in by a password"),
+    "a batch named the session of somebody else": lambda run: run.simulation.invariants.witness.thefts,
+    "a watch ended because its user may not have it": _ended(End.DENIED),
     # the world
     "a configuration had to wait for the one before": _counted("configuration that had to wait"),
     "the founders' configuration had to be brought back": _counted("configuration brought back"),

@@ -179,7 +179,7 @@ class _Shrinking:
         """Try to leave out one thing after the other; tell whether that was of any use."""
         before = self.best.reduction
         self._cut_short()
-        for changes in ({"watchers": 0}, {"holders": 0}, {"clients": 0}, {"clients": 1}, {"calm": True}, {"plain": True}):
+        for changes in ({"watchers": 0}, {"holders": 0}, {"users": 0}, {"clients": 0}, {"clients": 1}, {"calm": True}, {"plain": True}):
             self._try(**changes)
         self._thin_out()
         for members in range(1, len(before.of(self.best.seed).names)):

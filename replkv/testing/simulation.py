@@ -232,6 +232,7 @@ class Simulation:
         """Whatever became of all others' rights, root still has its own."""
         if self.users.rights.enabled:
             root = self.users.call_root()
+            self._be_patient()
             self._must(lambda: root.done > 0, "root is not let in")
 
     def _restore(self) -> None:

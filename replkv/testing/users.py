@@ -18,12 +18,13 @@ from replkv.engine import Embedded
 from replkv.errors import AuthenticationFailed, ReplkvError
 from replkv.letters import Prove
 from replkv.login import ANYBODY, PATIENCE, Porter, Proof
-from replkv.ops import Put
+from replkv.ops import Grant, Put, Renew, Revoke
 from replkv.refusals import STATUS
 from replkv.testing.checker import OUTCOME_UNKNOWN
 from replkv.testing.history import Consistency, Outcome, Violation
 from replkv.testing.judge import DENIALS, judge_login, present
-from replkv.testing.rights import ROOT
+from replkv.testing.rights import ROOT, Span
+from replkv.values import to_ttl
 
 if TYPE_CHECKING:
     import random
@@ -34,21 +35,26 @@ if TYPE_CHECKING:
     from replkv.testing.checker import Witness
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.history import Operation
-    from replkv.testing.rights import Rights, Span, Subject
-    from replkv.testing.workload import Workload
+    from replkv.testing.rights import Rights, Subject
+    from replkv.testing.workload import Packable, Workload
 
 NAMES: Final = ("ann", "bob", "cid")
 """Users besides root."""
 ROLES: Final = ("reader", "writer")
+HALVES: Final[tuple[Span, ...]] = ((b"k", b"k01"), (b"k01", b"l"))
+"""Only both together have all keys that begin with a k."""
 LOGIN_AGAIN: Final = STATUS[AuthenticationFailed]
 HASTE, PAUSE = 0.02, 0.2
 """Seconds between two changes of rights by one registrar, on average: before rights are checked for the first time, and later."""
 REGISTRARS: Final = 2
+COMPARING: Final = 0.5
+"""Seconds that it may take to compare a password, where others come first."""
 TRIES: Final = 12
 """How often a guest hands a batch over before it thinks no more of it."""
 WAYS: Final = (
-    *("grant role", "revoke role", "permit", "forbid") * 4,
-    *("change password", "delete user", "add user", "delete role", "add role") * 2,
+    *("grant role", "revoke role", "permit", "permit", "forbid") * 4,
+    *("change password",) * 4,
+    *("delete user", "add user", "delete role", "add role") * 2,
     *("disable", "enable", "mistake"),
 )
 """What registrars ask for, as often as it is drawn."""
@@ -126,9 +132,16 @@ class Users:
         if subject is None:
             then()
         elif self.rng.random() < self.cluster.scenario.writes:
-            self.workload.run(member, requests.write(), Consistency.WRITE, then, subject=subject)
+            self.workload.run(member, self._write(), Consistency.WRITE, then, subject=subject)
         else:
             self.workload.run(member, requests.read(), self.rng.choice(consistencies), then, subject=subject)
+
+    def _write(self) -> Packable:
+        requests, rng = self.workload.requests, self.rng
+        if not self.cluster.scenario.holders or rng.random() < 0.8:
+            return requests.write()
+        lease = rng.choice(requests.leases or [1])
+        return rng.choice((Revoke(lease), Renew(lease, 0), Grant(0, to_ttl(requests.ttl()), 0)))
 
     def handle(self, member: SimMember, name: str) -> Subject | None:
         """Return what somebody proved at a member, or earlier elsewhere; None: it could not."""
@@ -145,10 +158,10 @@ class Users:
         self._handles[name] = subject
         return subject
 
-    def password_of(self, name: str) -> bytes:
+    def password_of(self, name: str, mistakes: float = 0.15) -> bytes:
         """Return the password of a user, or sometimes another one that somebody had once."""
         user = self.rights.users.get(name)
-        if user is not None and self.rng.random() < 0.85:
+        if user is not None and self.rng.random() >= mistakes:
             return self.secrets.get(user.password, b"none")
         return self.rng.choice([*self.secrets.values()] or [b"none"])
 
@@ -232,17 +245,12 @@ class Users:
 
     def _permit(self, role: str) -> ChangeAuth:
         key = self.workload.requests.key()
-        spans: list[Span] = [
-            (b"\x00", None),
-            (b"k", b"v"),
-            (b"k", b"l"),
-            (key, key + b"\x00"),
-            (b"k", key),
-            (key, b"l"),
-            (b"n", b"o"),
-            (b"t", b"v"),
-        ]
-        return ChangeAuth(wire.GRANT_PERMISSION, (role, self.rng.choice((1, 2, 3, 3, 3)), *self.rng.choice(spans)))
+        some: tuple[Span, ...] = (key, key + b"\x00"), (b"k", b"l"), (b"k", b"v"), (b"n", b"o"), (b"a", b"z"), (b"a", b"z")
+        span = self.rng.choice((*some, *HALVES * 2, (b"\x00", None)))
+        missing = [half for half in HALVES if half not in self.rights.roles.get(role, {})]
+        if len(missing) == 1 and self.rng.random() < 0.7:
+            span = missing[0]
+        return ChangeAuth(wire.GRANT_PERMISSION, (role, self.rng.choice((1, 2, 3, 3, 3)), *span))
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 
@@ -315,8 +323,8 @@ class Guest:
 
     def _log_in(self, member: SimMember) -> None:
         rng, engine = self.users.rng, Embedded(member.process)
-        porter = Porter(engine, member.clock, rng.randbytes)
-        password = self.users.password_of(self.name)
+        porter = Porter(engine, member.clock, rng.randbytes, self._elsewhere)
+        password = self.users.password_of(self.name, 0.0 if self.insists else 0.15)
         token = self._token if rng.random() < 0.5 else b""
 
         def admit(subject: Subject, token: bytes) -> Any:
@@ -327,6 +335,12 @@ class Guest:
         letter = Prove(1, token, b"" if token and rng.random() < 0.5 else password)
         self._visit = _Greeting(self, member, Proof(porter, letter, self.name, self._ring, admit))
         self._visit.begin()
+
+    def _elsewhere(self, check: Callable[[], None]) -> None:
+        """Have a password compared: that takes its time."""
+        visit = self._visit
+        if isinstance(visit, _Greeting):
+            visit.soon(check, self.users.rng.choice((0.001, COMPARING)))
 
     def _ring(self, errand: object) -> None:
         visit = self._visit
@@ -339,8 +353,15 @@ class Guest:
         if subject == ANYBODY:
             if all(state.rights.enabled for state in present(users.witness, node)):
                 raise Violation("U3", f"somebody was let in at {node.name} without having proved anything")
-        elif not any(rights.speaks_for(hashlib.sha256(self._token).digest(), 0) == subject for _, rights in users.witness.rights):
+        elif self._token and self._is_known_by_token(subject):
+            self.cluster.count("guest that was let in by a token")
+        else:
+            self.cluster.count("guest that was let in by a password")
             judge_login(users.witness, subject, users.hashes_of(password))
+
+    def _is_known_by_token(self, subject: Subject) -> bool:
+        digest = hashlib.sha256(self._token).digest()
+        return any(rights.speaks_for(digest, 0) == subject for _, rights in self.users.witness.rights)
 
     def let_in(self, subject: Subject | None) -> None:
         """Go on as whoever it was let in as; None: as nobody."""
@@ -396,6 +417,7 @@ class Guest:
         """Hand something over in a session that is somebody else's: nothing comes of it."""
         rng, node = self.users.rng, member.process
         others = [guest for guest in self.users.guests if guest.session and guest.owner != self.owner]
+        others = [guest for guest in others if guest.parcel and guest.is_at(member)] or others
         targets = [(guest.session, guest.sequence + rng.randrange(2)) for guest in others]
         if node.proposals.session:
             targets.append((node.proposals.session, node.proposals._sequence + rng.randrange(2)))
@@ -435,6 +457,10 @@ class Guest:
         if self.tried > 1:
             self.forget()
         self.tried = 0  # what was handed over once only was not carried out, and never will be: it goes into a new one
+
+    def is_at(self, member: SimMember) -> bool:
+        """Tell whether it waits for something at a member."""
+        return self._visit is not None and self._visit.member is member
 
     def _answered(self, answers: tuple[Any, ...] | None) -> None:
         history, parcel = self.users.workload.history, self.parcel
@@ -543,7 +569,8 @@ class _Batch(_Visit):
     def begin(self) -> None:
         """Hand it over."""
         guest = self.guest
-        self.limit(guest.cluster.scenario.patience * guest.users.rng.uniform(0.2, 1.0), self._leave)
+        patience = guest.cluster.scenario.patience * guest.users.rng.uniform(0.2, 1.0)
+        self.limit(4.0 if guest.insists else patience, self._leave)
         if self.node.submit_guest(self.batch, self.data, self) is not None:
             self._leave()
 

@@ -289,7 +289,10 @@ class Workload:
     def _ask_for_user(self, task: Task, reading: Reading) -> None:
         task.call = SimCall(None, lambda: self._soon(task, self._settle))
         self._limit(task)
-        reading.engine.ask(reading.plan, task.call)
+        try:
+            reading.engine.ask(reading.plan, task.call)
+        except Rejected as refused:
+            self._answer_user(task, reading, wire.refused(refused))
 
     def _judge_on(self, task: Task, reading: Reading, steps: Generator[None, None, Any]) -> None:
         """Take one step of a read that is judged; rights may be changed in between."""
@@ -306,9 +309,12 @@ class Workload:
             within = self.rng.choice((0.0002, 0.0002, 0.1))
             self._soon(task, lambda task: self._judge_on(task, reading, steps), within)
         else:
-            operation = task.operation
-            operation.most = task.node.machine.applied + (task.node._applying is not None)
-            self._end(task, lambda: self.history.answered(operation, answer, reading.revision, reading.oldest(answer)))
+            self._answer_user(task, reading, answer)
+
+    def _answer_user(self, task: Task, reading: Reading, answer: Raw) -> None:
+        operation = task.operation
+        operation.most = task.node.machine.applied + (task.node._applying is not None)
+        self._end(task, lambda: self.history.answered(operation, answer, reading.revision, reading.oldest(answer)))
 
     def _note_freshness(self, task: Task) -> None:
         """Note what the member says of its own state: it has everything that was acknowledged before a time of its clock."""

@@ -71,9 +71,9 @@ class EtcdRefusal(Exception):
 class EtcdStream:
     """A request whose answers don't end: a watch."""
 
-    def __init__(self, port: int, path: str, request: Json) -> None:
+    def __init__(self, port: int, path: str, request: Json, token: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        self._connection.request("POST", path, json.dumps(request))
+        self._connection.request("POST", path, json.dumps(request), {"Authorization": token} if token else {})
         self._response = self._connection.getresponse()
 
     def next(self) -> Json:
@@ -96,10 +96,15 @@ class EtcdStream:
 
 
 class EtcdServer:
-    """An etcd that runs; requests and answers are those of its JSON gateway."""
+    """An etcd that runs; requests and answers are those of its JSON gateway.
+
+    Attributes:
+        token: proves who asks; empty: nothing does.
+    """
 
     def __init__(self, port: int, version: str) -> None:
         self.version = tuple(int(number) for number in version.split("."))
+        self.token = ""
         self._port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
@@ -109,7 +114,7 @@ class EtcdServer:
         Raises:
             EtcdRefusal: etcd refused it.
         """
-        self._connection.request("POST", path, json.dumps(request))
+        self._connection.request("POST", path, json.dumps(request), {"Authorization": self.token} if self.token else {})
         response = self._connection.getresponse()
         answer: Json = json.loads(response.read())
         if response.status != http.client.OK:
@@ -118,7 +123,7 @@ class EtcdServer:
 
     def stream(self, path: str, request: Json) -> EtcdStream:
         """Send a request that is answered more than once."""
-        return EtcdStream(self._port, path, request)
+        return EtcdStream(self._port, path, request, self.token)
 
     def is_ready(self) -> bool:
         """Tell whether it answers."""

@@ -20,6 +20,7 @@ _KINDS = {
     "etcdserver: key not found": "KeyNotFound",
     "etcdserver: requested lease not found": "LeaseNotFound",
     "etcdserver: lease already exists": "LeaseExists",
+    "etcdserver: permission denied": "PermissionDenied",
 }
 """etcd's error texts, which are part of its API, and the errors of replkv that they are compared with."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 from cluster import PATIENCE, Cluster, Member, eventually, free_ports
 
 import replkv
@@ -258,6 +259,33 @@ def test_whose_password_was_changed_is_told_so_and_its_watch_ends(cluster: Clust
         assert eventually(lambda: _is_refused(client))
         with replkv.connect(follower.data_dir, user="ann", password="another") as again:
             assert again.get("app/k") is not None
+
+
+def test_a_certificate_lets_its_user_in_and_no_other(tmp_path: Path) -> None:
+    ours = Authority(tmp_path / "ours")
+    tls = replkv.TLS(**ours.member("a").tls, client_ca=ours.client_ca, require_client_cert=False)
+    config = replkv.Config(clients="127.0.0.1:0")
+    with replkv.Replica("a", data_dir=tmp_path / "a", config=config, tls=tls) as replica:
+        replica.wait_ready(PATIENCE)
+        replica.auth.add_user("root", "hunter2")
+        for user in ("cert", "bob"):
+            replica.auth.add_user(user, "bob's" if user == "bob" else None)
+        replica.auth.add_role("dev")
+        replica.auth.grant_permission("dev", "readwrite", prefix="app/")
+        replica.auth.grant_role("cert", "dev")
+        replica.auth.enable()
+        url = whereabouts.find(str(tmp_path / "a"))[1]
+        with replkv.connect(url, tls=replkv.TLS(**ours.client("cert").tls), timeout=PATIENCE) as client:
+            assert client.add("app/n", 1).value == 1
+            with pytest.raises(PermissionDenied, match="user cert may not read"):
+                client.get("other")
+        with pytest.raises(AuthenticationFailed, match="names eve, which is no user"):
+            replkv.connect(url, tls=replkv.TLS(**ours.client("eve").tls), timeout=PATIENCE)
+        without = replkv.TLS(ca=ours.member("b").ca)
+        with replkv.connect(url, user="bob", password="bob's", tls=without, timeout=PATIENCE) as client:
+            assert client.auth.user("bob").roles == ()
+        with pytest.raises(AuthenticationFailed, match="only users"):
+            replkv.connect(url, tls=without, timeout=PATIENCE)
 
 
 def _is_refused(client: replkv.Client) -> bool:

@@ -32,7 +32,7 @@ def what_users_may_do_is_forgotten_by_a_restart(patch: Patch) -> None:
     patch.setattr(Auth, "load", forgetful)
 
 
-@mutant(67, "etcd's design of authentication")
+@mutant(67, "etcd's design of authentication", slow=True)
 def an_old_password_is_accepted(patch: Patch) -> None:
     checked = Proof._checked
 
@@ -43,18 +43,18 @@ def an_old_password_is_accepted(patch: Patch) -> None:
     patch.setattr(Proof, "_checked", late)
 
 
-@mutant(150)
+@mutant(148)
 def commands_of_guests_are_not_checked(patch: Patch) -> None:
     command = Machine._command
     patch.setattr(Machine, "_command", lambda self, packed, _subject: command(self, packed, None))
 
 
-@mutant(151)
+@mutant(149)
 def who_proved_it_before_a_change_is_still_believed(patch: Patch) -> None:
     patch.setattr(Auth, "is_valid", lambda self, subject: not self.enabled or subject[0] in self.users)
 
 
-@mutant(152)
+@mutant(150)
 def a_session_is_open_to_everybody(patch: Patch) -> None:
     lookup = Sessions.lookup
 
@@ -66,7 +66,7 @@ def a_session_is_open_to_everybody(patch: Patch) -> None:
     patch.setattr(Sessions, "lookup", open_to_all)
 
 
-@mutant(153)
+@mutant(151)
 def only_one_branch_of_a_transaction_is_checked(patch: Patch) -> None:
     needed = auth.needed
 
@@ -76,7 +76,7 @@ def only_one_branch_of_a_transaction_is_checked(patch: Patch) -> None:
     patch.setattr(auth, "needed", of_one_branch)
 
 
-@mutant(154)
+@mutant(152)
 def nested_transactions_are_not_checked(patch: Patch) -> None:
     needed = auth.needed
 
@@ -89,7 +89,7 @@ def nested_transactions_are_not_checked(patch: Patch) -> None:
     patch.setattr(auth, "needed", shallow)
 
 
-@mutant(155)
+@mutant(153)
 def a_watch_is_checked_only_when_it_begins(patch: Patch) -> None:
     check = GuardedFeed._check
 
@@ -100,7 +100,7 @@ def a_watch_is_checked_only_when_it_begins(patch: Patch) -> None:
     patch.setattr(GuardedFeed, "_check", once)
 
 
-@mutant(156)
+@mutant(154)
 def who_waits_in_a_watch_does_not_hear_that_rights_were_changed(patch: Patch) -> None:
     def deaf(self: Any, auth_revision: int) -> None:
         self.auth_revision = auth_revision
@@ -108,7 +108,7 @@ def who_waits_in_a_watch_does_not_hear_that_rights_were_changed(patch: Patch) ->
     patch.setattr("replkv.watch.Hub.judge_anew", deaf)
 
 
-@mutant(157)
+@mutant(155)
 def a_read_is_judged_before_its_barrier(patch: Patch) -> None:
     wait = Judged.wait
 
@@ -125,12 +125,7 @@ def a_read_is_judged_before_its_barrier(patch: Patch) -> None:
     patch.setattr(Judged, "answer_in_steps", unjudged)
 
 
-@mutant(158)
-def a_read_shows_what_was_written_when_its_right_was_gone(patch: Patch) -> None:
-    patch.setattr(Judged, "_still_permitted", lambda self, node, revision, raw: True)
-
-
-@mutant(159)
+@mutant(156)
 def what_a_write_replaced_is_told_to_who_may_not_read_it(patch: Patch) -> None:
     def blind(packed: Raw, leases: Leases) -> Iterator[Right]:
         del leases
@@ -139,7 +134,7 @@ def what_a_write_replaced_is_told_to_who_may_not_read_it(patch: Patch) -> None:
     patch.setitem(auth._RIGHTS, wire.PUT, blind)
 
 
-@mutant(160)
+@mutant(157)
 def what_a_write_found_is_told_to_who_may_not_read_it(patch: Patch) -> None:
     needed = auth.needed
 
@@ -149,12 +144,12 @@ def what_a_write_found_is_told_to_who_may_not_read_it(patch: Patch) -> None:
     patch.setattr(auth, "needed", blind)
 
 
-@mutant(161)
+@mutant(158)
 def a_token_outlives_the_password(patch: Patch) -> None:
     patch.setattr(Auth, "_tokens_but", lambda self, user: dict(self.tokens))
 
 
-@mutant(162)
+@mutant(159)
 def spans_that_touch_do_not_count_together(patch: Patch) -> None:
     def apart(self: Any, start: bytes, end: bytes | None) -> bool:
         spans = zip(self.starts, self.ends, strict=True)
@@ -167,18 +162,18 @@ def spans_that_touch_do_not_count_together(patch: Patch) -> None:
     patch.setattr(auth._Spans, "cover", apart)
 
 
-@mutant(163)
+@mutant(160)
 def all_keys_from_one_on_are_taken_for_that_one(patch: Patch) -> None:
     cover = auth._Spans.cover
     patch.setattr(auth._Spans, "cover", lambda self, start, end: cover(self, start, start + b"\x00" if end is None else end))
 
 
-@mutant(164)
+@mutant(161)
 def a_lease_may_be_ended_by_who_may_not_write_its_keys(patch: Patch) -> None:
     patch.setitem(auth._RIGHTS, wire.REVOKE, auth._none)
 
 
-@mutant(165)
+@mutant(162)
 def a_batch_in_the_session_of_another_ends_it(patch: Patch) -> None:
     def answer(self: Node, outcomes: list[Outcome]) -> None:
         self.proposals.answer(outcomes)
@@ -196,7 +191,7 @@ def a_batch_in_the_session_of_another_ends_it(patch: Patch) -> None:
     patch.setattr(Node, "_applied", applied)
 
 
-@mutant(166)
+@mutant(163)
 def a_batch_is_taken_for_another_ones_by_its_number(patch: Patch) -> None:
     submit = Guests.submit
 

@@ -52,6 +52,7 @@ def test_seeds_draw_all_there_is() -> None:
     assert {len(scenario.names) for scenario in scenarios} == set(SIZES) == set(range(1, 8))
     assert {scenario.good_clocks for scenario in scenarios} == {False, True}
     assert {scenario.compactions for scenario in scenarios} == {False, True}
+    assert {scenario.users for scenario in scenarios} == {0, 2, 4}
     assert {bool(scenario.holders) for scenario in scenarios} == {bool(scenario.watchers) for scenario in scenarios} == {False, True}
     assert {knob for scenario in scenarios for knob in scenario.knobs} == set(KNOBS)
     assert min(scenario.settings.max_bytes for scenario in scenarios) < 10_000

@@ -31,7 +31,7 @@ SECRET = b"SECRET"
 
 @pytest.fixture(autouse=True)
 def _hashing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "_COST", (1, 8, 1))
+    monkeypatch.setattr(passwords, "LOG2_N", 1)
 
 
 @pytest.fixture

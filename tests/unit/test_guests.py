@@ -60,6 +60,45 @@ def test_a_batch_is_handed_on_once_and_answered_once(guests: Guests) -> None:
     assert guests.admission.commands == guests.admission.bytes == 0
 
 
+def test_a_batch_in_the_session_of_another_is_neither_answered_from_its_nor_ends_it(guests: Guests) -> None:
+    owner, thief = Client(), Client()
+    guests.submit((7, 1, "ann"), b"hers", owner)
+    guests.submit((7, 1, "bob"), b"his", thief)
+    assert guests.batches_to_send(A, 0.0) == [b"hers", b"his"]
+    refused = Outcome(7, 1, None, expired=True, owner="bob")
+    guests.answer([refused])
+    assert (owner.outcomes, thief.outcomes) == ([], [refused])
+    answered = Outcome(7, 1, ((wire.OK, 7),), owner="ann")
+    guests.answer([answered])
+    assert (owner.outcomes, thief.outcomes) == ([answered], [refused])
+
+
+def test_a_snapshot_answers_nobody_from_the_session_of_another(guests: Guests) -> None:
+    machine, owner, thief = Machine(), Client(), Client()
+    put = codec.pack_batch(1 << 16, 1, 0, [codec.pack(ops.Put("k", "v").to_wire())], ("ann", 0))
+    for index, data in enumerate((codec.pack_batch(0, 5, 0, (), ("ann", 0)), put), 1):
+        run(machine.apply(codec.make_entry(index, 1, EntryKind.BLOCK, 0, codec.encode_block([data]))))
+    guests.submit((1 << 16, 1, "ann"), put, owner)
+    guests.submit((1 << 16, 1, "bob"), put, thief)
+    guests.answer_from(machine)
+    assert owner.outcomes == [Outcome(1 << 16, 1, ((wire.OK, 2, None),), owner="ann")]
+    assert thief.outcomes == [Outcome(1 << 16, 1, None, owner="bob")]
+
+
+def test_a_client_that_names_the_session_of_a_member_does_not_have_its_commands_repeated() -> None:
+    cluster = FakeCluster()
+    leader, one, _ = roles(cluster)
+    call = Caller.of(ops.Put("k", "v"))
+    assert cluster.nodes[one].proposals.admission.enter(1)
+    cluster.nodes[one].submit(call)
+    cluster.run(lambda: call.finished)
+    session = cluster.nodes[one].proposals.session
+    client, data = Client(), codec.pack_batch(session, 2, 2, [codec.pack(ops.Put("k", "stolen").to_wire())], ("", 0))
+    assert cluster.nodes[leader].submit_guest(codec.unpack_batch(data, wire.check_operation), data, client) is None
+    assert result(cluster, client).expired
+    assert cluster.nodes[one].proposals.session == session
+
+
 def test_it_is_repeated_to_a_new_leader_and_to_one_that_seems_to_have_lost_it(guests: Guests) -> None:
     guests.submit((7, 1, None), b"batch", Client())
     assert guests.batches_to_send(A, 0.0) == [b"batch"]

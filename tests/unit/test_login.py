@@ -743,6 +743,9 @@ def test_every_user_may_ask_how_the_member_is_and_about_itself(hall: Hall) -> No
     visitor = bob(hall)
     assert visitor.asks(Look(3, letters.STATUS)).raw[0] == wire.OK
     assert visitor.asks(Look(4, letters.MEMBERS)).raw[0] == wire.OK
+    assert visitor.asks(read(30, ops.Scan(prefix=letters.ADDRESSES), "local")).raw[0] == wire.OK, (
+        "where members are, which clients ask on and on"
+    )
     assert visitor.asks(Inspect(5, letters.INSPECT_STATUS)) == Answer(5, (wire.OK, True, hall.node.machine.auth.revision))
     assert visitor.asks(Inspect(6, letters.INSPECT_USER, "bob")).raw == (wire.OK, "bob", (), True)
     for number, (what, name) in enumerate([(letters.INSPECT_USER, "ann"), (letters.INSPECT_USERS, ""), (letters.INSPECT_ROLE, "dev")], 7):

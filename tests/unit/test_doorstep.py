@@ -1,0 +1,175 @@
+"""``doorstep.py``: connections that are accepted and get no further end, and nobody else's do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from replkv import doorstep
+from replkv.doorstep import Doorstep
+from replkv.transport import Event, LinkDown, LinkUp, NngTransport, PipeDown
+
+PATIENCE = 10.0  # s; what is waited for takes a fraction of one
+HELLO = b"\x00SP\x00\x00\x30\x00\x00"
+
+
+@pytest.fixture
+def ends() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nng itself waits ten seconds where there is no TLS, so what ends sooner is not its doing."""
+    monkeypatch.setattr(doorstep, "HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr(doorstep, "LOOK_EVERY", 0.05)
+
+
+def connect(ends: ExitStack, url: str, said: bytes = b"") -> socket.socket:
+    host, _, port = url.removeprefix("tcp://").rpartition(":")
+    made = ends.enter_context(socket.create_connection((host.strip("[]"), int(port))))
+    made.sendall(said)
+    made.setblocking(False)
+    return made
+
+
+def is_closed(end: socket.socket) -> bool:
+    try:
+        while end.recv(4096):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+def run(*transports: NngTransport, until: Callable[[], object]) -> list[Event]:
+    events: list[Event] = []
+    give_up = time.monotonic() + PATIENCE
+    while not until():
+        assert time.monotonic() < give_up
+        for transport in transports:
+            events += transport.poll(0.01)
+    return events
+
+
+@pytest.fixture
+def listening(ends: ExitStack) -> tuple[NngTransport, str]:
+    transport = NngTransport(name="a")
+    ends.callback(transport.close)
+    return transport, transport.listen("tcp://127.0.0.1:0")
+
+
+@pytest.mark.parametrize("said", [b"", HELLO[:5]], ids=["nothing", "half of nng's greeting"])
+def test_who_connects_and_gets_no_further_is_cut_off_and_said_of(
+    ends: ExitStack, listening: tuple[NngTransport, str], said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport, url = listening
+    silent = [connect(ends, url, said) for _ in range(5)]
+    began = time.monotonic()
+    run(transport, until=lambda: all(map(is_closed, silent)))
+    assert time.monotonic() - began < 5, "before nng does it"
+    assert caplog.messages == [f"a closed 5 connections at {url} on which nobody spoke as members or clients do in time"]
+
+
+def test_who_got_through_stays_however_long_it_is_silent(ends: ExitStack, listening: tuple[NngTransport, str]) -> None:
+    transport, url = listening
+    other = NngTransport()
+    ends.callback(other.close)
+    events: list[Event] = []
+    other.dial("a", url)
+    greeted = connect(ends, url, HELLO)
+    events += run(transport, other, until=lambda: len(transport._pipes) == 2)
+    silent = connect(ends, url)
+    events += run(transport, other, until=lambda: is_closed(silent))
+    late = connect(ends, url)
+    events += run(transport, other, until=lambda: is_closed(late))
+    assert LinkUp("a") in events
+    assert not [event for event in events if isinstance(event, (LinkDown, PipeDown))]
+    assert not is_closed(greeted)
+
+
+def test_sockets_of_the_program_itself_are_left_alone(ends: ExitStack, listening: tuple[NngTransport, str]) -> None:
+    transport, url = listening
+    server = ends.enter_context(socket.create_server(("127.0.0.1", 0)))
+    near = ends.enter_context(socket.create_connection(server.getsockname()))
+    far = ends.enter_context(server.accept()[0])
+    pair = socket.socketpair()
+    for end in (near, far, *pair):
+        end.setblocking(False)
+    silent = connect(ends, url)
+    run(transport, until=lambda: is_closed(silent))
+    assert not any(map(is_closed, (near, far, *pair)))
+    for end in pair:
+        end.close()
+
+
+def test_when_there_are_too_many_the_oldest_make_room_at_once(
+    ends: ExitStack, listening: tuple[NngTransport, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorstep, "HANDSHAKE_TIMEOUT", 1000.0)
+    monkeypatch.setattr(doorstep, "UNFINISHED_MAX", 20)
+    transport, url = listening
+    first = [connect(ends, url) for _ in range(20)]
+    run(transport, until=lambda: len(transport._doorstep._since) == 20)
+    second = [connect(ends, url) for _ in range(5)]
+    run(transport, until=lambda: sum(map(is_closed, first)) == 5)
+    assert not any(map(is_closed, second))
+
+
+def test_it_works_where_no_descriptor_is_left(ends: ExitStack, listening: tuple[NngTransport, str]) -> None:
+    transport, url = listening
+    silent = [connect(ends, url) for _ in range(3)]
+    taken = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    run(transport, until=lambda: len(transport._doorstep._since) == 3)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 5, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        run(transport, until=lambda: all(map(is_closed, silent)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
+
+
+def test_a_share_of_the_descriptors_is_the_most_that_may_be_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, expected in ((1024, 256), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096), (20, 16)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert doorstep.most() == expected
+
+
+def test_sockets_of_the_file_system_and_of_the_process_are_not_looked_at(ends: ExitStack, tmp_path: Path) -> None:
+    transport = NngTransport()
+    ends.callback(transport.close)
+    transport.listen(f"ipc://{tmp_path}/s")
+    end = ends.enter_context(socket.socket(socket.AF_UNIX))
+    end.connect(f"{tmp_path}/s")
+    end.setblocking(False)
+    door = Doorstep("a")
+    for now in range(1, 2000, 100):
+        door.look(transport._listeners, transport._pipes, float(now))
+    assert not is_closed(end)
+
+
+def test_other_addresses_of_the_internet_are_told_apart(ends: ExitStack) -> None:
+    transport = NngTransport()
+    ends.callback(transport.close)
+    try:
+        url = transport.listen("tcp://[::1]:0")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    greeted, silent = connect(ends, url, HELLO), connect(ends, url)
+    run(transport, until=lambda: is_closed(silent))
+    assert not is_closed(greeted)
