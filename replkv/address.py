@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from replkv.characters import is_printable
+
 DEFAULT_PORT = 7420
 ADDRESS_MAX = 255
 """Characters of an address: it travels as a short text."""
@@ -109,7 +111,8 @@ def _ipv6(text: str, host: str) -> str:
         raise ValueError(f"{text!r}: {host!r} is no IPv6 address") from None
     if ip.scope_id is not None:
         raise ValueError(f"{text!r}: an address with a zone (%{ip.scope_id}) counts on one machine only; use a global address or a name")
-    return str(ip)
+    mapped = ip.ipv4_mapped  # which is written in one way up to Python 3.12, and in another one since
+    return str(ip) if mapped is None else f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"
 
 
 def _port(text: str, port: str) -> int:
@@ -126,6 +129,6 @@ def _path(text: str, path: str) -> str:
 
 
 def _name(text: str, name: str) -> str:
-    if not name or not name.isprintable():
+    if not is_printable(name):
         raise ValueError(f"{text!r}: a path or name must follow ://, of printable characters")
     return name

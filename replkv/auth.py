@@ -36,6 +36,8 @@ ROOT: Final = "root"
 
 ADMIN: Final = 4
 """What only the role root may: not a right that could be granted for keys."""
+OF_LEASE: Final = 8
+"""Together with READ or WRITE: the key hangs on a lease, and who asks has named no more than the lease, so it is not told which key."""
 
 USERS_MAX, ROLES_MAX, PERMISSIONS_MAX, TOKENS_MAX = 10_000, 1_000, 10_000, 10_000
 """How many there may be; of permissions in all roles together, of tokens those that live at the same time."""
@@ -50,7 +52,7 @@ Subject: TypeAlias = tuple[str, int]
 
 Span: TypeAlias = tuple[bytes, bytes | None]
 Right: TypeAlias = tuple[int, bytes, bytes | None]
-"""READ, WRITE or ADMIN, and the keys."""
+"""READ, WRITE or ADMIN, the first two perhaps OF_LEASE, and the keys."""
 
 
 class User(NamedTuple):
@@ -183,12 +185,13 @@ class Auth:
     def _demand(self, subject: Subject, roles: tuple[str, ...], rights: Iterable[Right]) -> None:
         readable, writable = self._spans_of(roles)
         for mode, start, end in rights:
-            if mode == READ:
+            kind = mode & ~OF_LEASE
+            if kind == READ:
                 allowed = readable.cover(start, end) or _within(start, end, ADDRESSES)
             else:
-                allowed = mode == WRITE and writable.cover(start, end) and not _meets(start, end, ADDRESSES)
+                allowed = kind == WRITE and writable.cover(start, end) and not _meets(start, end, ADDRESSES)
             if not allowed:
-                raise refuse(PermissionDenied, (subject[0], mode, start, end))
+                raise refuse(PermissionDenied, (subject[0], mode, *((b"", None) if mode & OF_LEASE else (start, end))))
 
     def _spans_of(self, roles: tuple[str, ...]) -> tuple[_Spans, _Spans]:
         found = self._spans.get(roles)
@@ -485,7 +488,7 @@ def _lease(packed: Raw, leases: Leases) -> Iterator[Right]:
 
 def _on_lease(number: int, leases: Leases) -> Iterator[Right]:
     if number in leases:
-        yield from ((WRITE, *_only(key)) for key in leases[number].keys)
+        yield from ((WRITE | OF_LEASE, *_only(key)) for key in leases[number].keys)
 
 
 _RIGHTS: Final[dict[int, Callable[[Raw, Leases], Iterator[Right]]]] = {

@@ -56,7 +56,7 @@ def to_role(name: object) -> str:
 def _to_name(name: object, what: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"the name of {what} is a str, not {type(name).__name__}")
-    if not name or len(name) > wire.NAME_MAX or not name.isprintable():
+    if not wire.is_auth_name(name):
         raise ValueError(f"the name of {what} has 1 to {wire.NAME_MAX} printable characters, unlike {name[:64]!r}")
     return name
 

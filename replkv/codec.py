@@ -662,7 +662,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], tuple[Any, Any]]]] = {
     m.SnapshotAck: (34, _fields("term", "index", "offset")),
     m.Digest: (35, _fields("index", "full", "hash")),
     m.Scarcity: (36, _fields("full")),
-    m.Application: (37, _fields("name", "incarnation", "address")),
+    m.Application: (37, _fields("name", "incarnation", "address", "moved")),
     m.HandOver: (38, _fields("to")),
     m.Hindrance: (39, _fields("why")),
 }
@@ -690,7 +690,7 @@ _READERS: dict[int, tuple[int, _Reader]] = {
     34: _plain(m.SnapshotAck, natural, natural, natural),
     35: _plain(m.Digest, natural, boolean, _hash),
     36: _plain(m.Scarcity, boolean),
-    37: _plain(m.Application, short_text, uint64, url_or_none),
+    37: _plain(m.Application, short_text, uint64, url_or_none, boolean),
     38: _plain(m.HandOver, short_text),
     39: _plain(m.Hindrance, long_text),
 }

@@ -6,7 +6,8 @@ behind a read barrier is as new as what is read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
 
 from replkv.plans import Plan
 from replkv.reads import NOT_YET
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     from replkv.wire import Raw
 
 
+ANEW_MAX: Final = 3
+"""How often a question is answered anew because rights were changed meanwhile."""
+
+
 class Judged(Plan[Any]):
     """A question that somebody asks who may not ask everything.
 
     Whoever is to be answered must have the right from before the look until it is over; where rights were changed meanwhile the question
-    is judged and answered anew.
+    is judged and answered anew.  Where they are changed all the time, as by a program that makes a thousand users, it has to do that who
+    asks has the right before the look and behind it: a long scan would never end.
 
     Args:
         plan: the question; a plan with a command needs none of this.
@@ -44,9 +50,11 @@ class Judged(Plan[Any]):
         Raises:
             PermissionDenied, AuthenticationFailed: not to this one.
         """
-        while self._plan.is_at_hand(node):
+        for attempt in count():
+            if not self._plan.is_at_hand(node):
+                break
             revision = self._permitted(node)
-            if (raw := self._plan.at_once(node)) is NOT_YET or self._still_permitted(node, revision, raw):
+            if (raw := self._plan.at_once(node)) is NOT_YET or self._still_permitted(node, revision, raw, attempt):
                 return raw
         return NOT_YET
 
@@ -79,11 +87,12 @@ class Judged(Plan[Any]):
         Raises:
             PermissionDenied, AuthenticationFailed: not to this one.
         """
-        while True:
+        for attempt in count():
             revision = self._permitted(node)
             raw = self._plan.answer(node, call)
-            if self._still_permitted(node, revision, raw):
-                return raw
+            if self._still_permitted(node, revision, raw, attempt):
+                break
+        return raw
 
     def answer_in_steps(self, node: Node, call: Call | None) -> Generator[None, None, Any]:
         """Answer as ``answer`` or ``at_once``, in steps.
@@ -91,10 +100,12 @@ class Judged(Plan[Any]):
         Raises:
             PermissionDenied, AuthenticationFailed: not to this one.
         """
-        while call is not None or self._plan.is_at_hand(node):
+        for attempt in count():
+            if call is None and not self._plan.is_at_hand(node):
+                break
             revision = self._permitted(node)
             raw = yield from self._plan.answer_in_steps(node, call)
-            if raw is NOT_YET or self._still_permitted(node, revision, raw):
+            if raw is NOT_YET or self._still_permitted(node, revision, raw, attempt):
                 return raw
         return NOT_YET
 
@@ -105,8 +116,11 @@ class Judged(Plan[Any]):
         self._plan.permit(self._subject, machine)
         return revision
 
-    def _still_permitted(self, node: Node, revision: int, raw: Raw) -> bool:
-        """Check that the answer may be seen; tell whether no right was changed since an auth revision."""
+    def _still_permitted(self, node: Node, revision: int, raw: Raw, attempt: int) -> bool:
+        """Check that the answer may be seen; tell whether no right was changed since an auth revision, or that happens too often."""
         machine = node.published.machine
         self._plan.permit_answer(self._subject, machine, raw)
-        return machine.auth.revision == revision
+        if machine.auth.revision == revision:
+            return True
+        self._plan.permit(self._subject, machine)
+        return attempt == ANEW_MAX

@@ -235,15 +235,15 @@ class Links:
         """
         own = self.about.address
         if own and own != addresses.get(self.identity.name):
-            yield Application(self.identity.name, self.identity.incarnation, own)
+            yield Application(self.identity.name, self.identity.incarnation, own, moved=True)
         for name, link in self._links.items():
             known = self.members.get(name) if self.members is not None else None
             if link.ready and (known is not None or (link.invited and not name.startswith(SEED))):
                 is_new = link.cluster == codec.NO_CLUSTER and link.incarnation != known
                 address = link.about.address
-                moved = link.incarnation == known and address and address != addresses.get(name)
+                moved = link.incarnation == known and address != "" and address != addresses.get(name)
                 if is_new or moved:
-                    yield Application(name, link.incarnation, address)
+                    yield Application(name, link.incarnation, address, moved)
 
     def is_certified(self, peer: str) -> bool:
         """Tell whether a connected peer has proved its name by a certificate."""

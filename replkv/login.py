@@ -153,17 +153,15 @@ class Porter:
             Overloaded: for all users, or too many wait.
         """
         now, user, name = self.clock(), proof.user, self.engine.name
-        if wait := self._of_user.take(user, now):
+        wait = 0.0
+        if len(self._checks) >= CHECKS_MAX or (wait := self._of_all.take(None, now)):
+            soon = f"in {math.ceil(wait)} s" if wait else "in a moment, or another member now"
+            raise Overloaded(f"member {name} has as many passwords to compare as it may: try again {soon}")
+        if wait := self._of_user.take(user, now):  # last: names at which nobody may guess must not push out those that are counted
+            self._of_all.give_back(None)
             raise AuthenticationFailed(
                 f"member {name} was given too many wrong passwords for user {user}: try again in {math.ceil(wait)} s"
             )
-        wait = self._of_all.take(None, now)
-        if wait or len(self._checks) >= CHECKS_MAX:
-            self._of_user.give_back(user)
-            if not wait:
-                self._of_all.give_back(None)
-            soon = f"in {math.ceil(wait)} s" if wait else "in a moment, or another member now"
-            raise Overloaded(f"member {name} has as many passwords to compare as it may: try again {soon}")
         self._checks.add(proof)
         self._elsewhere(check)
 

@@ -512,6 +512,8 @@ def _packed(rows: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
     for row in rows:
         rows_at_hand.append(row)
         size += 32 + sum(len(part) for part in row[:2] if type(part) is bytes)
+        if len(row) == 4 and type(row[2]) is tuple:  # the roles of a user
+            size += sum(5 + 4 * len(role) for role in row[2])
         if size >= _PART:
             yield codec.pack(rows_at_hand)
             rows_at_hand, size = [], 0

@@ -194,7 +194,7 @@ class Membership:
         for newcomer in (*self._links.newcomers(raft.configuration.addresses), *told):
             name, address = newcomer.name, newcomer.address
             wanted = name in machine.roster or name in raft.configuration.members
-            if not wanted and address and now >= self._let_in.get(name, now):
+            if not wanted and address and not newcomer.moved and now >= self._let_in.get(name, now):
                 self._let_in = {other: until for other, until in self._let_in.items() if until > now} | {name: now + ALIVE}
                 logger.info("%s lets %s in, which joins with a certificate, at %s", self._name, name, address)
                 self._submit(codec.pack(ChangeMembers(add=((name, address),)).to_wire()), lambda _: None)

@@ -81,13 +81,15 @@ def _no_such_members(members: int, most: int) -> str:
     return f"there would be {members} members, and at most {most} are possible"
 
 
-_MODES = {1: "read", 2: "write"}
+_MODES = {1: "read", 2: "write", 9: "read", 10: "write"}
+_OF_LEASE = 8
 
 
 def _denied(user: str, mode: int, start: bytes, end: bytes | None) -> str:
     if mode not in _MODES:
         return f"this is for users who have the role root, and {user} has not"
-    return f"user {user} may not {_MODES[mode]} {_keys(start, end)}: have root grant it to one of the user's roles"
+    what = "each of the keys that hang on this lease" if mode & _OF_LEASE else _keys(start, end)
+    return f"user {user} may not {_MODES[mode]} {what}: have root grant it to one of the user's roles"
 
 
 def _keys(start: bytes, end: bytes | None) -> str:

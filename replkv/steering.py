@@ -76,13 +76,15 @@ def _name(now: Configuration, roster: Roster) -> Configuration:
 
 def _take_in(now: Configuration, newcomers: Iterable[Application], seen: Seen) -> Configuration:
     """Note new addresses and new incarnations; one that replaces a voter's begins as a learner, and only one of them at a time."""
-    for name, incarnation, address in sorted({(each.name, each.incarnation, each.address) for each in newcomers}):
+    for name, incarnation, address, has_moved in sorted({(each.name, each.incarnation, each.address, each.moved) for each in newcomers}):
         known = now.members.get(name)
         if known is None:
             continue
         moved = {**now.addresses, name: address} if address else now.addresses
         if known == incarnation:
             now = evolve(now, addresses=moved)
+        elif has_moved:
+            continue  # whoever tells of it lags behind: it was removed meanwhile, and its directory does not count any more
         elif known == EXPECTED or (name in now.learners and not seen.is_alive(name)):
             now = evolve(now, addresses=moved, members={**now.members, name: incarnation})
         elif name in now.voters and len(now.voters) > 1 and not seen.is_alive(name):

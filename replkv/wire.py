@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any, NoReturn, TypeAlias
 
 from replkv import codec, errors
+from replkv.characters import is_printable
 from replkv.refusals import ABOUT_A_KEY, error_of
 from replkv.values import INT64, MAX_TTL, Span
 
@@ -314,12 +315,13 @@ def _is_members(add: object, remove: object, learners: object, promote: object) 
     return len(set(everybody)) == len(everybody)
 
 
-def _is_text(value: object) -> bool:
-    return type(value) is str and value != "" and len(value) <= NAME_MAX and value.isprintable()
+def is_auth_name(value: object) -> bool:
+    """Tell whether something may be the name of a user or of a role."""
+    return type(value) is str and len(value) <= NAME_MAX and is_printable(value)
 
 
 def _is_as(user: object, stamp: object, operation: object) -> bool:
-    return _is_text(user) and _is_count(stamp) and type(operation) is tuple and operation[:1] != (AS,) and _is_operation(operation)
+    return is_auth_name(user) and _is_count(stamp) and type(operation) is tuple and operation[:1] != (AS,) and _is_operation(operation)
 
 
 def _is_auth(what: object, arguments: object) -> bool:
@@ -360,16 +362,16 @@ def _is_lifetime(value: object) -> bool:
 _AUTH: dict[int, tuple[Callable[[object], bool], ...]] = {
     ENABLE: (),
     DISABLE: (),
-    ADD_USER: (_is_text, _is_secret),
-    DELETE_USER: (_is_text,),
-    CHANGE_PASSWORD: (_is_text, _is_secret),
-    GRANT_ROLE: (_is_text, _is_text),
-    REVOKE_ROLE: (_is_text, _is_text),
-    ADD_ROLE: (_is_text,),
-    DELETE_ROLE: (_is_text,),
-    GRANT_PERMISSION: (_is_text, _is_mode, _is_bound, _is_end),
-    REVOKE_PERMISSION: (_is_text, _is_bound, _is_end),
-    ADD_TOKEN: (_is_digest, _is_text, _is_count, _is_lifetime),
+    ADD_USER: (is_auth_name, _is_secret),
+    DELETE_USER: (is_auth_name,),
+    CHANGE_PASSWORD: (is_auth_name, _is_secret),
+    GRANT_ROLE: (is_auth_name, is_auth_name),
+    REVOKE_ROLE: (is_auth_name, is_auth_name),
+    ADD_ROLE: (is_auth_name,),
+    DELETE_ROLE: (is_auth_name,),
+    GRANT_PERMISSION: (is_auth_name, _is_mode, _is_bound, _is_end),
+    REVOKE_PERMISSION: (is_auth_name, _is_bound, _is_end),
+    ADD_TOKEN: (_is_digest, is_auth_name, _is_count, _is_lifetime),
 }
 """What the changes of users, roles and permissions are told."""
 

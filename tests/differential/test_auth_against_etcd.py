@@ -257,13 +257,17 @@ def test_one_key_is_one_span_however_it_is_said(both: AuthPlay, guarded: Replica
     assert both.ours.change(Take("one", other)) is None
 
 
-def test_root_has_its_role_from_the_beginning(etcd_auth: EtcdAuth, installed: Etcd, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_role_root_is_always_there_and_the_user_root_has_it_from_the_beginning(
+    installed: Etcd, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with running_etcd(installed, tmp_path_factory.mktemp("etcd"), bcrypt_cost="4") as server:
         server.call("/v3/auth/user/add", {"name": "root", "password": PASSWORD})
         with pytest.raises(EtcdRefusal, match="root user does not have root role"):
             server.call("/v3/auth/enable", {})
+        assert "roles" not in server.call("/v3/auth/role/list", {})
     with Replica() as replica:
         replica.wait_ready()
+        assert replica.auth.roles() == ["root"]
         replica.auth.add_user("root", PASSWORD)
         replica.auth.enable()
 

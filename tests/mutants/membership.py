@@ -119,7 +119,7 @@ def who_dialled_once_is_believed_to_be_there_still(patch: Patch) -> None:
                 is_new = caller.cluster == codec.NO_CLUSTER and caller.incarnation != self.members[caller.name]
                 has_moved = caller.incarnation == self.members[caller.name] and caller.about.address != addresses.get(caller.name)
                 if is_new or has_moved:
-                    yield Application(caller.name, caller.incarnation, caller.about.address)
+                    yield Application(caller.name, caller.incarnation, caller.about.address, has_moved)
 
     patch.setattr(Links, "newcomers", newcomers)
 

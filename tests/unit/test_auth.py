@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from replkv import auth as auth_module
 from replkv import codec, ops, passwords, wire
-from replkv.auth import ADDRESSES, Auth, Span, Subject, User, needed
+from replkv.auth import ADDRESSES, OF_LEASE, Auth, Span, Subject, User, needed
 from replkv.auth_ops import ChangeAuth, to_mode, to_role, to_span, to_user
 from replkv.codec import DecodeError
 from replkv.errors import (
@@ -262,7 +262,7 @@ ON_A, ON_L = (b"a", b"a\x00"), (b"l", b"l\x00")
         (ops.Put("a", "1", prev_kv=True), {(WRITE, *ON_A), (READ, *ON_A)}),
         (ops.Put("a", ops.KEEP), {(WRITE, *ON_A)}),
         (ops.Put("a", "1", ttl=60), {(WRITE, *ON_A)}),
-        (ops.Put("a", "1", lease=7), {(WRITE, *ON_A), (WRITE, *ON_L)}),
+        (ops.Put("a", "1", lease=7), {(WRITE, *ON_A), (WRITE | OF_LEASE, *ON_L)}),
         (ops.Put("a", "1", lease=8), {(WRITE, *ON_A)}),
         (ops.Put("a", "1", if_mod_revision=5), {(WRITE, *ON_A), (READ, *ON_A)}),
         (ops.Put("a", "1", guard=ops.Guard(b"l", 3)), {(WRITE, *ON_A), (READ, *ON_L)}),
@@ -272,8 +272,8 @@ ON_A, ON_L = (b"a", b"a\x00"), (b"l", b"l\x00")
         (ops.Add("a", 1), {(WRITE, *ON_A), (READ, *ON_A)}),
         (ops.Grant(0, 1_000_000, 1), set()),
         (ops.KeepAlive(5), set()),
-        (ops.Renew(7, 0), {(WRITE, *ON_L)}),
-        (ops.Revoke(7), {(WRITE, *ON_L)}),
+        (ops.Renew(7, 0), {(WRITE | OF_LEASE, *ON_L)}),
+        (ops.Revoke(7), {(WRITE | OF_LEASE, *ON_L)}),
         (ops.Revoke(8), set()),
         (ops.Txn(compare=[ops.Key("a").exists]), {(READ, *ON_A)}),
         (ops.Txn(otherwise=[ops.Txn(then=[ops.Txn(otherwise=[ops.Put("a", "1")])])]), {(WRITE, *ON_A)}),

@@ -80,7 +80,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Welcome: st.builds(m.Welcome, numbers, clusters, names, incarnations, name_lists, abouts),
     m.Refuse: st.builds(m.Refuse, st.text(max_size=300), clusters, st.booleans()),
     m.Found: st.builds(m.Found, entries, books, numbers),
-    m.Application: st.builds(m.Application, names, incarnations, url_or_none),
+    m.Application: st.builds(m.Application, names, incarnations, url_or_none, st.booleans()),
     m.HandOver: st.builds(m.HandOver, names),
     m.Hindrance: st.builds(m.Hindrance, st.text(max_size=300)),
     m.Ping: st.just(m.Ping()),

@@ -564,7 +564,7 @@ def test_a_member_that_moved_is_dialled_at_its_new_address(network: FakeNetwork)
     network.connect("a", "b")
     settle(a, moved)
     assert a.links.incarnation_of("b") == ord("b")
-    assert [*a.links.newcomers(ADDRESSES)] == [Application("b", ord("b"), "tcp://elsewhere:1")]
+    assert [*a.links.newcomers(ADDRESSES)] == [Application("b", ord("b"), "tcp://elsewhere:1", moved=True)]
     assert [*a.links.newcomers({**ADDRESSES, "b": "tcp://elsewhere:1"})] == []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from visitors import Hall, Visitor, batch, pull, read
 
-from replkv import codec, door, letters, login, ops, passwords, wire
+from replkv import codec, door, errands, letters, login, ops, passwords, wire
 from replkv.auth_ops import ChangeAuth
 from replkv.badge import Badge
 from replkv.errors import AuthenticationFailed, Incompatible, Overloaded, PermissionDenied, RoleNotFound
@@ -180,22 +180,36 @@ def test_the_empty_password_is_nobody_s(hall: Hall) -> None:
     assert isinstance(visitor.proves(b"").error, AuthenticationFailed)
 
 
-@pytest.mark.parametrize("of", ["leader", "follower"])
-def test_who_was_made_a_user_a_moment_ago_is_let_in_at_every_member(halls: dict[str, Hall], of: str) -> None:
-    admin, at = root(halls["leader"]), halls[of]
+def behind(halls: dict[str, Hall], admin: Visitor, *changes: tuple[Any, ...]) -> Hall:
+    """Change users while the follower stands still: what comes to its door meets the old state."""
+    at = halls["follower"]
+    at.cluster.paused.add(at.name)
+    change(admin, *changes)
+    return at
+
+
+def test_who_was_made_a_user_a_moment_ago_is_let_in_at_every_member(halls: dict[str, Hall]) -> None:
+    admin, at = root(halls["leader"]), halls["follower"]
     visitor, certified = at.stranger(), at.stranger()
     at.transport.certified[certified.pipe] = frozenset(("eve",))
     assert visitor.says_it_is("eve") == Ask(1)
-    change(admin, (ADD_USER, "eve", kept(b"apple")))
-    assert visitor._welcomed(visitor.proves(b"apple")).user == "eve"
-    assert certified.greets().user == "eve"
+    behind(halls, admin, (ADD_USER, "eve", kept(b"apple")))
+    visitor.post(Prove(2, b"", b"apple"))
+    certified.post(Hello(1, letters.VERSION, 99))
+    at.turn()
+    at.cluster.paused.clear()
+    assert visitor._welcomed(visitor.hears(2)).user == "eve"
+    assert certified._welcomed(certified.hears(1)).user == "eve"
 
 
 def test_a_password_that_was_changed_a_moment_ago_does_not_do_at_any_member(halls: dict[str, Hall]) -> None:
     admin, visitor = root(halls["leader"]), halls["follower"].stranger()
     assert visitor.says_it_is("ann") == Ask(1)
-    change(admin, (CHANGE_PASSWORD, "ann", kept(b"another")))
-    assert isinstance(visitor.proves(OPEN).error, AuthenticationFailed)
+    at = behind(halls, admin, (CHANGE_PASSWORD, "ann", kept(b"another")))
+    visitor.post(Prove(2, b"", OPEN))
+    at.turn()
+    at.cluster.paused.clear()
+    assert isinstance(visitor.hears(2).error, AuthenticationFailed)
 
 
 def test_without_a_leader_a_member_goes_by_what_it_knows_and_gives_no_token(halls: dict[str, Hall]) -> None:
@@ -219,7 +233,7 @@ def test_who_is_logging_in_when_auth_is_disabled_is_let_in_as_nobody(hall: Hall)
     assert visitor._welcomed(visitor.proves(b"whatever")).user == ""
 
 
-def test_a_client_that_goes_while_it_logs_in_leaves_nothing_behind(hall: Hall) -> None:
+def test_a_client_that_goes_while_it_logs_in_leaves_nothing_behind_and_costs_no_more(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Callable[[], None]] = []
     hall.porter._elsewhere = jobs.append
     visitor = hall.stranger()
@@ -227,6 +241,7 @@ def test_a_client_that_goes_while_it_logs_in_leaves_nothing_behind(hall: Hall) -
     visitor.says(Prove(2, b"", OPEN))
     hall.run(lambda: jobs)
     visitor.goes()
+    monkeypatch.setattr(passwords, "matches", lambda *_: pytest.fail("nobody waits for it"))
     jobs.pop()()
     hall.wait(0.1)
     assert hall.empty
@@ -724,19 +739,46 @@ def test_a_watch_ends_when_its_right_is_taken_away_and_tells_nothing_more(hall: 
 def test_a_watch_of_who_was_given_the_right_a_moment_ago_begins_at_every_member(halls: dict[str, Hall]) -> None:
     admin, visitor = root(halls["leader"]), bob(halls["follower"])
     session = admin.opens()
-    grant = admin.batch(3, session, 1, ChangeAuth(GRANT_ROLE, ("bob", "dev")), ops.Put("app/k", "v"))
-    admin.asks(grant)
-    helping = visitor.asks(pull(5, 1, start=b"app/", end=b"app0"))
-    assert isinstance(helping, Events)
+    admin.asks(admin.batch(3, session, 1, ops.Put("app/k", "v")))
+    at = behind(halls, admin, (GRANT_ROLE, "bob", "dev"))
+    visitor.post(pull(5, 1, start=b"app/", end=b"app0"))
+    at.turn()
+    at.cluster.paused.clear()
+    helping = visitor.hears(5)
+    assert isinstance(helping, Events), helping
     assert [event.kv.key for event in helping.events] == [b"app/k"]
+
+
+def test_a_watch_that_is_not_permitted_is_refused_also_while_its_member_waits_for_the_leader(halls: dict[str, Hall]) -> None:
+    visitor, at = bob(halls["follower"]), halls["follower"]
+    for name in {"a", "b", "c"} - {at.name}:
+        at.cluster.crash(name)
+    visitor.says(pull(5, 1, start=b"app/", end=b"app0"))
+    visitor.says(Ping(7))
+    assert isinstance(visitor.hears(5).error, PermissionDenied), "a pong would say that there is nothing for it"
+    visitor.says(pull(8, 1, start=b"app/", end=b"app0"))
+    at.wait(door.PULL_FOR + 2)
+    assert isinstance(visitor.hears(8).error, PermissionDenied)
+    visitor.goes()
+    assert not at.door._clients
+    assert not any(isinstance(call, errands._Barrier) for calls in at.node.reads._lists() for call in calls)
 
 
 def test_a_read_behind_the_barrier_is_judged_by_the_newest_rights(halls: dict[str, Hall]) -> None:
     admin, visitor = root(halls["leader"]), bob(halls["follower"])
-    change(admin, (GRANT_ROLE, "bob", "dev"))
-    assert visitor.asks(read(5, ops.Get("app/k"))).raw == (wire.OK, None)
-    change(admin, (wire.REVOKE_ROLE, "bob", "dev"), nonce=800)
-    assert isinstance(visitor.asks(read(6, ops.Get("app/k"))).error, PermissionDenied)
+    at = behind(halls, admin, (GRANT_ROLE, "bob", "dev"))
+    visitor.post(read(5, ops.Get("app/k")))
+    at.turn()
+    at.cluster.paused.clear()
+    assert visitor.hears(5).raw == (wire.OK, None)
+    session = admin.opens(900)
+    at.cluster.paused.add(at.name)
+    assert admin.asks(admin.batch(901, session, 1, ChangeAuth(wire.REVOKE_ROLE, ("bob", "dev")))).answers[0][0] == wire.OK
+    visitor.post(read(6, ops.Get("app/k")), read(7, ops.Get("app/k"), "local"))
+    at.turn()
+    assert visitor.hears(7).raw == (wire.OK, None), "by what the member knows"
+    at.cluster.paused.clear()
+    assert isinstance(visitor.hears(6).error, PermissionDenied)
 
 
 def test_every_user_may_ask_how_the_member_is_and_about_itself(hall: Hall) -> None:

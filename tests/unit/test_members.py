@@ -458,7 +458,7 @@ def test_a_leader_that_moved_believes_nobody_who_tells_it_where_it_was() -> None
     """Its own word and that of a follower took turns: a configuration was written at every look, until the old connection was given up."""
     cluster = ready(FakeCluster())
     leader = leader_of(cluster)
-    before = Application(leader.name, leader.links.identity.incarnation, "tcp://before:1")
+    before = Application(leader.name, leader.links.identity.incarnation, "tcp://before:1", moved=True)
     leader.membership.heard(raft_of(leader), "c", before, cluster.now)
     assert leader.membership.step(raft_of(leader), leader.machine, cluster.now) is None
 
@@ -468,13 +468,30 @@ def test_what_was_told_of_one_that_was_removed_does_not_let_it_in_again_when_its
     cluster = ready(FakeCluster())
     leader = leader_of(cluster)
     gone = next(name for name in "abc" if name != leader.name)
-    moved = Application(gone, cluster.nodes[gone].links.identity.incarnation, "tcp://elsewhere:1")
+    moved = Application(gone, cluster.nodes[gone].links.identity.incarnation, "tcp://elsewhere:1", moved=True)
     cluster.crash(gone)
     cluster.rest(300)
     leader.membership.heard(raft_of(leader), "c", moved, cluster.now)
     change(cluster, remove=gone)
     cluster.run(lambda: gone not in leader.machine.configuration.members, 1.0)
     change(cluster, add=gone)
+    cluster.rest(300)
+    assert leader.machine.configuration.members[gone] == EXPECTED
+
+
+def test_who_was_removed_is_not_let_in_again_by_a_newcomer_that_lags_behind() -> None:
+    """It knew the founders alone, of whom one had moved, and told so when that had been removed and its name been named anew."""
+    cluster = ready(FakeCluster())
+    leader = leader_of(cluster)
+    gone = next(name for name in "abc" if name != leader.name)
+    moved = Application(gone, cluster.nodes[gone].links.identity.incarnation, "tcp://elsewhere:1", moved=True)
+    cluster.crash(gone)
+    cluster.rest(300)
+    change(cluster, remove=gone)
+    cluster.run(lambda: gone not in leader.machine.configuration.members, 1.0)
+    change(cluster, add=gone)
+    cluster.rest(300)
+    leader.membership.heard(raft_of(leader), "c", moved, cluster.now)
     cluster.rest(300)
     assert leader.machine.configuration.members[gone] == EXPECTED
 
