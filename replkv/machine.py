@@ -244,6 +244,8 @@ class Machine:
 
     def _change_auth(self, command: Raw) -> Raw:
         self.auth = self.auth.changed(command, self.time)
+        if command[1] == wire.DELETE_USER:
+            self.sessions.end_of(command[2][0])
         return (wire.OK, self.auth.revision)
 
     def _raise_level(self, command: Raw) -> Raw:

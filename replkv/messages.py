@@ -372,7 +372,8 @@ class Found:
 class Application:
     """Tells the leader that a member has come to its sender with another incarnation or address than the configuration has.
 
-    ``moved``: it is in the configuration that the sender knows, and has another address; else its directory is empty, and it wants to be let in.
+    ``moved``: it is in the configuration that the sender knows, and has another address; else its directory is empty, and it wants to be
+    let in.
     """
 
     name: str

@@ -94,6 +94,11 @@ class Sessions:
         """Begin a session; ``time`` is the cluster time in microseconds, ``owner`` the user whose client asks for it."""
         self._table[session] = Session(time, owner)
 
+    def end_of(self, owner: str) -> None:
+        """End the sessions of a user, who is no more: another one of that name must not be told what the first one was."""
+        for number in [number for number, session in self._table.items() if session.owner == owner]:
+            del self._table[number]
+
     def expire(self, time: int, ttl: int) -> int:
         """End the sessions not heard of for longer than ``ttl`` microseconds, at cluster time ``time``; return how many."""
         expired = []
@@ -129,7 +134,8 @@ class Sessions:
         packed = codec.pack(answers) if _fits(answers) else b""
         if len(packed) > KEPT_MAX:
             packed = b""
-        self._table[session].keep(sequence, packed)
+        if (known := self._table.get(session)) is not None:  # else the batch has removed its own user
+            known.keep(sequence, packed)
         return packed
 
     def knows(self, session: int, owner: str | None = None) -> bool:

@@ -19,6 +19,7 @@ from model_kv import Model, commands, same
 
 import replkv
 from replkv import codec, errors, ops, values, wire
+from replkv.auth_ops import ChangeAuth
 from replkv.codec import DecodeError
 from replkv.config import Settings
 from replkv.errors import InvariantBroken
@@ -661,6 +662,27 @@ def test_a_dump_has_sessions_leases_keepers_base_and_history_in_this_order() -> 
     assert base == ((b"a", b"1", 2, 2, 1, 1), (b"b", b"22", 3, 3, 1, 0))
     assert end == (END,)
     assert history == ((b"c", None, 0, 5, 0, 0), (b"a", b"2", 2, 6, 2, 5), (b"d", b"4", 7, 7, 1, 2))
+
+
+def test_a_user_of_the_same_name_is_not_told_what_the_one_before_it_was_answered() -> None:
+    log = Log(Machine())
+    me = log.open()
+    log.execute(me, 1, ChangeAuth(wire.ADD_USER, ("ann", b"")))
+    (opened,) = log.block(codec.pack_batch(0, 7, 0, [], ("ann", 2)))
+    get = codec.pack_batch(opened.opened, 1, 0, [codec.pack(ops.Get("k").to_wire())], ("ann", 2))
+    (first,) = log.block(get)
+    assert first.answers == ((0, None),)
+    log.execute(me, 2, ChangeAuth(wire.DELETE_USER, ("ann",)), ChangeAuth(wire.ADD_USER, ("ann", b"")))
+    (again,) = log.block(get)
+    assert (again.answers, again.expired) == (None, True)
+
+
+def test_who_removes_its_own_user_is_answered() -> None:
+    log = Log(Machine())
+    log.execute(log.open(), 1, ChangeAuth(wire.ADD_USER, ("ann", b"")))
+    (opened,) = log.block(codec.pack_batch(0, 7, 0, [], ("ann", 2)))
+    (outcome,) = log.block(codec.pack_batch(opened.opened, 1, 0, [codec.pack((wire.AUTH, wire.DELETE_USER, ("ann",)))], ("ann", 2)))
+    assert outcome.answers == ((0, 3),)
 
 
 FORMATS = (Path(replkv.__file__).parent.parent / "docs" / "FORMATS.md").read_text()

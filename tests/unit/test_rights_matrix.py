@@ -15,6 +15,7 @@ import pytest
 from rights import AUTHS, ROWS, SECRET, WORLD, Form, Level, Log, Need, Needs, Principal, Row, auth, facts, forms, principals, users_of
 
 from replkv import auth_ops, codec, errors, features, member_ops, ops, wire
+from replkv.auth import OF_LEASE
 from replkv.machine import Machine
 from replkv.refusals import STATUS, error_of
 from replkv.wire import READ, Raw
@@ -89,6 +90,9 @@ def require_telling(answer: Raw, row: Row, form: Form, user: str, principal: Pri
         if not row.root:
             assert (mode, start, end) in form.needs
             assert not principal.may([Need(mode, start, end)])
+    elif mode == wire.WRITE | OF_LEASE:  # which key that is, is not told
+        assert (start, end) == (b"", None)
+        assert not principal.may([need for need in form.needs if need.mode == wire.WRITE])
     else:
         assert row.root
         assert "root" in text

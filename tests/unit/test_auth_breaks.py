@@ -1,0 +1,214 @@
+"""Ways to break users, roles and permissions that were found when somebody tried: each test is named after what went wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import unicodedata
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from attrs import define
+from rights import HELD, WORLD, Log
+from rights import auth as changing
+from test_login import bob, lock_up, root
+from visitors import Hall
+
+from replkv import codec, errors, letters, login, ops, passwords, wire
+from replkv.address import parse_address
+from replkv.auth import OF_LEASE, Auth
+from replkv.judged import ANEW_MAX, Judged
+from replkv.letters import Look
+from replkv.login import Porter
+from replkv.machine import Machine
+from replkv.plans import Plan
+from replkv.refusals import STATUS
+
+DENIED = STATUS[errors.PermissionDenied]
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes that take no time."""
+    monkeypatch.setattr(passwords, "LOG2_N", 1)
+
+
+@pytest.fixture
+def hall() -> Hall:
+    made = Hall()
+    made.run(lambda: made.node.ready)
+    lock_up(made)
+    return made
+
+
+# -- what is told ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", [ops.Put("bob", "v", lease=HELD), ops.Revoke(HELD), ops.Renew(HELD, 9)], ids=str)
+def test_the_refusal_of_a_lease_told_a_key_that_hangs_on_it_to_who_had_guessed_its_number(operation: ops.Packable[Any]) -> None:
+    log = WORLD.copy()
+    log.must(changing(wire.ADD_USER, "root", b""), changing(wire.ADD_USER, "bob", b""), changing(wire.ADD_ROLE, "r"))
+    log.must(changing(wire.GRANT_PERMISSION, "r", wire.READWRITE, b"bob", b"bob\x00"), changing(wire.GRANT_ROLE, "bob", "r"))
+    log.must(changing(wire.ENABLE))
+    (answer,) = log.do(operation.to_wire(), guest=("bob", log.machine.auth.revision))
+    assert answer == (DENIED, ("bob", wire.WRITE | OF_LEASE, b"", None))
+
+
+def test_who_asked_for_the_keys_of_a_lease_was_told_the_first_one_it_may_not_read(hall: Hall) -> None:
+    owner = root(hall)
+    session = owner.opens(900)
+    granted = owner.asks(owner.batch(901, session, 1, ops.Grant(5, 3_600_000_000, 7), ops.Put("secret-name", "v", lease=5)))
+    assert [answer[0] for answer in granted.answers] == [wire.OK] * 2
+    failed = bob(hall).asks(Look(10, letters.LEASE_KEYS, 5))
+    assert type(failed.error) is errors.PermissionDenied
+    assert "secret" not in str(failed.error)
+    assert "user bob may not read each of the keys that hang on this lease" in str(failed.error)
+
+
+def test_whoever_knew_that_the_number_of_no_keeper_is_0_was_told_all_leases_that_nobody_keeps_alive(hall: Hall) -> None:
+    owner = root(hall)
+    granted = owner.asks(owner.batch(901, owner.opens(900), 1, ops.Grant(5, 3_600_000_000, 7), ops.Grant(6, 3_600_000_000, 0)))
+    assert [answer[0] for answer in granted.answers] == [wire.OK] * 2
+    visitor = bob(hall)
+    assert visitor.asks(Look(10, letters.KEPT, 0)).raw == (wire.OK, ())
+    assert visitor.asks(Look(11, letters.KEPT, 7)).raw == (wire.OK, (5,))
+
+
+# -- what stops members ------------------------------------------------------------------------------------------------------------
+
+
+def test_users_with_many_roles_made_a_snapshot_that_no_member_could_load() -> None:
+    """A part of a dump is packed by what its rows seem to take, and a user's seemed to have no roles."""
+    log = Log()
+    roles = [f"{number:03}" + "x" * 120 for number in range(100)]
+    users = [f"u{number}" for number in range(700)]
+    for role in roles:
+        log.must(changing(wire.ADD_ROLE, role))
+    for user in users:
+        log.must(changing(wire.ADD_USER, user, b""), *(changing(wire.GRANT_ROLE, user, role) for role in roles))
+    assert sum(len(role) for role in roles) * len(users) > codec.BLOCK_MAX
+    assert Machine.load(log.machine.dump()).auth == log.machine.auth
+
+
+NEW = "\U0001fae8"
+"""A face of Unicode 15: Python 3.11 knows no such character, Python 3.12 does."""
+
+
+def test_a_name_that_one_python_takes_for_printable_stopped_the_members_on_another() -> None:
+    """Anybody who was let in could have it put into the log: whether it may is found out later than whether it is a name."""
+    assert NEW.isprintable() is (sys.version_info >= (3, 12))
+    for command in (changing(wire.ADD_USER, NEW, b""), changing(wire.ADD_ROLE, NEW), (wire.MEMBERS, (("d", f"ipc:///{NEW}"),), (), (), ())):
+        wire.check_operation(command)
+
+
+def test_a_character_is_printable_or_not_whatever_the_python_knows_of_it() -> None:
+    steers = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) in ("Cc", "Cs", "Co", "Zl", "Zp")]
+    for character in (*steers, "\u00a0", "\u00ad", "\u200b", "\u200e", "\u202e", "\u2066", "\ufeff", "\U000e0020"):
+        assert not wire.is_auth_name(f"a{character}"), ascii(character)
+    for name in ("Zoë", "Zoe\u0308", "a b", "root ", "r\u043eot", "愛", "❤\ufe0f", NEW):  # looks like root, and is another user
+        assert wire.is_auth_name(name)
+
+
+@pytest.mark.parametrize("written", ["::ffff:102:304", "::ffff:1.2.3.4"])
+def test_an_address_that_one_python_writes_otherwise_than_another_stopped_its_members(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since 3.13 an IPv4 address within an IPv6 one is written with dots; an address in the log has to be as it is written."""
+    monkeypatch.setattr(ipaddress.IPv6Address, "__str__", lambda self: written)
+    assert parse_address("[::ffff:1.2.3.4]:1") == parse_address("[::ffff:102:304]:1") == "tcp://[::ffff:102:304]:1"
+
+
+# -- what never ends ---------------------------------------------------------------------------------------------------------------
+
+
+class Busy:
+    """A member at which rights are changed whenever something is read."""
+
+    def __init__(self) -> None:
+        auth = Auth()
+        for command in (changing(wire.ADD_USER, "root", b""), changing(wire.ADD_USER, "ann", b""), changing(wire.ENABLE)):
+            auth = auth.changed(command, 0)
+        self.machine = SimpleNamespace(auth=auth)
+        self.published = SimpleNamespace(machine=self.machine)
+        self.reads = 0
+
+    def read(self) -> Any:
+        self.reads += 1
+        change = changing(wire.ADD_USER, f"u{self.reads}", b"") if self.reads < 100 else changing(wire.DELETE_USER, "ann")
+        self.machine.auth = self.machine.auth.changed(change, 0)
+        return (wire.OK, self.reads)
+
+
+class Long(Plan[Any]):
+    """A question that every user may ask."""
+
+    def permit(self, subject: Any, machine: Any) -> None:
+        machine.auth.check_user(subject)
+
+    def is_at_hand(self, node: Any) -> bool:
+        return True
+
+    def at_once(self, node: Any) -> Any:
+        return node.read()
+
+    def answer(self, node: Any, call: Any) -> Any:
+        return node.read()
+
+
+def ways(judged: Judged, node: Any) -> Iterator[Any]:
+    """Answer in each way."""
+    yield judged.at_once(node)
+    yield judged.answer(node, cast("Any", None))
+    for call in (None, object()):
+        steps = judged.answer_in_steps(node, cast("Any", call))
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(steps)
+        yield end.value.value
+
+
+def test_a_long_scan_of_a_user_never_ended_while_a_program_made_users_one_after_the_other() -> None:
+    node = Busy()
+    answers = list(ways(Judged(Long(), ("ann", 1 << 40)), node))
+    assert answers == [(wire.OK, (1 + ANEW_MAX) * place) for place in range(1, 5)]
+
+
+def test_what_is_not_answered_anew_any_more_is_told_only_to_who_has_the_right_still() -> None:
+    node = Busy()
+    node.reads = 99 - ANEW_MAX
+    with pytest.raises(errors.AuthenticationFailed):
+        Judged(Long(), ("ann", 1 << 40)).answer(cast("Any", node), cast("Any", None))
+    assert node.reads == 100
+
+
+# -- logins ------------------------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Guess:
+    """Stands for a login by a password that is wrong."""
+
+    user: str
+
+
+def test_guesses_at_a_thousand_other_names_which_were_not_even_compared_made_those_at_one_forgotten(hall: Hall) -> None:
+    porter: Porter = hall.porter
+    allowed = 0
+
+    def guess(user: str) -> bool:
+        proof = cast("Any", Guess(user))
+        try:
+            porter.begin_check(proof, lambda: None)
+        except (errors.AuthenticationFailed, errors.Overloaded):
+            return False
+        porter.end_check(proof)
+        return True
+
+    for second in range(60):
+        allowed += sum(guess("bob") for _ in range(20))
+        for number in range(login.NAMES_MAX + 1):
+            guess(f"{second}-{number}")
+        hall.cluster.now += 1.0
+    assert login.BURST <= allowed <= login.BURST + 60 / login.AGAIN_AFTER + 1
