@@ -14,7 +14,8 @@ An ``Auth`` is never changed: each command makes another one, so that any thread
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 
@@ -28,7 +29,7 @@ from replkv.wire import READ, READWRITE, WRITE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from replkv.lease import Leases
+    from replkv.lease import Lease, Leases
     from replkv.wire import Raw
 
 ROOT: Final = "root"
@@ -43,6 +44,9 @@ USERS_MAX, ROLES_MAX, PERMISSIONS_MAX, TOKENS_MAX = 10_000, 1_000, 10_000, 10_00
 """How many there may be; of permissions in all roles together, of tokens those that live at the same time."""
 TOKENS_OF_USER_MAX: Final = 100
 """How many tokens of one user live at the same time: who logs in again and again ends its own."""
+
+STEP: Final = 256
+"""How many rights are looked up in one step."""
 
 ADDRESSES: Final = b"\x00replkv/clients/"
 """Below it members write down where they serve clients: every user may read that, and none but root write it."""
@@ -103,7 +107,7 @@ class Auth:
     users: Mapping[str, User] = field(factory=dict, repr=False)
     roles: Mapping[str, Mapping[Span, int]] = field(factory=dict, repr=False)
     tokens: Mapping[bytes, Token] = field(factory=dict, repr=False)
-    _spans: dict[tuple[str, ...], tuple[_Spans, _Spans]] = field(factory=dict, init=False, eq=False, repr=False)  # by roles, once asked for
+    _spans: dict[tuple[str, ...], _Granted] = field(factory=dict, init=False, eq=False, repr=False)  # by roles, once asked for
 
     # -- who asks ------------------------------------------------------------------------------------------------------------------
 
@@ -150,11 +154,23 @@ class Auth:
             PermissionDenied: it may not.
             AuthenticationFailed: it is no user, or has to prove anew that it is.
         """
+        for _ in self.check_in_steps(subject, packed, leases):
+            pass
+
+    def check_in_steps(self, subject: Subject | None, packed: Raw, leases: Leases) -> Iterator[None]:
+        """Check as ``check``, in steps between which others have their turn: very many keys may hang on a lease."""
         if subject is None or not self.enabled:
             return
         roles = self.roles_of(subject)
-        if ROOT not in roles:
-            self._demand(subject, roles, needed(packed, leases))
+        if ROOT in roles:
+            return
+        unjudged = _Unjudged(leases, self._spans_of(roles).mark)
+        rights = needed(packed, unjudged)
+        while part := tuple(islice(rights, STEP)):
+            self._demand(subject, roles, part)
+            if len(part) == STEP:
+                yield
+        unjudged.are_judged()
 
     def check_span(self, subject: Subject | None, mode: int, span: Span) -> None:
         """Check that somebody may read, or write, all keys of a span; as ``check``."""
@@ -183,7 +199,7 @@ class Auth:
             raise refuse(PermissionDenied, (subject[0], ADMIN, b"", None))
 
     def _demand(self, subject: Subject, roles: tuple[str, ...], rights: Iterable[Right]) -> None:
-        readable, writable = self._spans_of(roles)
+        readable, writable, _ = self._spans_of(roles)
         for mode, start, end in rights:
             kind = mode & ~OF_LEASE
             if kind == READ:
@@ -193,12 +209,12 @@ class Auth:
             if not allowed:
                 raise refuse(PermissionDenied, (subject[0], mode, *((b"", None) if mode & OF_LEASE else (start, end))))
 
-    def _spans_of(self, roles: tuple[str, ...]) -> tuple[_Spans, _Spans]:
+    def _spans_of(self, roles: tuple[str, ...]) -> _Granted:
         found = self._spans.get(roles)
         if found is None:
             granted = [(span, mode) for role in roles for span, mode in self.roles.get(role, {}).items()]
-            found = _Spans.of(span for span, mode in granted if mode & READ), _Spans.of(span for span, mode in granted if mode & WRITE)
-            self._spans[roles] = found
+            readable, writable = (_Spans.of(span for span, mode in granted if mode & kind) for kind in (READ, WRITE))
+            found = self._spans[roles] = _Granted(readable, writable, object())
         return found
 
     # -- changes -------------------------------------------------------------------------------------------------------------------
@@ -290,7 +306,9 @@ class Auth:
         own = [known for known, token in tokens.items() if token.user == user]
         if len(own) >= TOKENS_OF_USER_MAX or len(tokens) >= TOKENS_MAX:
             del tokens[own[0] if own else next(iter(tokens))]
-        return evolve(self, tokens={**tokens, digest: Token(user, stamp, time + ttl)})
+        after = evolve(self, tokens={**tokens, digest: Token(user, stamp, time + ttl)})
+        after._spans.update(self._spans)  # noqa: SLF001  # of its own kind, which has the same rights
+        return after
 
     _changes: ClassVar[dict[int, Callable[..., Auth]]] = {
         wire.ENABLE: _enable,
@@ -394,6 +412,48 @@ class _Spans(NamedTuple):
         return reach is None or (end is not None and end <= reach and start < reach)
 
 
+class HasKeys(Protocol):
+    """Knows which keys hang on which lease."""
+
+    def keys_of(self, number: int) -> Iterable[bytes]:
+        """Return the keys that hang on a lease; none where there is no such lease."""
+
+
+class _Unjudged:
+    """The keys of leases that have yet to be judged by who may write what: others were before, for each put that names their lease.
+
+    Args:
+        leases: those there are.
+        mark: stands for what may be written by who asks.
+    """
+
+    def __init__(self, leases: Leases, mark: object) -> None:
+        self._leases = leases
+        self._mark = mark
+        self._asked: dict[int, Lease] = {}
+
+    def keys_of(self, number: int) -> Iterable[bytes]:
+        """Return those that hang on a lease, for the first time that it is asked for."""
+        if number not in self._leases or number in self._asked:
+            return ()
+        lease = self._asked[number] = self._leases[number]
+        mark, hung = lease.judged
+        return lease.keys_since(hung) if mark is self._mark else lease.keys
+
+    def are_judged(self) -> None:
+        """Note that all that was asked for may be written."""
+        for lease in self._asked.values():
+            lease.judged = self._mark, lease.hung
+
+
+class _Granted(NamedTuple):
+    """What roles allow together; ``mark`` stands for that, and is small."""
+
+    readable: _Spans
+    writable: _Spans
+    mark: object
+
+
 def _within(start: bytes, end: bytes | None, prefix: bytes) -> bool:
     """Tell whether all keys of a span begin with a prefix."""
     return start.startswith(prefix) and end is not None and end <= (behind_prefix(prefix) or end)
@@ -407,12 +467,12 @@ def _meets(start: bytes, end: bytes | None, prefix: bytes) -> bool:
 # -- what needs which right --------------------------------------------------------------------------------------------------------
 
 
-def needed(packed: Raw, leases: Leases) -> Iterator[Right]:
+def needed(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     """Yield the rights that a packed operation needs, with all that it may carry out; a kind that is not known here needs root.
 
     Args:
         packed: the operation.
-        leases: those there are.
+        leases: knows which keys hang on which lease.
     """
     waiting = [packed]
     while waiting:
@@ -432,28 +492,28 @@ def _only(key: bytes) -> Span:
     return key, key + b"\x00"
 
 
-def _admin(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _admin(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     del packed, leases
     yield (ADMIN, b"", None)
 
 
-def _none(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _none(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     """Every user may."""
     del packed, leases
     yield from ()
 
 
-def _get(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _get(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     del leases
     yield (READ, *_only(packed[1]))
 
 
-def _scan(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _scan(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     del leases
     yield (READ, *packed[1:3])
 
 
-def _put(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _put(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     del leases
     span = _only(packed[1])
     yield (WRITE, *span)
@@ -461,37 +521,36 @@ def _put(packed: Raw, leases: Leases) -> Iterator[Right]:
         yield (READ, *span)
 
 
-def _put_with(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _put_with(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     """As a put, and on all keys of the lease: they end together."""
     yield from _put(packed, leases)
     if packed[4]:
         yield from _on_lease(packed[4], leases)
 
 
-def _add(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _add(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     """Both: the answer tells what the counter holds."""
     del leases
     yield (READ, *_only(packed[1]))
     yield (WRITE, *_only(packed[1]))
 
 
-def _delete(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _delete(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     del leases
     yield (WRITE, *packed[1:3])
     if packed[3]:
         yield (READ, *packed[1:3])
 
 
-def _lease(packed: Raw, leases: Leases) -> Iterator[Right]:
+def _lease(packed: Raw, leases: HasKeys) -> Iterator[Right]:
     yield from _on_lease(packed[1], leases)
 
 
-def _on_lease(number: int, leases: Leases) -> Iterator[Right]:
-    if number in leases:
-        yield from ((WRITE | OF_LEASE, *_only(key)) for key in leases[number].keys)
+def _on_lease(number: int, leases: HasKeys) -> Iterator[Right]:
+    return ((WRITE | OF_LEASE, *_only(key)) for key in leases.keys_of(number))
 
 
-_RIGHTS: Final[dict[int, Callable[[Raw, Leases], Iterator[Right]]]] = {
+_RIGHTS: Final[dict[int, Callable[[Raw, HasKeys], Iterator[Right]]]] = {
     wire.GET: _get,
     wire.SCAN: _scan,
     wire.PUT: _put,

@@ -356,9 +356,10 @@ class Door:
             client.proofs = PROOFS_MAX
             self._reply(client, Ask(hello.number))
         else:
-            names = self._transport.identities(client.pipe) or ("",)
+            names = self._transport.identities(client.pipe) or ()
+            name = next(iter(names)) if len(names) == 1 else ""  # one of several would be anybody's choice
             ring, admit = partial(self._ring, client), partial(self._admit, client, hello.number)
-            self._log_in(client, Certified(self._porter, hello.number, ring, admit, next(iter(names))))
+            self._log_in(client, Certified(self._porter, hello.number, ring, admit, name))
 
     def _proves(self, client: _Client, letter: Prove) -> None:
         if not client.proofs or client.errands or client.hello is None:

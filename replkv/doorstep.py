@@ -1,8 +1,14 @@
-"""Connections that were accepted and never get any further: each holds a descriptor, and nng lets those that begin TLS stay for ever.
+"""Connections that were accepted and never get any further, and those of which nng does not notice that they have ended.
+
+Each holds a descriptor.  nng lets those that begin TLS stay for ever; and where the end of one comes at once behind the handshake of TLS,
+nng forgets that it was to look for it.
 
 nng has no limit for them, does not tell of them, and gives nobody their descriptors.  So they are looked for among all that this process
 has: a socket of a port that is listened on, whose other end is that of no connection nng has announced.  It is shut down, which nng takes
-for the other side's doing.  Where a system does not show a process its descriptors, nothing is done.
+for the other side's doing.  With one that has ended already, that is of no use.  If nng had announced it, nng can be told to close it; else
+the listener has to be closed, with all its connections, and opened again.  That is done when there are many.
+
+Where a system does not show a process its descriptors, nothing is done.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ import ctypes
 import logging
 import os
 import resource
+import socket
 import stat
 import sys
 import time
@@ -30,8 +37,13 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds a connection has for what comes before its greeting: that of TLS, and nng's own."""
 UNFINISHED_MAX: Final = 4096
 """Connections that are not as far; fewer where a process may have few descriptors.  When there are more, the oldest ones make room."""
-UNFINISHED_SHARE: Final = 4
-"""One part in so many of a process's descriptors is the most that they may take."""
+UNFINISHED_SHARE: Final = 8
+"""One part in so many of a process's descriptors is the most that they may take, at each of a member's two ports."""
+DEAD_SHARE: Final = 2
+"""One part in so many of what may be unfinished is the most that may have ended without nng's notice; only who has proved to be somebody
+leaves such behind, where that has to be proved by a certificate."""
+ANEW_AFTER: Final = 10.0
+"""Seconds between two times that a listener is closed because of them."""
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks; more, where there are so many descriptors that a look takes long."""
 COMPLAIN_EVERY: Final = 10.0
@@ -40,12 +52,14 @@ COMPLAIN_EVERY: Final = 10.0
 End: TypeAlias = tuple[int, bytes]
 """A port, and a host's address as the bytes of it."""
 
-_NOWHERE: Final = (0, b"")
+_GONE: Final = (-1, b"")
+"""Of a connection that has ended."""
+_NEAR: Final = (0, b"")
+"""Of one over a socket of this machine's file system."""
 _DESCRIPTORS: Final = "/dev/fd"
 _PAUSE: Final = 200  # times as long as a look takes, there is none: half a percent of the thread's time
 _FAMILY_AT: Final = slice(0, 2) if sys.platform.startswith("linux") else slice(1, 2)  # elsewhere the first byte is a length
-_HOSTS: Final = {2: slice(4, 8), 10 if sys.platform.startswith("linux") else 30: slice(8, 24)}  # by family: where the address is
-_SHUT_BOTH: Final = 2
+_HOSTS: Final = {int(socket.AF_INET): slice(4, 8), int(socket.AF_INET6): slice(8, 24)}  # by family: where the address is
 _STREAMS: Final = ("tcp://",)
 
 
@@ -54,31 +68,42 @@ class Doorstep:
 
     Args:
         name: of the member, for its log.
+
+    Attributes:
+        clogged: the listeners are to be closed and opened again.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._look_at = 0.0
         self._complain_at = 0.0
+        self._anew_at = 0.0
         self._ended = 0
+        self.clogged = False
+        self._gone: set[int] = set()  # connections that were announced, and had ended at the last look
+        self._dead: dict[int, float] = {}  # sockets whose connection has ended, and since when
         self._known: dict[int, End | None] = {}  # connections that were announced, and their other ends
         self._since: dict[End, float] = {}  # when those that were not were first seen, oldest first
         self._others: dict[int, int] = {}  # descriptors that are none of these, and what they are
 
-    def look(self, listeners: Iterable[tuple[Any, str]], pipes: Collection[int], now: float) -> None:
-        """Look for those that take too long, or are too many, and end them; some calls only.
+    def look(self, listeners: Iterable[tuple[Any, str]], pipes: Collection[int], now: float) -> list[int]:
+        """Look for those that take too long, or are too many, and end them; some calls only.  Return those that ended without nng's notice.
 
         Args:
             listeners: nng's, and their urls.
             pipes: the connections that were announced and have not ended.
             now: monotonic seconds.
         """
+        self.clogged = False
         if now < self._look_at or _system is None:
-            return
+            return []
         began = time.monotonic()
+        gone: list[int] = []
         ports = {host_of(url)[1] for _, url in listeners if url.startswith(_STREAMS)}
         if ports:
-            self._end_old_ones(self._unfinished(ports, pipes), now)
+            self._end_old_ones(self._unfinished(ports, pipes, now), now)
+            gone = self._gone_again()
+            self._count_dead(now)
         self._look_at = now + max(LOOK_EVERY, _PAUSE * (time.monotonic() - began))
         if self._ended and now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
@@ -86,25 +111,41 @@ class Doorstep:
             where = ", ".join(url for _, url in listeners if url.startswith(_STREAMS))
             logger.warning("%s closed %s at %s on which nobody spoke as members or clients do in time", self._name, how_many, where)
             self._ended = 0
+        return gone
 
-    def _unfinished(self, ports: set[int], pipes: Collection[int]) -> dict[End, int]:
+    def _gone_again(self) -> list[int]:
+        """Return the connections that were found to have ended by the last look, too: of others, the news is on its way."""
+        before = self._gone
+        self._gone = {pipe for pipe, end in self._known.items() if end not in (_NEAR, None) and _other_end(pipe) == _GONE}
+        return [pipe for pipe in self._gone if pipe in before]
+
+    def _count_dead(self, now: float) -> None:
+        old = sum(now - since >= HANDSHAKE_TIMEOUT for since in self._dead.values())
+        if old > most() // DEAD_SHARE and now >= self._anew_at:
+            self._anew_at = now + ANEW_AFTER
+            self.clogged = True
+            logger.warning("%s makes all incoming connections anew: %d have ended that can't be closed otherwise", self._name, old)
+
+    def _unfinished(self, ports: set[int], pipes: Collection[int], now: float) -> dict[End, int]:
         """Return the descriptors of connections that were accepted but not announced, by their other ends."""
         for pipe in [pipe for pipe in self._known if pipe not in pipes]:
             del self._known[pipe]
         self._known.update((pipe, _other_end(pipe)) for pipe in list(pipes) if pipe not in self._known)
         announced = set(self._known.values())
-        found, others = {}, {}
+        found, others, dead = {}, {}, {}
         for number in _descriptors():
             kind = _kind(number)
             if kind is None or self._others.get(number) == kind:
                 others[number] = kind or 0
                 continue
             own, other = _end(_system.getsockname, number), _end(_system.getpeername, number)
-            if own is not None and other is not None and own[0] in ports and other not in announced:
-                found[other] = number
-            else:
+            if own is None or own[0] not in ports or other in announced or (other is None and _listens(number)):
                 others[number] = kind
-        self._others = others
+            elif other is None:
+                dead[kind] = self._dead.get(kind, now)
+            else:
+                found[other] = number
+        self._others, self._dead = others, dead
         return {} if None in announced else found  # of one it is not known: let nobody be taken for somebody else
 
     def _end_old_ones(self, unfinished: dict[End, int], now: float) -> None:
@@ -118,7 +159,7 @@ class Doorstep:
             too_many -= 1
             # Python's lock is kept for both calls: only a thread of nng's might give the number to another connection between them.
             if _end(_system.getpeername, unfinished[end]) == end:
-                _system.shutdown(unfinished[end], _SHUT_BOTH)
+                _system.shutdown(unfinished[end], socket.SHUT_RDWR)
                 self._ended += 1
 
 
@@ -164,16 +205,22 @@ def _end(of: Any, number: int) -> End | None:
     return (int.from_bytes(raw[2:4]), raw[_HOSTS[family]]) if family in _HOSTS else None
 
 
+def _listens(number: int) -> bool:
+    value, size = ctypes.c_int(0), ctypes.c_uint32(ctypes.sizeof(ctypes.c_int))
+    code = _system.getsockopt(number, socket.SOL_SOCKET, socket.SO_ACCEPTCONN, ctypes.byref(value), ctypes.byref(size))
+    return code != 0 or value.value != 0
+
+
 def _other_end(pipe: int) -> End | None:
     """Return who is at the other end of one of nng's connections; None: that can't be found out."""
     handle, address = pynng.ffi.new("nng_pipe *"), pynng.ffi.new("nng_sockaddr *")
     handle.id = pipe
     if code := pynng.lib.nng_pipe_get_addr(handle[0], b"remote-address", address):
-        return None if code == pynng.lib.NNG_ENOTSUP else _NOWHERE
+        return None if code == pynng.lib.NNG_ENOTSUP else _GONE
     if address.s_family == pynng.lib.NNG_AF_INET:
         place = address.s_in
         return int.from_bytes(place.sa_port.to_bytes(2, sys.byteorder)), place.sa_addr.to_bytes(4, sys.byteorder)
     if address.s_family == pynng.lib.NNG_AF_INET6:
         place = address.s_in6
         return int.from_bytes(place.sa_port.to_bytes(2, sys.byteorder)), bytes(place.sa_addr)
-    return _NOWHERE  # a socket of this machine's file system
+    return _NEAR

@@ -10,6 +10,7 @@ Leases of one keeper with one ttl stand in a queue, the least recently renewed f
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import Factory, define
@@ -38,7 +39,9 @@ class Lease:
         keeper: who keeps it alive.
         renewed: when it was granted or last renewed by itself.
         passing: it belongs to one key and ends with it.
-        keys: the keys that hang on it.
+        keys: the keys that hang on it, in the order in which they came.
+        hung: how often one was hung on it.
+        judged: what stands for the rights that were found to do for all its keys, and what ``hung`` was then; a note that changes nothing.
     """
 
     id: int
@@ -47,6 +50,12 @@ class Lease:
     renewed: int
     passing: bool = False
     keys: dict[bytes, None] = Factory(dict)
+    hung: int = 0
+    judged: tuple[object, int] = (None, 0)
+
+    def keys_since(self, hung: int) -> Iterator[bytes]:
+        """Yield the keys that came since ``hung`` was that, and perhaps some that were there before; linear in them."""
+        return islice(reversed(self.keys), self.hung - hung)
 
 
 _Class: TypeAlias = tuple[int, int]  # keeper and ttl
@@ -104,6 +113,11 @@ class Leases:
     def deadline(self, lease: Lease) -> int:
         """Return when a lease is over if nothing renews it."""
         return max(lease.renewed, self._kept_alive.get(lease.keeper, 0)) + lease.ttl
+
+    def keys_of(self, number: int) -> Iterable[bytes]:
+        """Return the keys that hang on a lease; none where there is no such lease."""
+        lease = self._table.get(number)
+        return () if lease is None else lease.keys
 
     # -- changes -------------------------------------------------------------------------------------------------------------------
 
@@ -170,6 +184,7 @@ class Leases:
         """Hang a key on a lease."""
         if (lease := self._table.get(number)) is not None:
             lease.keys[key] = None
+            lease.hung += 1
 
     def take(self, key: bytes, number: int) -> bool:
         """Take a key from a lease, if it is still there; tell whether that ended it: a passing lease ends with the last of its keys."""

@@ -437,7 +437,7 @@ class Links:
         if self.cluster != codec.NO_CLUSTER and refuse.cluster not in (codec.NO_CLUSTER, self.cluster):
             self.excluded_by[peer] = refuse.reason
         if refuse.reason not in link.refusals and refuse.reason != ITSELF:
-            logger.warning("%s is refused by %s at %s: %s", self.identity.name, peer, link.url, refuse.reason)
+            logger.warning("%s is refused by %s: %s", self.identity.name, _whereabouts(peer, link), refuse.reason)
         link.refusals.add(refuse.reason)
         link.refusal = refuse.reason
 
@@ -447,8 +447,7 @@ class Links:
         if link is None or link.ready:
             return
         if reason not in link.refusals:
-            whom = link.url if peer.startswith(SEED) else f"{peer} at {link.url}"
-            logger.warning("%s can't connect to %s: %s", self.identity.name, whom, reason)
+            logger.warning("%s can't connect to %s: %s", self.identity.name, _whereabouts(peer, link), reason)
         link.refusals.add(reason)
         link.refusal = reason
 
@@ -627,3 +626,8 @@ class Links:
     def _complain(self, text: str, *arguments: object) -> None:
         self.frames_dropped += 1
         logger.debug("%s " + text, self.identity.name, *arguments)  # noqa: G003  # a constant at every call
+
+
+def _whereabouts(peer: str, link: _Link) -> str:
+    """Return who is called, for people; of a seed only the address is known."""
+    return link.url if peer.startswith(SEED) else f"{peer} at {link.url}"

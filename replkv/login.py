@@ -14,6 +14,7 @@ import hashlib
 import logging
 import math
 from abc import abstractmethod
+from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attrs import define, field
@@ -105,6 +106,7 @@ class Porter:
     _randbytes: Callable[[int], bytes]
     _elsewhere: Callable[[Callable[[], None]], object] = field(default=lambda job: job())
     _checks: set[Proof] = field(factory=set, init=False)  # any thread takes itself out
+    _harmless: deque[str] = field(factory=deque, init=False)  # the users of those that were no wrong guesses; any thread adds to it
     _of_user: Allowance = field(factory=lambda: Allowance(BURST, AGAIN_AFTER), init=False)
     _of_all: Allowance = field(factory=lambda: Allowance(BURST_OF_ALL, ANY_AGAIN_AFTER), init=False)
     _barrier: OwnCall | None = field(default=None, init=False)  # the first one of this member's life
@@ -152,6 +154,9 @@ class Porter:
             AuthenticationFailed: for this user.
             Overloaded: for all users, or too many wait.
         """
+        while self._harmless:
+            self._of_user.give_back(self._harmless.popleft())
+            self._of_all.give_back(None)
         now, user, name = self.clock(), proof.user, self.engine.name
         wait = 0.0
         if len(self._checks) >= CHECKS_MAX or (wait := self._of_all.take(None, now)):
@@ -165,14 +170,11 @@ class Porter:
         self._checks.add(proof)
         self._elsewhere(check)
 
-    def end_check(self, proof: Proof) -> None:
-        """Take note that a password was compared; any thread."""
+    def end_check(self, proof: Proof, *, wrong: bool) -> None:
+        """Take note that a password was compared, or need not be any more; any thread."""
         self._checks.discard(proof)
-
-    def was_right(self, user: str) -> None:
-        """Take note that a password was the right one."""
-        self._of_user.give_back(user)
-        self._of_all.give_back(None)
+        if not wrong:
+            self._harmless.append(proof.user)
 
     def was_wrong(self, user: str) -> None:
         """Say that there was a wrong password, but not too often."""
@@ -330,12 +332,13 @@ class Proof(Login):
 
     def _check(self, kept: bytes) -> None:
         """Compare the password; elsewhere."""
+        right = None
         try:
             if not self._cancelled:
-                self._right = passwords.matches(self._password, kept)
+                right = passwords.matches(self._password, kept)
         finally:
-            self._right = bool(self._right)
-            self.porter.end_check(self)
+            self._right = bool(right)
+            self.porter.end_check(self, wrong=right is False)
             self._ring(self)
 
     def _go_on(self) -> Welcome | None:
@@ -351,7 +354,6 @@ class Proof(Login):
         if not right:
             self.porter.was_wrong(self.user)
             raise AuthenticationFailed(f"member {self.engine.name} does not let user {self.user} in: no such user, or a wrong password")
-        self.porter.was_right(self.user)
         self._new_token = self.porter.new_token()
         digest = hashlib.sha256(self._new_token).digest()
         note = ChangeAuth(wire.ADD_TOKEN, (digest, *self._subject, round(TOKEN_FOR * 1e6)))

@@ -226,7 +226,7 @@ class Machine:
                 self.auth.check_root(subject)  # members alone speak for others, and doors let no client: but all would hang on those
                 _, *asks, command = command
                 subject = tuple(asks)
-            self.auth.check(subject, command, self.leases)
+            yield from self.auth.check_in_steps(subject, command, self.leases)
             own = self._own.get(command[0])
             begun = own(self, command) if own is not None else writer.begin(command)
             answer: Raw = begun if isinstance(begun, tuple) else (yield from begun)

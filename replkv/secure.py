@@ -6,7 +6,11 @@ what they are, and four bytes of an address can be the name of a member.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +25,8 @@ RETRY: Final = 10.0
 """Seconds until files that can't be used are read again although nobody touched them: a clock may have been set."""
 DAY: Final = 86400.0
 SOON: Final = 30 * DAY
-"""Seconds before the end of the own certificate from which on a warning is given each day; but never before four fifths of its life."""
+"""Seconds before the end of the own certificate from which on a warning is given each day, oftener where it does not live for long; but
+never before four fifths of its life."""
 NO_NAME: Final[frozenset[str]] = frozenset()
 """Who is at the other end of a connection with TLS that did not say so, or not credibly."""
 
@@ -51,7 +56,6 @@ class Secured:
         self._seen: Stamp = self._credentials.stamp
         self._failed: Stamp | None = None
         self._retry_at = 0.0
-        self._remind_at = float("-inf")
 
     @property
     def authorities(self) -> str:
@@ -61,6 +65,13 @@ class Secured:
     def listening(self) -> Any:
         """Return nng's settings for a listener; they stay this object's."""
         return self._listening._tls_config  # noqa: SLF001  # pynng offers them to sockets only
+
+    def hand_over(self, listener: Any, url: str) -> None:
+        """Have a listener use what is new; nng waits for the next connection with what is old already, so it is given one."""
+        _lib.nng_listener_set_ptr(listener, b"tls-config", self.listening())
+        host, port = host_of(url)
+        host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        threading.Thread(target=_touch, args=(host, port), name="replkv-renewal", daemon=True).start()  # a name server may not answer
 
     def dialing(self, name: str, url: str) -> Any:
         """Return nng's settings for a dialer; they stay this object's.
@@ -87,8 +98,7 @@ class Secured:
             None: nothing is new.  Else whether other authorities count from now on, so that everybody should prove again who it is.
         """
         if now >= self._remind_at:
-            self._remind_at = now + DAY
-            self._remind()
+            self._remind(now)
         stamp = self.tls.stamp()
         settled, self._seen = stamp == self._seen, stamp
         if not settled or stamp == self._credentials.stamp or (stamp == self._failed and now < self._retry_at):
@@ -104,12 +114,14 @@ class Secured:
         logger.info("%s has taken up new certificates, from %s", self._member, ", ".join(self.tls.files))
         return self._trusted(before) != self._trusted(self._credentials)
 
-    def _remind(self) -> None:
+    def _remind(self, now: float) -> None:
         begins, ends = self._credentials.begins, self._credentials.ends
-        left = ends - time.time()
-        if left < min(SOON, (ends - begins) / 5):
+        left, life = ends - time.time(), ends - begins
+        if left < min(SOON, life / 5):
+            self._remind_at = now + min(DAY, max(left, life / 20))  # once more when it has ended
             when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(ends))
-            logger.warning("%s: its certificate, %s, ends at %s UTC: renew it", self._member, self.tls.cert, when)
+            verb = "ends" if left > 0 else "has ended, and nobody accepts it any more,"
+            logger.warning("%s: its certificate, %s, %s at %s UTC: renew it", self._member, self.tls.cert, verb, when)
 
     def _trusted(self, credentials: Credentials) -> str:
         return credentials.client_ca if self._clients else credentials.ca
@@ -121,7 +133,13 @@ class Secured:
         self._before = self._listening  # nng may be about to accept a connection with it, without holding it yet
         self._listening = _settings(credentials, self._trusted(credentials), self.tls, auth_mode=mode)
         self._credentials = credentials
+        self._remind_at = float("-inf")
         self._dialing.clear()
+
+
+def _touch(host: str, port: int) -> None:
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, port), 1.0).close()
 
 
 def _settings(credentials: Credentials, trusted: str, tls: TLS, **others: Any) -> Any:
@@ -158,11 +176,28 @@ def identities(pipe: int) -> frozenset[str] | None:
     if code or not verified[0] or _lib.nng_pipe_get_string(handle[0], b"tls-peer-cn", name) or name[0] == _ffi.NULL:
         return NO_NAME
     try:
-        return frozenset((_ffi.string(name[0]).decode(),))
-    except UnicodeDecodeError:
-        return NO_NAME
+        return frozenset(filter(None, (only_common_name(_ffi.string(name[0])),)))
     finally:
         _lib.nng_strfree(name[0])
+
+
+_PART: Final = re.compile(rb"((?:[^\\,+]|\\.)*)(?: \+ |, |$)")  # of a subject, and what stands between two
+_ESCAPED: Final = re.compile(rb"\\([0-9A-F]{2}|.)")
+
+
+def only_common_name(told: bytes) -> str:
+    """Return the common name out of what nng takes for it: the value, escaped as in RFC 4514, and all of the subject that follows it.
+
+    Returns:
+        Empty if there are several, for one may be somebody else's, or if it is no text.
+    """
+    value, *others = _PART.findall(told)
+    if value.startswith(b"#") or any(part.startswith(b"CN=") for part in others):
+        return ""
+    try:
+        return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if len(found[1]) > 1 else found[1], value).decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def host_of(url: str) -> tuple[str, int]:

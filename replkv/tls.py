@@ -29,8 +29,9 @@ _OTHER_NAME: Final = frozenset((62, 64))  # as a name, as an IP address
 
 
 def _path(value: object) -> Any:
-    """Return a path as text; what is none is left for ``TLS`` to refuse."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    """Return a path as text that stays right when the process changes its directory; what is none is left for ``TLS`` to refuse."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return os.path.abspath(path) if isinstance(path, str) and path else path
 
 
 @frozen(kw_only=True)
@@ -65,8 +66,8 @@ class TLS:
             value = getattr(self, name)
             if not isinstance(value, str) and (name == "ca" or value is not None):
                 raise TypeError(f"TLS({name}=) must be a str{'' if name == 'server_name' else ' or a path'}, not {type(value).__name__}")
-            if value == "":
-                raise ValueError(f"TLS({name}=) must not be empty")
+            if value == "" or (value is not None and "\0" in value):
+                raise ValueError(f"TLS({name}=) must not be empty, and have no zero bytes")
         if not isinstance(self.require_client_cert, bool):
             raise TypeError(f"TLS(require_client_cert=) must be a bool, not {type(self.require_client_cert).__name__}")
         if (self.cert is None) != (self.key is None):
@@ -93,6 +94,9 @@ class TLS:
         """
         stamp = self.stamp()
         ca, client_ca = _certificates(self.ca), _certificates(self.client_ca or self.ca)
+        for path, text in ((self.ca, ca), (self.client_ca, client_ca)):
+            if path is not None:
+                _context(ssl.PROTOCOL_TLS_SERVER, text, path)
         if self.cert is None or self.key is None:
             if member:
                 raise ValueError(f"member {member} needs a certificate of its own: give TLS(cert=, key=), too")
@@ -206,31 +210,42 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(path: str) -> str:
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_open_keys: set[str] = set()  # of whose rights was warned
+
+
+def _read(path: str, *, secret: bool = False) -> str:
+    """Return what is in a file, without what is not ASCII: that can only be in the words between which PEM stands."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            data = file.read()
+            others_read = secret and os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}; TLS needs it") from error
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no PEM file: convert it, with 'openssl x509 -inform der' for instance") from None
+    if data.startswith(_BYTE_ORDER_MARK):
+        raise ValueError(f"{path} begins with a byte order mark, which hides its first line from TLS libraries: save it without one")
+    if others_read and path not in _open_keys:
+        _open_keys.add(path)
+        logger.warning("%s: others than its owner can read this private key, and be taken for its owner: chmod 600 it", path)
+    return data.decode("ascii", "ignore")
 
 
 def _certificates(path: str) -> str:
     text = _read(path)
     if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ValueError(f"{path} holds no certificate in PEM form: there must be a line -----BEGIN CERTIFICATE-----")
+        raise ValueError(
+            f"{path} holds no certificate in PEM form: there must be a line -----BEGIN CERTIFICATE-----; "
+            "other forms can be converted, with 'openssl x509 -inform der' for instance"
+        )
     return text
 
 
 def _private_key(path: str) -> str:
-    text = _read(path)
+    text = _read(path, secret=True)
     if "ENCRYPTED" in text:
         raise ValueError(f"{path} is encrypted, and nobody is there to type its passphrase: decrypt it, and let only its owner read it")
     if "PRIVATE KEY-----" not in text:
         raise ValueError(f"{path} holds no private key in PEM form: there must be a line -----BEGIN PRIVATE KEY-----")
-    if os.name == "posix" and os.stat(path).st_mode & 0o077:
-        logger.warning("%s: others than its owner can read this private key, and be taken for its owner: chmod 600 it", path)
     return text
 
 
@@ -255,7 +270,7 @@ def _load_chain(context: ssl.SSLContext, cert: str, key: str) -> None:
         context.load_cert_chain(cert, key, lambda: "")  # without the last it might ask at the terminal, and wait
     except ssl.SSLError as error:
         if "KEY_VALUES_MISMATCH" in (error.reason or "") or "MISMATCH" in str(error):
-            raise ValueError(f"{key} is not the private key of {cert}: replace both together") from error
+            raise ValueError(f"{key} is not the private key of {cert}: replace both together, and the own certificate comes first there") from error
         raise ValueError(f"{cert} and {key} can't be used as certificate and private key: {error.reason or error}") from error
     except OSError as error:
         raise ValueError(f"{cert} and {key} can't be read: {error.strerror}") from error
@@ -290,7 +305,9 @@ def _own_fault(error: ssl.SSLCertVerificationError, ca: str) -> str:
         _EXPIRED: "it has expired; renew it, and look at the clock of this machine",
         _TOO_EARLY: "it is not valid yet; look at the clock of this machine",
         _PURPOSE: "it is not made for this; members need a certificate for client and server, clients one for clients",
-        **dict.fromkeys(_UNTRUSTED, f"no authority in {ca} signed it; renew it, or add its authority there"),
+        **dict.fromkeys(
+            _UNTRUSTED, f"no authority in {ca} signed it; renew it, add its authority there, or those between the two behind it"
+        ),
     }
     return texts.get(error.verify_code, error.verify_message)
 
@@ -319,7 +336,7 @@ def _check_names(path: str, member: str, common: str, others: frozenset[str]) ->
     if common != member:
         raise ValueError(
             f"{path} is a certificate for {common or 'nobody'}, not for {member}: "
-            "each member needs one of its own, with its name as common name and among its DNS names"
+            "each member needs one of its own, with its name as its one common name and among its DNS names"
         )
     if member not in others:
         raise ValueError(
@@ -328,8 +345,9 @@ def _check_names(path: str, member: str, common: str, others: frozenset[str]) ->
 
 
 def common_name(certificate: Certificate) -> str:
-    """Return the common name, the last one where there are several; empty if there is none."""
-    return next((value for part in reversed(certificate.get("subject", ())) for kind, value in part if kind == "commonName"), "")
+    """Return the common name; empty if there is none, or several, for one may be somebody else's."""
+    found = [value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
+    return str(found[0]) if len(found) == 1 else ""
 
 
 def names(certificate: Certificate) -> frozenset[str]:

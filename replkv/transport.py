@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import ctypes
 import errno
-import socket
 import threading
 import time
 from collections import deque
@@ -28,7 +27,7 @@ from replkv.codec import FRAME_MAX
 from replkv.diagnosis import PROBE_AFTER, Probes, Refusals, listen_in
 from replkv.doorstep import Doorstep
 from replkv.errors import Closed
-from replkv.secure import Secured, host_of, identities
+from replkv.secure import Secured, identities
 
 _SWEEP = 0.05  # s between two looks at every socket, readable or not: a lost wake-up of nng then costs this much and no more
 _LINGER = 0.05  # s that close() gives the last frames to leave; nng drops what it still holds
@@ -228,8 +227,7 @@ class NngTransport:
         self._departing: dict[_Line, None] = {}
         self._asleep = False
         self._signalled = False
-        self._sweep_at = 0.0
-        self._sent_at = 0.0
+        self._sweep_at = self._sent_at = 0.0
         self._closed = False
         self._message = pynng.ffi.new("nng_msg **")  # made once: these would cost more than the calls they are for
         self._number = pynng.ffi.new("uint32_t *")
@@ -407,7 +405,10 @@ class NngTransport:
         """Do what no event announces: say what does not come about, and take up certificates that were replaced."""
         self._look_at = now + _LOOK
         self._refusals.look(self._listeners, self._secured, now)
-        self._doorstep.look(self._listeners, self._pipes, now)
+        for pipe in self._doorstep.look(self._listeners, self._pipes, now):
+            self._make_anew(pipe, events, now)
+        if self._doorstep.clogged:
+            self._listen_anew()
         for line in self._links.values():
             if not line.pipe and now - line.since >= PROBE_AFTER:
                 self._probes.consider(line.peer, line.url, line.name, self._secured, now)
@@ -422,11 +423,19 @@ class NngTransport:
             for _ in range(1 + len(self._anew) // _ANEW if self._anew else 0):
                 self._make_anew(self._anew.pop(), events, now)
 
+    def _listen_anew(self) -> None:
+        """Close all incoming connections with those that nng can't be made to close otherwise, and accept new ones."""
+        for at, (listener, url) in enumerate(self._listeners):
+            if url.startswith("tcp://") and self._listener is not None:
+                _lib.nng_listener_close(listener)  # of no effect where the last attempt ended behind it
+                with contextlib.suppress(OSError):  # the next look tries again
+                    self._listeners[at] = _start_listener(self._listener.handle, url, self._secured)
+
     def _renew(self, secured: Secured, *, others_count: bool) -> None:
         """Use other certificates from now on; where other authorities count, everybody has to show its own again, one after the other."""
         for listener, url in self._listeners:
             if url.startswith("tcp://"):
-                _set_tls(listener, secured, url)
+                secured.hand_over(listener, url)
         for line in list(self._links.values()):
             if not line.pipe and line.retry_at is None:
                 self.dial(line.peer, line.url, line.name)
@@ -635,15 +644,6 @@ def _start_listener(handle: Any, url: str, secured: Secured | None) -> tuple[Any
     if _lib.nng_listener_get_int(listener[0], b"tcp-bound-port", port):
         return listener[0], url  # not TCP
     return listener[0], f"{url.rpartition(':')[0]}:{port[0]}"
-
-
-def _set_tls(listener: Any, secured: Secured, url: str) -> None:
-    """Have a listener use other certificates; nng waits for the next connection with the old ones already, so it is given one."""
-    _lib.nng_listener_set_ptr(listener, _TLS, secured.listening())
-    host, port = host_of(url)
-    host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    with contextlib.suppress(OSError):
-        socket.create_connection((host, port), _SWEEP).close()
 
 
 def _on_wire(url: str, secured: Secured | None) -> bytes:

@@ -172,6 +172,9 @@ class Witness:
         self.slots[slot] = command, effect
         if self.model.rights is not rights:
             self.rights.append((self.index, self.model.rights))
+            gone = rights.users.keys() - self.model.rights.users.keys()
+            for number in [number for number, session in self._sessions.items() if session.owner in gone]:
+                del self._sessions[number]
         if not may_be_repeated(command):
             self.executed[command] = effect
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 ROOT = "root"
 OWN_TOKENS, ALL_TOKENS = 100, 10_000
 """How many tokens there are at a time, of one user and of all."""
-OURS, ADDRESSES = (b"\x00replkv/", b"\x00replkv0"), (b"\x00replkv/clients/", b"\x00replkv/clients0")
-"""The keys that members alone write, and those of them that every user reads."""
+ADDRESSES = b"\x00replkv/clients/", b"\x00replkv/clients0"
+"""The keys that members alone write, and every user reads."""
 
 Subject = tuple[str, int]
 Span = tuple[bytes, bytes | None]
@@ -90,7 +90,7 @@ class Rights:
     def _grants(self, subject: Subject, mode: int, span: Span) -> bool:
         if mode == wire.READ and span[1] is not None and ADDRESSES[0] <= span[0] < ADDRESSES[1] and span[1] <= ADDRESSES[1]:
             return True
-        if mode == wire.WRITE and span[0] < OURS[1] and (span[1] is None or span[1] > OURS[0]):
+        if mode == wire.WRITE and span[0] < ADDRESSES[1] and (span[1] is None or span[1] > ADDRESSES[0]):
             return False
         mine = [
             granted

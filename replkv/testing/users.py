@@ -18,7 +18,7 @@ from replkv.engine import Embedded
 from replkv.errors import AuthenticationFailed, ReplkvError
 from replkv.letters import Prove
 from replkv.login import ANYBODY, PATIENCE, Porter, Proof
-from replkv.ops import Grant, Put, Renew, Revoke
+from replkv.ops import Delete, Get, Grant, Key, Put, Renew, Revoke, Txn
 from replkv.refusals import STATUS
 from replkv.testing.checker import OUTCOME_UNKNOWN
 from replkv.testing.history import Consistency, Outcome, Violation
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from replkv import machine
     from replkv.node import Node
+    from replkv.ops import Operation as Wanted
     from replkv.testing.checker import Witness
     from replkv.testing.cluster import SimCluster, SimMember
     from replkv.testing.history import Operation
@@ -137,11 +138,24 @@ class Users:
             self.workload.run(member, requests.read(), self.rng.choice(consistencies), then, subject=subject)
 
     def _write(self) -> Packable:
-        requests, rng = self.workload.requests, self.rng
-        if not self.cluster.scenario.holders or rng.random() < 0.8:
+        requests, rng, how = self.workload.requests, self.rng, self.rng.random()
+        if how < 0.3:
+            return self.transaction()
+        if not self.cluster.scenario.holders or how < 0.8:
             return requests.write()
         lease = rng.choice(requests.leases or [1])
         return rng.choice((Revoke(lease), Renew(lease, 0), Grant(0, to_ttl(requests.ttl()), 0)))
+
+    def transaction(self) -> Txn:
+        """Draw a transaction whose branches need different rights, and may be nested."""
+        requests, rng = self.workload.requests, self.rng
+        keys, value = (requests.key(), requests.key(), b"n" + requests.key()), b"w" + requests.unique()
+        least: list[Wanted] = [Put(keys[0], value)] if rng.random() < 0.5 else [Delete(keys[0])]
+        most: list[Wanted] = [rng.choice((Put(keys[1], value), Get(keys[2]), Put(keys[2], value)))]
+        if rng.random() < 0.4:
+            most = [Txn(compare=[Key(keys[0]).exists], then=most, otherwise=[])]
+        branches = [least, most] if rng.random() < 0.5 else [most, least]
+        return Txn(compare=[Key(b"k00" + value).missing], then=branches[0], otherwise=branches[1])
 
     def handle(self, member: SimMember, name: str) -> Subject | None:
         """Return what somebody proved at a member, or earlier elsewhere; None: it could not."""
@@ -246,7 +260,9 @@ class Users:
     def _permit(self, role: str) -> ChangeAuth:
         key = self.workload.requests.key()
         some: tuple[Span, ...] = (key, key + b"\x00"), (b"k", b"l"), (b"k", b"v"), (b"n", b"o"), (b"a", b"z"), (b"a", b"z")
-        span = self.rng.choice((*some, *HALVES * 2, (b"\x00", None)))
+        if role == ROLES[0]:
+            some = some[:1]
+        span = self.rng.choice((*some, *HALVES * 2, *(() if role == ROLES[0] else ((b"\x00", None),))))
         missing = [half for half in HALVES if half not in self.rights.roles.get(role, {})]
         if len(missing) == 1 and self.rng.random() < 0.7:
             span = missing[0]
@@ -384,7 +400,7 @@ class Guest:
             self._submit(member, 0, rng.getrandbits(62) + 1, [])
             return
         if not self.parcel:
-            if rng.random() < 0.1 and self.users.workload.active:
+            if rng.random() < 0.15 and self.users.workload.active:
                 self._steal(member)
                 return
             self.sequence += 1
@@ -404,7 +420,8 @@ class Guest:
     def _drawn(self, requests: Any) -> wire.Raw:
         if self.name == ROOT:
             return Put(b"root", requests.unique()).to_wire()
-        return requests.write().to_wire()  # type: ignore[no-any-return]  # packed
+        drawn = self.users.transaction() if self.users.rng.random() < 0.2 else requests.write()
+        return drawn.to_wire()
 
     def _submit(self, member: SimMember, session: int, sequence: int, operations: list[Operation]) -> None:
         commands = [operation.wire for operation in operations]
@@ -418,7 +435,7 @@ class Guest:
         rng, node = self.users.rng, member.process
         others = [guest for guest in self.users.guests if guest.session and guest.owner != self.owner]
         others = [guest for guest in others if guest.parcel and guest.is_at(member)] or others
-        targets = [(guest.session, guest.sequence + rng.randrange(2)) for guest in others]
+        targets = [(guest.session, guest.sequence + (not guest.parcel)) for guest in others]
         if node.proposals.session:
             targets.append((node.proposals.session, node.proposals._sequence + rng.randrange(2)))
         if not targets:

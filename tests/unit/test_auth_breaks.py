@@ -16,13 +16,15 @@ from rights import auth as changing
 from test_login import bob, lock_up, root
 from visitors import Hall
 
+from replkv import auth as auth_module
 from replkv import codec, errors, letters, login, ops, passwords, wire
 from replkv.address import parse_address
-from replkv.auth import OF_LEASE, Auth
+from replkv.auth import OF_LEASE, STEP, Auth
 from replkv.judged import ANEW_MAX, Judged
-from replkv.letters import Look
+from replkv.letters import Ask, Look, Prove
 from replkv.login import Porter
 from replkv.machine import Machine
+from replkv.messages import EntryKind
 from replkv.plans import Plan
 from replkv.refusals import STATUS
 
@@ -203,7 +205,7 @@ def test_guesses_at_a_thousand_other_names_which_were_not_even_compared_made_tho
             porter.begin_check(proof, lambda: None)
         except (errors.AuthenticationFailed, errors.Overloaded):
             return False
-        porter.end_check(proof)
+        porter.end_check(proof, wrong=True)
         return True
 
     for second in range(60):
@@ -212,3 +214,114 @@ def test_guesses_at_a_thousand_other_names_which_were_not_even_compared_made_tho
             guess(f"{second}-{number}")
         hall.cluster.now += 1.0
     assert login.BURST <= allowed <= login.BURST + 60 / login.AGAIN_AFTER + 1
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_right_passwords_of_a_client_that_goes_too_early_locked_its_user_out(hall: Hall, compared: bool) -> None:
+    """They were given back only when the client was still there to hear that they are right."""
+    jobs: list[Any] = []
+    hall.porter._elsewhere = jobs.append
+    for _ in range(2 * login.BURST):
+        hurried = hall.stranger()
+        assert hurried.says_it_is("bob") == Ask(1)
+        hurried.says(Prove(2, b"", b"bob's"))
+        hall.run(lambda: jobs)
+        if compared:
+            jobs.pop()()
+        hurried.goes()
+        while jobs:
+            jobs.pop()()
+        hall.turn()
+    hall.porter._elsewhere = lambda job: job()
+    assert bob(hall).guest[0] == "bob"
+
+
+# -- what holds everybody up -------------------------------------------------------------------------------------------------------
+
+MANY = 20 * STEP
+
+
+@pytest.fixture
+def leased() -> Log:
+    """Return a log with a lease of ann's on which many keys hang."""
+    log = Log()
+    log.must(changing(wire.ADD_USER, "root", b""), changing(wire.ADD_USER, "ann", b""), changing(wire.ADD_ROLE, "r"))
+    log.must(changing(wire.GRANT_PERMISSION, "r", wire.READWRITE, b"k", b"l"), changing(wire.GRANT_ROLE, "ann", "r"))
+    log.must(ops.Grant(1, 3_600_000_000, 0).to_wire(), *(ops.Put(f"k{number}", "", lease=1).to_wire() for number in range(MANY)))
+    log.must(changing(wire.ENABLE))
+    return log
+
+
+def slices(log: Log, *operations: ops.Packable[Any]) -> tuple[int, list[Any]]:
+    """Apply ann's operations; return how many slices that took, and the answers."""
+    guest = ("ann", log.machine.auth.revision)
+    session = log.batch(0, 1, (), guest).opened
+    data = codec.pack_batch(session, 1, 0, [codec.pack(operation.to_wire()) for operation in operations], guest)
+    entry = codec.make_entry(log.machine.applied + 1, 1, EntryKind.BLOCK, log.time, codec.encode_block([data]))
+    steps, taken = log.machine.apply(entry), 0
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+            taken += 1
+    (outcome,) = end.value.value
+    return taken, [answer[0] for answer in outcome.answers]
+
+
+def judged(patch: pytest.MonkeyPatch) -> list[bytes]:
+    """Have the keys noted that are looked up from now on."""
+    seen: list[bytes] = []
+    cover = auth_module._Spans.cover
+
+    def noting(self: Any, start: bytes, end: bytes | None) -> bool:
+        seen.append(start)
+        return cover(self, start, end)
+
+    patch.setattr(auth_module._Spans, "cover", noting)
+    return seen
+
+
+def test_a_put_on_a_lease_with_very_many_keys_held_up_every_member_until_all_were_judged(leased: Log) -> None:
+    taken, statuses = slices(leased, ops.Put("kx", "", lease=1))
+    assert statuses == [wire.OK]
+    assert taken >= MANY // STEP
+
+
+def test_each_put_on_a_lease_judged_all_its_keys_anew(leased: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    slices(leased, ops.Put("kx", "", lease=1))
+    seen = judged(monkeypatch)
+    nested = ops.Txn(then=[ops.Put(f"k-{number}", "", lease=1) for number in range(20)])
+    _, statuses = slices(leased, ops.Put("ky", "", lease=1), nested, ops.Put("kz", "", lease=1))
+    assert statuses == [wire.OK] * 3
+    assert len(seen) < 100
+
+
+def test_what_was_judged_once_is_judged_again_where_it_may_have_changed(leased: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that another one has hung on the lease, a right that was taken away, and another user are no matter of the past."""
+    log, put = leased, ops.Put("kx", "", lease=1)
+    assert slices(log, put)[1] == [wire.OK]
+    log.must(ops.Put("other", "", lease=1).to_wire())
+    assert slices(log, put)[1] == [DENIED]
+    log.must(ops.Delete("other").to_wire(), ops.Delete("k5").to_wire(), ops.Put("k5", "", lease=1).to_wire())
+    assert slices(log, put)[1] == [wire.OK]
+    log.must(changing(wire.ADD_USER, "eve", b""), changing(wire.ADD_ROLE, "e"), changing(wire.GRANT_ROLE, "eve", "e"))
+    log.must(changing(wire.GRANT_PERMISSION, "e", wire.READWRITE, b"kx", b"kx\x00"))
+    assert slices(log, put)[1] == [wire.OK]
+    assert log.do(put.to_wire(), guest=("eve", log.machine.auth.revision))[0][0] == DENIED
+    log.must(changing(wire.GRANT_PERMISSION, "r", wire.READ, b"k", b"l"), changing(wire.GRANT_PERMISSION, "r", wire.WRITE, b"k1", b"l"))
+    assert slices(log, put)[1] == [DENIED]
+    seen = judged(monkeypatch)
+    log.must(changing(wire.GRANT_PERMISSION, "r", wire.WRITE, b"k", b"l"))
+    assert slices(log, put)[1] == [wire.OK]
+    assert len(set(seen)) == MANY + 1
+
+
+def test_a_login_had_everybodys_rights_worked_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    auth = Auth()
+    for command in (changing(wire.ADD_USER, "root", b""), changing(wire.ADD_USER, "ann", b""), changing(wire.ENABLE)):
+        auth = auth.changed(command, 0)
+    with pytest.raises(errors.PermissionDenied):
+        auth.check_span(("ann", 9), wire.READ, (b"a", b"b"))
+    after = auth.changed(changing(wire.ADD_TOKEN, bytes(32), "ann", 9, 1), 0)
+    monkeypatch.setattr(auth_module._Spans, "of", None)
+    with pytest.raises(errors.PermissionDenied):
+        after.check_span(("ann", 9), wire.READ, (b"a", b"b"))

@@ -6,6 +6,7 @@ each, as an attacker would go about it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from rights import EMPTY, HELD, KEEPER, MISSING, OURS, SECRET, WORLD, Log, auth, facts
 
 from replkv import codec, errors, ops, wire
-from replkv.auth import Auth
+from replkv.auth import Auth, _Spans
 from replkv.machine import Machine
 from replkv.ops import KEEP, Add, Delete, Get, Guard, Key, Put, Renew, Revoke, Scan, Txn
 from replkv.refusals import STATUS, error_of
@@ -208,6 +209,71 @@ def test_one_foreign_key_among_many_own_was_not_noticed(cluster: Cluster) -> Non
     cluster.denied("bob", Renew(EMPTY, 0), Revoke(EMPTY), Put("bob/x", b"", lease=EMPTY))
 
 
+def test_66_a_refusal_named_another_key_of_the_lease_on_the_member_that_began_with_a_snapshot(cluster: Cluster) -> None:
+    """Keys hang on a lease in the order of time, and after a snapshot in their own: what is answered must not hang on that."""
+    log = cluster.log
+    log.must(*(Put(key, b"", lease=EMPTY).to_wire() for key in ("held/z", "held/a", "bob/m")))
+    other = log.copy()
+    assert list(other.machine.leases[EMPTY].keys) != list(log.machine.leases[EMPTY].keys), "else this shows nothing"
+    for operation in (Revoke(EMPTY), Renew(EMPTY, 0), Put("alice/x", b"", lease=EMPTY), nested(Put("alice/x", b"", lease=EMPTY), 2)):
+        asked = operation.to_wire()
+        answers = [each.do(asked, guest=("alice", cluster.auth.revision)) for each in (log, other)]
+        assert answers[0] == answers[1]
+        assert answers[0][0][0] == DENIED
+    assert log.machine.chain == other.machine.chain
+
+
+def test_cve_2023_32082_the_refusal_of_a_lease_told_whose_keys_hang_on_it(cluster: Cluster) -> None:
+    """To whoever counts up: the ids of leases do, too."""
+    for operation in (Revoke(HELD), Renew(HELD, 0), Put("alice/x", b"", lease=HELD), nested(Put("alice/x", b"", lease=HELD), 2)):
+        (answer,) = cluster.as_("alice", operation)
+        assert answer[0] == DENIED
+        assert b"held" not in codec.pack(answer)
+        assert "held" not in str(error_of(*answer))
+
+
+def test_each_key_that_hangs_on_a_lease_made_the_next_one_take_longer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found to be a user's to write is not looked up again with each key that the same user hangs on the lease."""
+    looked_up = 0
+    cover = _Spans.cover
+
+    def counted(spans: _Spans, start: bytes, end: bytes | None) -> bool:
+        nonlocal looked_up
+        looked_up += 1
+        return cover(spans, start, end)
+
+    monkeypatch.setattr(_Spans, "cover", counted)
+    for number in range(300):
+        assert cluster.as_("alice", Put(b"alice/%d" % number, b"", lease=EMPTY))[0][0] == OK
+    assert looked_up < 300 * 20
+
+
+def test_what_was_found_to_be_a_user_s_to_write_counted_when_it_was_so_no_more(cluster: Cluster) -> None:
+    """The price of not looking it up again: whatever changes the keys of the lease, or the rights, must not meet what was found before."""
+    log = cluster.log
+
+    def may() -> bool:
+        return bool(cluster.as_("alice", Put("alice/x", b"", lease=EMPTY))[0][0] == OK)
+
+    assert may()
+    log.must(Put("bob/1", b"", lease=EMPTY).to_wire())
+    assert not may()
+    log.must(Put("bob/1", b"").to_wire())
+    assert may()
+    log.must(Put("bob/1", KEEP, lease=EMPTY).to_wire(), Delete("alice/x").to_wire())
+    assert not may()
+    log.must(Delete("bob/1").to_wire(), Put("alice/y", b"", lease=EMPTY).to_wire())
+    assert may()
+    log.must(Revoke(EMPTY).to_wire(), ops.Grant(EMPTY, 60_000_000, 0).to_wire(), Put("bob/1", b"", lease=EMPTY).to_wire())
+    assert not may()
+    log.must(auth(wire.GRANT_ROLE, "alice", "bob"))
+    assert may()
+    log.must(auth(wire.REVOKE_PERMISSION, "bob", b"bob/", b"bob0"))
+    assert not may()
+    other = log.copy()
+    assert other.do(Put("alice/x", b"", lease=EMPTY).to_wire(), guest=("alice", cluster.auth.revision))[0][0] == DENIED
+
+
 def test_a_short_lease_that_was_hung_on_a_foreign_key_deleted_it(cluster: Cluster) -> None:
     """By a put of the foreign key that keeps its value, or by one with a ttl."""
     (granted,) = cluster.as_("alice", ops.Grant(0, 1_000_000, 0))
@@ -290,6 +356,29 @@ def test_a_client_read_the_answers_in_the_session_of_another(cluster: Cluster) -
         outcome = log.batch(session, 2, [Put("alice/x", b"").to_wire()], thief)
         assert outcome.expired
     assert log.batch(session, 1, [get], ("bob", cluster.auth.revision)).answers == told.answers
+
+
+def test_another_user_of_the_name_was_told_what_the_deleted_one_was_answered(cluster: Cluster) -> None:
+    log = cluster.log
+    session = log.batch(0, 96, (), ("bob", cluster.auth.revision)).opened
+    get = Get("bob/secret").to_wire()
+    log.batch(session, 1, [get], ("bob", cluster.auth.revision))
+    log.must(auth(wire.DELETE_USER, "bob"), auth(wire.ADD_USER, "bob", b""))
+    outcome = log.batch(session, 1, [get], ("bob", cluster.auth.revision))
+    assert outcome.expired
+    assert outcome.answers is None
+
+
+def test_a_user_that_deletes_itself_is_answered_once(cluster: Cluster) -> None:
+    """Its session ends amid its own batch."""
+    log = cluster.log
+    log.must(auth(wire.GRANT_ROLE, "bob", "root"))
+    session = log.batch(0, 95, (), ("bob", cluster.auth.revision)).opened
+    commands = [auth(wire.DELETE_USER, "bob"), Put("bob/x", b"").to_wire()]
+    outcome = log.batch(session, 1, commands, ("bob", cluster.auth.revision))
+    assert outcome.answers is not None
+    assert [answer[0] for answer in outcome.answers] == [OK, UNPROVED]
+    assert log.batch(session, 1, commands, ("bob", cluster.auth.revision)).expired
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------------------
@@ -485,3 +574,46 @@ def test_66_members_that_differ_in_their_users_compared_as_equal() -> None:
     assert one.machine.digest() == other.machine.digest()
     other.machine.auth = other.auth.changed(auth(wire.GRANT_ROLE, "alice", "root"), 0)
     assert one.machine.digest() != other.machine.digest()
+
+
+def at_random(rng: random.Random) -> tuple[Raw, tuple[str, int] | None]:
+    """Return a command that has to do with leases and rights, and the user whose it is; None: the member's."""
+    name = rng.choice(["alice", "bob", "eve"])
+    key = b"%s/%d" % (rng.choice([b"alice", b"bob"]), rng.randrange(4))
+    lease = rng.choice([HELD, EMPTY, EMPTY, 5, 6])
+    span = rng.choice([(b"alice/", b"alice0"), (b"bob/", b"bob0"), (b"alice/1", b"bob/2"), (b"held/", None)])
+    put = Put(key, b"", lease=lease)
+    commands: list[Raw] = [
+        *[put.to_wire()] * 6,
+        nested(put, rng.randrange(1, 4)).to_wire(),
+        Put(key, KEEP, lease=rng.choice([lease, KEEP, None])).to_wire(),
+        Put(key, b"", ttl=60).to_wire(),
+        *[Delete(key).to_wire()] * 2,
+        Revoke(lease).to_wire(),
+        Renew(lease, 0).to_wire(),
+        ops.Grant(lease, 60_000_000, 0).to_wire(),
+    ]
+    changes = [
+        auth(rng.choice([wire.GRANT_ROLE, wire.REVOKE_ROLE]), name, rng.choice(["alice", "bob", "eve"])),
+        auth(wire.GRANT_PERMISSION, rng.choice(["alice", "bob", "eve"]), rng.choice([READ, WRITE, READWRITE]), *span),
+        auth(wire.REVOKE_PERMISSION, rng.choice(["alice", "bob", "eve"]), *span),
+        auth(wire.ADD_TOKEN, rng.randbytes(32), name, 1 << 40, 60_000_000),
+    ]
+    if rng.random() < 0.15:
+        return rng.choice(changes), None
+    return rng.choice(commands), None if rng.random() < 0.2 else (name, 1 << 40)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_66_what_a_member_remembered_of_judgements_made_it_answer_otherwise_than_one_that_was_just_started(seed: int) -> None:
+    """Whatever is kept so that it need not be found out anew: who has the state from a snapshot has none of it."""
+    rng, cluster = random.Random(seed), Cluster()
+    log, statuses = cluster.log, set()
+    for _ in range(200):
+        command, guest = at_random(rng)
+        started = log.copy()
+        answers = log.do(command, guest=guest)
+        assert started.do(command, guest=guest) == answers, command
+        assert started.machine.chain == log.machine.chain
+        statuses.add(answers[0][0])
+    assert {OK, DENIED} <= statuses

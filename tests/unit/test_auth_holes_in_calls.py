@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from replkv import Client, Event, Replica, connect, errors, passwords
+from replkv import Client, Event, Replica, connect, errors, passwords, restore
 from replkv.acting import ActingReplica
 from replkv.auth import Auth
 from replkv.errors import AuthenticationFailed, PermissionDenied
@@ -67,9 +67,10 @@ def client(replica: Replica, tmp_path: Path) -> Iterator[Client]:
 class Interleaved:
     """Takes bob's right away, and lets root write a secret, right behind the first check of his that was passed."""
 
-    def __init__(self, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, replica: Replica, monkeypatch: pytest.MonkeyPatch, *, put: bool = True) -> None:
         self.replica = replica
         self.done = False
+        self._put = put
         for name in ("check", "check_span"):
             monkeypatch.setattr(Auth, name, self._around(getattr(Auth, name)))
 
@@ -79,7 +80,8 @@ class Interleaved:
             if subject is not None and subject[0] == "bob" and not self.done:
                 self.done = True
                 self.replica.auth.revoke_permission("bob", prefix="bob/")
-                self.replica.put("bob/key", SECRET)
+                if self._put:
+                    self.replica.put("bob/key", SECRET)
 
         return checked
 
@@ -213,6 +215,28 @@ def test_a_watch_that_waits_ended_only_with_the_next_event(replica: Replica, sur
     waiting.join(SOON)
     assert not waiting.is_alive()
     assert isinstance(ends[0], PermissionDenied)
+
+
+def test_a_watch_whose_right_went_between_its_check_and_its_sleep_slept_on(
+    replica: Replica, surface: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interleaved = Interleaved(replica, monkeypatch, put=False)
+    with surface.watch("bob/key") as watch, pytest.raises(PermissionDenied):
+        watch.next(timeout=SOON)
+    assert interleaved.done
+
+
+def test_what_a_watch_had_read_and_not_told_yet_was_told_after_its_right_was_gone(replica: Replica, bob: ActingReplica) -> None:
+    for number in range(10):
+        replica.put("bob/key", b"%d" % number)
+    with bob.watch("bob/key", start_revision=1) as watch:
+        for _ in range(3):
+            assert isinstance(watch.next(timeout=SOON), Event)
+        replica.auth.revoke_role("bob", "bob")
+        with pytest.raises(PermissionDenied):
+            watch.next(timeout=SOON)
+    with bob.watch("bob/key", start_revision=1) as watch, pytest.raises(PermissionDenied):
+        next(iter(watch.batches()))
 
 
 def test_a_watch_from_a_key_on_told_a_reader_of_one_key_of_all(replica: Replica, surface: Any) -> None:
@@ -471,3 +495,46 @@ def test_a_denied_call_in_a_namespace_named_another_key_than_the_one_to_be_grant
         surface.namespace("alice/").put("key", b"")
     with pytest.raises(PermissionDenied, match=r"from b'alice/x/' to b'alice/x0'"):
         surface.namespace("alice/").scan(prefix="x/")
+
+
+# -- restarts and restores -----------------------------------------------------------------------------------------------------------
+
+
+def require_guarded(replica: Replica) -> None:
+    """Require that users and rights are what they were."""
+    assert replica.auth.status().enabled
+    assert replica.auth.users() == ["alice", "bob", "root"]
+    bob = replica.as_user("bob", PASSWORD)
+    assert bob.get("bob/key") is not None
+    for call in (lambda: bob.get("alice/key"), lambda: bob.put("alice/key", b""), bob.auth.disable):
+        with pytest.raises(PermissionDenied):
+            call()
+    with pytest.raises(AuthenticationFailed):
+        replica.as_user("bob", "wrong")
+
+
+def test_66_users_and_rights_were_gone_or_others_after_a_restart(replica: Replica, tmp_path: Path) -> None:
+    replica.auth.grant_permission("bob", "read", "shared")
+    before = replica._running().machine.auth
+    replica.close()
+    with Replica(data_dir=tmp_path / "data") as again:
+        again.wait_ready()
+        assert again._running().machine.auth == before
+        require_guarded(again)
+
+
+def test_a_restore_left_users_and_rights_out_or_let_logins_of_the_old_cluster_in(replica: Replica, client: Client, tmp_path: Path) -> None:
+    client.get("bob/key")
+    assert replica._running().machine.auth.tokens
+    replica.backup(tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "restored", name="restored")
+    with Replica("restored", data_dir=tmp_path / "restored") as restored:
+        restored.wait_ready()
+        assert not restored._running().machine.auth.tokens
+        require_guarded(restored)
+
+
+def test_a_user_without_rights_made_a_backup(replica: Replica, surface: Any, tmp_path: Path) -> None:
+    with pytest.raises(PermissionDenied):
+        surface.backup(tmp_path / "stolen")
+    assert not list(tmp_path.glob("*stolen*")), "nor is anything left of it"

@@ -145,7 +145,7 @@ def test_it_works_where_no_descriptor_is_left(ends: ExitStack, listening: tuple[
 
 
 def test_a_share_of_the_descriptors_is_the_most_that_may_be_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit, expected in ((1024, 256), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096), (20, 16)):
+    for limit, expected in ((1024, 128), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096), (20, 16)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         assert doorstep.most() == expected
 

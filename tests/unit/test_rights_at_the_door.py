@@ -6,6 +6,7 @@ questions and watches are judged and what a stranger gets, is tried here, for ev
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -14,6 +15,7 @@ import pytest
 from rights import (
     COMPARES,
     GETS,
+    HOUR,
     OUTERMOST,
     PUTS,
     RESERVED,
@@ -391,3 +393,40 @@ def test_what_a_member_says_of_a_user_that_exists_and_of_one_that_does_not_diffe
 
 def test_a_pong_tells_every_user_and_nobody_else_where_the_member_stands(stage: Stage) -> None:
     assert isinstance(stage.visitor(NOTHING).asks(Ping(stage.number())), Pong)
+
+
+def test_a_user_without_a_password_was_let_in_by_an_empty_one(stage: Stage) -> None:
+    """Nobody here has one: certificates prove who they are."""
+    for password in (b"", b"\x00", bytes(32)):
+        stranger = stage.hall.stranger()
+        assert stranger.says_it_is(ADMIN) == Ask(1)
+        failed = stranger.proves(password)
+        assert isinstance(failed.error, AuthenticationFailed)
+
+
+def test_the_token_of_one_user_was_taken_for_that_of_another(stage: Stage) -> None:
+    token = bytes(range(32))
+    machine = stage.hall.node.machine
+    machine.auth = machine.auth.changed(
+        auth(wire.ADD_TOKEN, hashlib.sha256(token).digest(), NOTHING, machine.auth.revision, HOUR), machine.time
+    )
+    for user, shown in ((ADMIN, token), (READER, token), (NOTHING, token[::-1]), (NOTHING, hashlib.sha256(token).digest())):
+        stranger = stage.hall.stranger()
+        assert stranger.says_it_is(user) == Ask(1)
+        failed = stranger.proves(token=shown)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, AuthenticationFailed)
+    stranger = stage.hall.stranger()
+    assert stranger.logs_in(NOTHING, token=token).user == NOTHING
+
+
+def test_a_certificate_that_names_no_user_or_several_was_taken_for_one(stage: Stage) -> None:
+    for names in (frozenset({"none"}), frozenset({ADMIN, "none"}), frozenset({ADMIN, READER}), frozenset({""}), frozenset[str]()):
+        stranger = stage.hall.stranger()
+        stage.hall.transport.certified[stranger.pipe] = names
+        failed = stranger.says_it_is("")
+        assert isinstance(failed, Failed), names
+        assert isinstance(failed.error, AuthenticationFailed)
+    reader = stage.hall.stranger()
+    stage.hall.transport.certified[reader.pipe] = frozenset({READER})
+    assert reader.says_it_is(ADMIN) == Ask(1), "whoever says another name has to prove that"

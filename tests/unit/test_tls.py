@@ -27,6 +27,7 @@ from fake_network import FakeCluster, FakeMember, FakeNetwork, settle, url_of
 from replkv import TLS, diagnosis, secure
 from replkv import transport as module
 from replkv.address_book import SEED
+from replkv.cli.authority import Issued, write_pair
 from replkv.diagnosis import probe, probe_tls
 from replkv.messages import Vote
 from replkv.node import Node
@@ -64,12 +65,12 @@ def b(ours: Authority) -> Certified:
 
 def test_paths_are_taken_in_any_form_and_a_certificate_needs_its_key(tmp_path: Path) -> None:
     assert TLS(ca=tmp_path, cert=str(tmp_path), key=tmp_path) == TLS(ca=str(tmp_path), cert=tmp_path, key=tmp_path)
-    assert TLS(ca="ca", cert="c", key="k", client_ca="d").files == ("ca", "c", "k", "d")
+    assert TLS(ca="/ca", cert="/c", key="/k", client_ca="/d").files == ("/ca", "/c", "/k", "/d")
     halves: list[dict[str, Any]] = [{"ca": "x", "cert": "x"}, {"ca": "x", "key": "x"}]
     for wrong in halves:
         with pytest.raises(ValueError, match="needs both cert= and key="):
             TLS(**wrong)
-    empty: list[dict[str, Any]] = [{"ca": ""}, {"ca": "x", "server_name": ""}]
+    empty: list[dict[str, Any]] = [{"ca": ""}, {"ca": "x", "server_name": ""}, {"ca": "x\0"}, {"ca": "x", "server_name": "a\0b"}]
     for wrong in empty:
         with pytest.raises(ValueError, match="must not be empty"):
             TLS(**wrong)
@@ -135,8 +136,38 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_opened(
 def test_a_file_in_another_form_than_pem_is_told_so(tmp_path: Path, a: Certified) -> None:
     der = tmp_path / "ca.der"
     der.write_bytes(ssl.PEM_cert_to_DER_cert(Path(a.ca).read_text()))
-    with pytest.raises(ValueError, match=r"ca\.der is no PEM file: convert it"):
+    with pytest.raises(ValueError, match=r"ca\.der holds no certificate in PEM form: .*converted"):
         TLS(**{**a.tls, "ca": str(der)}).load("a")
+
+
+def test_words_in_any_language_around_a_certificate_made_it_no_pem_file(tmp_path: Path, a: Certified) -> None:
+    for part in ("ca", "cert", "key"):
+        path = tmp_path / part
+        path.write_bytes("Société, 日本\r\n".encode() + Path(a.tls[part]).read_bytes().replace(b"\n", b"\r\n"))
+        path.chmod(0o600)
+    files: dict[str, Any] = {part: tmp_path / part for part in ("ca", "cert", "key")}
+    Secured(TLS(**files), "a")
+    for part, path in files.items():
+        path.write_bytes(b"\xef\xbb\xbf" + Path(a.tls[part]).read_bytes())
+        with pytest.raises(ValueError, match=f"{part} begins with a byte order mark"):
+            TLS(**files).load("a")
+        shutil.copy(a.tls[part], path)
+
+
+def test_a_process_that_changed_its_directory_found_its_certificates_no_more(
+    tmp_path: Path, ours: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ours.directory)
+    tls = TLS(ca="ca.crt", cert="a.crt", key=Path("a.key"))
+    ours.member("a")
+    monkeypatch.chdir(tmp_path)
+    tls.load("a")
+
+
+def test_an_authority_for_clients_that_can_not_be_read_was_taken_for_the_own_certificate(tmp_path: Path, a: Certified) -> None:
+    broken = without_end(tmp_path, "AAAA")
+    with pytest.raises(ValueError, match=r"broken\.crt holds a certificate that can't be read"):
+        TLS(**a.tls, client_ca=broken).load("a")
 
 
 def test_a_key_that_others_can_read_is_worth_a_warning(tmp_path: Path, a: Certified, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,8 +176,9 @@ def test_a_key_that_others_can_read_is_worth_a_warning(tmp_path: Path, a: Certif
     key = tmp_path / "open.key"
     shutil.copy(a.key, key)
     key.chmod(0o644)
-    TLS(**{**a.tls, "key": str(key)}).load("a")
-    assert "open.key: others than its owner can read this private key" in caplog.text
+    for _ in range(3):  # a member's links, its door, and what is read again
+        TLS(**{**a.tls, "key": str(key)}).load("a")
+    assert caplog.text.count("open.key: others than its owner can read this private key") == 1
 
 
 def test_a_client_needs_no_certificate_and_a_member_does(ours: Authority) -> None:
@@ -304,6 +336,65 @@ def test_an_address_or_a_mail_box_in_a_certificate_is_no_name_of_a_member(
     mallory = ours.members.sign("c", ("c", "98.0.0.1", "110.111.100.101", "6e6f:6465:3100::"), file="mallory")
     server, client = make("a", TLS(**a.tls)), make("c", TLS(**mallory.tls))
     assert server.identities(met(server, client, server.listen(URL))) == frozenset({"c"})
+
+
+def named(ours: Authority, directory: Path, *subject: tuple[x509.ObjectIdentifier, str]) -> TLS:
+    """Files of a certificate with this subject."""
+    key, signer = ec.generate_private_key(ec.SECP256R1()), ours.members.issued
+    name = x509.Name([x509.NameAttribute(kind, value) for kind, value in subject])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(signer.certificate.subject).public_key(key.public_key())
+    made = made.serial_number(7).not_valid_before(dt.datetime.now(dt.UTC) - DAY).not_valid_after(dt.datetime.now(dt.UTC) + DAY)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("b")]), critical=False)
+    write_pair(directory / "named", Issued(made.sign(signer.key, hashes.SHA256()), key), force=True)
+    return TLS(ca=ours.ca, cert=directory / "named.crt", key=directory / "named.key")
+
+
+CN, ORGANIZATION = x509.NameOID.COMMON_NAME, x509.NameOID.ORGANIZATION_NAME
+
+
+def test_a_common_name_was_taken_for_all_that_follows_it_in_the_subject(
+    make: Callable[..., NngTransport], a: Certified, ours: Authority, tmp_path: Path
+) -> None:
+    server = make("a", TLS(**a.tls))
+    url = server.listen(URL)
+    for subject in ([(CN, "b"), (ORGANIZATION, "Corp")], [(ORGANIZATION, "x, CN=a"), (CN, "b")]):
+        assert server.identities(met(server, make("b", named(ours, tmp_path, *subject)), url)) == frozenset({"b"})
+    for several in ([(CN, "a"), (CN, "b")], [(CN, "b"), (CN, "b")]):
+        with pytest.raises(ValueError, match="is a certificate for nobody, not for b: .*its one common name"):
+            named(ours, tmp_path, *several).load("b")
+
+
+def test_a_user_whose_name_is_not_plain_could_not_come_in_by_a_certificate(
+    make: Callable[..., NngTransport], a: Certified, ours: Authority, tmp_path: Path
+) -> None:
+    door = make("a", TLS(**a.tls), clients=True)
+    url = door.listen(URL)
+    for user in ("Müller", "日本", "a,b", ' #x+"\\y ', "C3"):
+        tls = named(ours, tmp_path, (CN, user), (ORGANIZATION, "Corp"))
+        assert door.identities(met(door, make("", tls), url)) == frozenset({user})
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (rb"a", "a"),
+        (rb"a, O=x", "a"),
+        (rb"a + O=x", "a"),
+        (rb"a\, O=x", "a, O=x"),
+        (rb"a\\, O=x", "a\\"),
+        (rb"a\, CN=b", "a, CN=b"),
+        (rb"a\\, CN=b", ""),
+        (rb"a\\\, CN=b", "a\\, CN=b"),
+        (rb"a + CN=b", ""),
+        (rb"a, O=\, CN\=b", "a"),
+        (rb"M\C3\BCller", "Müller"),
+        (rb"\C3", ""),
+        (rb"#1E0400610062", ""),
+        (rb"", ""),
+    ],
+)
+def test_what_nng_takes_for_a_common_name_is_read_with_care(told: bytes, name: str) -> None:
+    assert secure.only_common_name(told) == name
 
 
 @pytest.mark.parametrize(
@@ -486,8 +577,16 @@ def test_a_certificate_that_ends_soon_is_worth_a_warning_a_day(
     secured.renew(secure.DAY)
     assert len(caplog.records) == 2
     short = ours.members.sign("a", ("a",), begin=-HOUR, end=20 * HOUR, file="short-lived")
-    Secured(TLS(**short.tls), "a").renew(0.0)
+    secured = Secured(TLS(**short.tls), "a")
+    secured.renew(0.0)
     assert len(caplog.records) == 2
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 18 * 3600)
+    secured.renew(18 * 3600.0)  # it was looked at once a day, when a day was all it had
+    assert "short-lived.crt, ends at" in caplog.records[-1].getMessage()
+    monkeypatch.setattr(time, "time", lambda: now + 21 * 3600)
+    secured.renew(21 * 3600.0)
+    assert "short-lived.crt, has ended, and nobody accepts it any more, at" in caplog.records[-1].getMessage()
 
 
 def test_new_certificates_are_shown_to_the_very_next_connection(

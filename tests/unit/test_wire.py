@@ -610,7 +610,7 @@ def test_the_numbers_in_the_log_never_change() -> None:
     conditions = (key.version == 1, key.create_revision != 1, key.mod_revision > 1, key.value < "1", key.lease == 1)
     assert [condition.to_wire()[2:] for condition in conditions] == [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, b"1"), (5, 1, 1)]
     assert ops.Guard("l", 5).to_wire() == (b"l", b"l\x00", 6, 1, 5)
-    assert [STATUS[kind] for kind in REFUSED] == list(range(1, 16))
+    assert [STATUS[kind] for kind in REFUSED] == list(range(1, 23))
 
 
 # -- namespaces ---------------------------------------------------------------------------------------------------------------------------
@@ -703,6 +703,13 @@ REFUSED: list[type[errors.ReplkvError]] = [
     errors.MemberNotFound,
     errors.MemberExists,
     errors.MembershipRefused,
+    errors.PermissionDenied,
+    errors.AuthenticationFailed,
+    errors.AuthRefused,
+    errors.UserNotFound,
+    errors.UserExists,
+    errors.RoleNotFound,
+    errors.RoleExists,
 ]
 RECORD = KeyValue(b"n/k", b"v", 2, 3, 2, 7)
 DETAILS: dict[Any, tuple[Any, ...]] = {
@@ -720,6 +727,13 @@ DETAILS: dict[Any, tuple[Any, ...]] = {
     errors.MemberNotFound: (("d",),),
     errors.MemberExists: (("d", "tcp://d:1"),),
     errors.MembershipRefused: ((65, 64),),
+    errors.PermissionDenied: (("ann", 2, b"n/k", None),),
+    errors.AuthenticationFailed: (("ann",),),
+    errors.AuthRefused: ((5, "dev"),),
+    errors.UserNotFound: (("ann",),),
+    errors.UserExists: (("ann",),),
+    errors.RoleNotFound: (("dev",),),
+    errors.RoleExists: (("dev",),),
 }
 
 
@@ -754,6 +768,9 @@ def test_no_text_of_ours_is_in_the_outcome_of_the_log() -> None:
         "value",
         "d",
         "tcp://d:1",
+        "ann",
+        "dev",
+        None,
         64,
         65,
         RECORD,
