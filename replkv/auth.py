@@ -97,6 +97,7 @@ class Auth:
     Attributes:
         enabled: whether anything is checked.
         revision: counts the changes, tokens excepted.
+        narrowed: the revision at which something may have been taken away from somebody last.
         users: by name.
         roles: the permissions of each, by span; ``root`` is not among them.
         tokens: by the SHA-256 of each, the one that ends first, first, if all live equally long.
@@ -107,6 +108,7 @@ class Auth:
     users: Mapping[str, User] = field(factory=dict, repr=False)
     roles: Mapping[str, Mapping[Span, int]] = field(factory=dict, repr=False)
     tokens: Mapping[bytes, Token] = field(factory=dict, repr=False)
+    narrowed: int = field(default=1, eq=False, repr=False)
     _spans: dict[tuple[str, ...], _Granted] = field(factory=dict, init=False, eq=False, repr=False)  # by roles, once asked for
 
     # -- who asks ------------------------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ class Auth:
             self._demand(subject, roles, part)
             if len(part) == STEP:
                 yield
-        unjudged.are_judged()
+        unjudged.end(subject[0])
 
     def check_span(self, subject: Subject | None, mode: int, span: Span) -> None:
         """Check that somebody may read, or write, all keys of a span; as ``check``."""
@@ -179,6 +181,14 @@ class Auth:
         roles = self.roles_of(subject)
         if ROOT not in roles:
             self._demand(subject, roles, ((mode, *span),))
+
+    def check_leased(self, subject: Subject | None, keys: Iterable[bytes]) -> None:
+        """Check that somebody may read each of the keys that hang on a lease; as ``check``."""
+        if subject is None or not self.enabled:
+            return
+        roles = self.roles_of(subject)
+        if ROOT not in roles:
+            self._demand(subject, roles, ((READ | OF_LEASE, *_only(key)) for key in keys))
 
     def check_user(self, subject: Subject | None, names: Iterable[str] = ()) -> None:
         """Check that somebody is a user, and one of those named if any are; root is whoever it likes.
@@ -228,8 +238,15 @@ class Auth:
         _, what, arguments = packed
         if what == wire.ADD_TOKEN:
             return self._with_token(*arguments, time=time)
-        after = self._changes[what](self, *arguments)
-        return evolve(after, revision=self.revision + 1)
+        after, revision = self._changes[what](self, *arguments), self.revision + 1
+        return evolve(after, revision=revision, narrowed=self.narrowed if self._only_gives(what, arguments) else revision)
+
+    def _only_gives(self, what: int, arguments: Raw) -> bool:
+        """Tell whether a change that can be made takes nothing away from anybody."""
+        if what != wire.GRANT_PERMISSION:
+            return what in (wire.DISABLE, wire.ADD_USER, wire.GRANT_ROLE, wire.ADD_ROLE)
+        role, mode, start, end = arguments
+        return not self.roles[role].get((start, end), mode) & ~mode
 
     def _enable(self) -> Auth:
         root = self.users.get(ROOT)
@@ -376,6 +393,7 @@ class Auth:
                 dict(_user(next(rows)) for _ in range(codec.natural(users))),
                 dict(_role(rows) for _ in range(codec.natural(roles))),
                 dict(_token(next(rows)) for _ in range(codec.natural(tokens))),
+                narrowed=revision,
             )
         except (StopIteration, RuntimeError, TypeError, ValueError) as error:  # RuntimeError: rows that end amid a generator
             raise DecodeError(f"not the users and roles of a cluster: {error}") from None
@@ -440,9 +458,15 @@ class _Unjudged:
         mark, hung = lease.judged
         return lease.keys_since(hung) if mark is self._mark else lease.keys
 
-    def are_judged(self) -> None:
-        """Note that all that was asked for may be written."""
+    def end(self, user: str) -> None:
+        """Note that all keys that were asked for may be written; a lease without any is for the user whose it is.
+
+        Raises:
+            PermissionDenied: it is another's.
+        """
         for lease in self._asked.values():
+            if not lease.keys and lease.owner not in (user, ""):
+                raise refuse(PermissionDenied, (user, WRITE | OF_LEASE, b"", None))
             lease.judged = self._mark, lease.hung
 
 

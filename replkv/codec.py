@@ -372,6 +372,9 @@ class Batch(NamedTuple):
     commands: tuple[tuple[Any, ...], ...]
     guest: tuple[str, int] | None = None
 
+    def __repr__(self) -> str:  # without what is in the commands: values, and hashes of passwords
+        return f"<{len(self.commands)} commands, {self.sequence} of session {self.session}>"
+
 
 def pack_batch(session: int, sequence: int, lowest: int, commands: Sequence[bytes], guest: tuple[str, int] | None = None) -> bytes:
     """Join packed commands into a batch, unparsed."""

@@ -34,6 +34,8 @@ LOOK_EVERY: Final = 2.0
 """Seconds between two looks at how many connections were refused; more, where there are so many connections that the look takes long."""
 COMPLAIN_EVERY: Final = 10.0
 """Seconds between two warnings of one transport: strangers must not fill the log."""
+COMPLAIN_LEAST: Final = 600.0
+"""Seconds between them in the end, where the same goes on and on: each pause is twice as long as the one before."""
 
 _PATIENCE = 2.0  # s that a probe waits for a connection, and then for each answer
 _TRIES = 3  # who hangs up in the middle of our words takes back what it has just said: the next time that may come through
@@ -168,6 +170,8 @@ class Refusals:
         self._name = name
         self._look_at = 0.0
         self._complain_at = 0.0
+        self._pause = 0.0  # till the same is told again
+        self._told: frozenset[str] = frozenset()
         self._seen: dict[int, int] = {}
         self._refused = 0
         self._since = 0.0
@@ -190,15 +194,23 @@ class Refusals:
         if self._refused and now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
             where = ", ".join(url for _, url in listeners if url.startswith("tcp://"))
-            how_many = "a connection" if self._refused == 1 else f"{self._refused} connections"
-            logger.warning("%s refused %s at %s: %s", self._name, how_many, where, self._why(secured))
-            self._refused, self._since = 0, now
+            self._complain(where, self._causes(secured), now)
 
-    def _why(self, secured: Secured | None) -> str:
+    def _complain(self, where: str, causes: list[str], now: float) -> None:
+        waited, is_old = now - self._since, self._told.issuperset(causes)
+        if is_old and waited < self._pause:
+            return
+        self._pause = min(2 * self._pause, COMPLAIN_LEAST) if is_old and waited < 2 * self._pause else COMPLAIN_EVERY
+        how_many = "a connection" if self._refused == 1 else f"{self._refused} connections"
+        logger.warning("%s refused %s at %s: %s", self._name, how_many, where, "; ".join(causes))
+        self._refused, self._since, self._told = 0, now, frozenset(causes)
+
+    def _causes(self, secured: Secured | None) -> list[str]:
         if secured is None:
-            return "they do not speak as members do here; where they want TLS, give tls= on both sides or on none"
-        causes = [text for part, text in _CAUSES.items() if any(part in heard for heard in overheard(self._since))]
-        return "; ".join(causes).format(ca=secured.authorities) or "the handshake of TLS failed; their own logs say why"
+            return ["they do not speak as members do here; where they want TLS, give tls= on both sides or on none"]
+        heard = overheard(self._since)
+        causes = [text.format(ca=secured.authorities) for part, text in _CAUSES.items() if any(part in words for words in heard)]
+        return causes or ["the handshake of TLS failed; their own logs say why"]
 
 
 _CAUSES: Final = {  # what nng's words contain

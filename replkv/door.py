@@ -140,7 +140,7 @@ class Door:
     _unknown: dict[_Client, None] = field(factory=dict, init=False)  # those that are not let in, oldest first
     _logins: dict[Login, _Client] = field(factory=dict, init=False)
     _leaving: dict[_Client, float] = field(factory=dict, init=False)  # who is a user no more, and when it is sent away
-    _judged: int = field(default=0, init=False)  # the auth revision at which all others were found to be users
+    _judged: int = field(default=0, init=False)  # at which auth revision something was taken away, when all others were found to be users
     _rung: deque[tuple[_Client, Errand]] = field(factory=deque, init=False)  # any thread adds to it
     _reading: dict[_Client, None] = field(factory=dict, init=False)  # those who have reads to do; whose turn it is next, first
     _pulls: dict[PullErrand, tuple[float, _Client]] = field(factory=dict, init=False)  # and since when, oldest first
@@ -400,9 +400,9 @@ class Door:
     def _judge_anew(self, now: float) -> None:
         """Send away who is a user no more, after a change of users and roles; what the others may do is judged when they do it."""
         auth = self._porter.auth
-        if auth.revision == self._judged:
+        if auth.narrowed == self._judged:
             return
-        self._judged = auth.revision
+        self._judged = auth.narrowed
         for client in list(self._clients.values()):
             if client.subject is not None and not client.refused and not auth.is_valid(client.subject):
                 logger.info("%s sends a client away that has to prove anew that it is a user", self._engine.name)

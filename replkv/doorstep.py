@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pynng  # as in ``transport.py``: what comes out of it is Any, and goes no further
 
-from replkv.secure import host_of
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -44,8 +42,8 @@ DEAD_SHARE: Final = 2
 leaves such behind, where that has to be proved by a certificate."""
 ANEW_AFTER: Final = 10.0
 """Seconds between two times that a listener is closed because of them."""
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks; more, where there are so many descriptors that a look takes long."""
+LOOK_EVERY, LOOK_AT_MOST = 1.0, 10.0
+"""Seconds between two looks; more than the first, where there are so many descriptors that a look takes long."""
 COMPLAIN_EVERY: Final = 10.0
 """Seconds between two warnings: strangers must not fill the log."""
 
@@ -99,12 +97,12 @@ class Doorstep:
             return []
         began = time.monotonic()
         gone: list[int] = []
-        ports = {host_of(url)[1] for _, url in listeners if url.startswith(_STREAMS)}
-        if ports:
-            self._end_old_ones(self._unfinished(ports, pipes, now), now)
+        bound = [end for listener, url in listeners if url.startswith(_STREAMS) and (end := _bound(listener)) is not None]
+        if bound:
+            self._end_old_ones(self._unfinished(bound, pipes, now), now)
             gone = self._gone_again()
             self._count_dead(now)
-        self._look_at = now + max(LOOK_EVERY, _PAUSE * (time.monotonic() - began))
+        self._look_at = now + min(LOOK_AT_MOST, max(LOOK_EVERY, _PAUSE * (time.monotonic() - began)))
         if self._ended and now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
             how_many = "a connection" if self._ended == 1 else f"{self._ended} connections"
@@ -126,7 +124,7 @@ class Doorstep:
             self.clogged = True
             logger.warning("%s makes all incoming connections anew: %d have ended that can't be closed otherwise", self._name, old)
 
-    def _unfinished(self, ports: set[int], pipes: Collection[int], now: float) -> dict[End, int]:
+    def _unfinished(self, bound: Collection[End], pipes: Collection[int], now: float) -> dict[End, int]:
         """Return the descriptors of connections that were accepted but not announced, by their other ends."""
         for pipe in [pipe for pipe in self._known if pipe not in pipes]:
             del self._known[pipe]
@@ -139,7 +137,7 @@ class Doorstep:
                 others[number] = kind or 0
                 continue
             own, other = _end(_system.getsockname, number), _end(_system.getpeername, number)
-            if own is None or own[0] not in ports or other in announced or (other is None and _listens(number)):
+            if own is None or not _leads_to(own, bound) or other in announced or (other is None and _listens(number)):
                 others[number] = kind
             elif other is None:
                 dead[kind] = self._dead.get(kind, now)
@@ -205,10 +203,21 @@ def _end(of: Any, number: int) -> End | None:
     return (int.from_bytes(raw[2:4]), raw[_HOSTS[family]]) if family in _HOSTS else None
 
 
+def _leads_to(own: End, bound: Collection[End]) -> bool:
+    """Tell whether a socket of this end may be of a listener; other ones of the program may have the same port at another address."""
+    return any(own == end or (own[0] == end[0] and not any(end[1])) for end in bound)
+
+
 def _listens(number: int) -> bool:
     value, size = ctypes.c_int(0), ctypes.c_uint32(ctypes.sizeof(ctypes.c_int))
     code = _system.getsockopt(number, socket.SOL_SOCKET, socket.SO_ACCEPTCONN, ctypes.byref(value), ctypes.byref(size))
     return code != 0 or value.value != 0
+
+
+def _bound(listener: Any) -> End | None:
+    """Return where one of nng's listeners listens; the host may be zeros, for all there are."""
+    address = pynng.ffi.new("nng_sockaddr *")
+    return None if pynng.lib.nng_listener_get_addr(listener, b"local-address", address) else _end_of(address)
 
 
 def _other_end(pipe: int) -> End | None:
@@ -217,6 +226,10 @@ def _other_end(pipe: int) -> End | None:
     handle.id = pipe
     if code := pynng.lib.nng_pipe_get_addr(handle[0], b"remote-address", address):
         return None if code == pynng.lib.NNG_ENOTSUP else _GONE
+    return _end_of(address)
+
+
+def _end_of(address: Any) -> End:
     if address.s_family == pynng.lib.NNG_AF_INET:
         place = address.s_in
         return int.from_bytes(place.sa_port.to_bytes(2, sys.byteorder)), place.sa_addr.to_bytes(4, sys.byteorder)

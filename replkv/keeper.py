@@ -22,7 +22,6 @@ from replkv.ops import KeepAlive, Revoke
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from replkv.auth import Subject
     from replkv.machine import Machine
     from replkv.proposals import Call
 
@@ -103,8 +102,8 @@ class Keeper:
     _machine: Machine | None = field(default=None, init=False)  # as it was last seen, on the node's thread
     _stopped: bool = field(default=False, init=False)
     _cleaning: list[bytes] = field(factory=list, init=False)  # commands that remove what nobody wants any more
-    resting: dict[tuple[float, Subject | None], list[Held]] = field(factory=dict, init=False)
-    """Leases that nobody uses now and somebody may soon, by their time to live and on whose behalf they were granted."""
+    resting: dict[tuple[float, str | None], list[Held]] = field(factory=dict, init=False)
+    """Leases that nobody uses now and somebody may soon, by their time to live and the user for whom they were granted, if any."""
     places: Iterator[int] = field(factory=count, init=False)
     """Numbers the places in lines that hang on these leases: one lease may stand in a line several times."""
     deadline: float = field(default=float("inf"), init=False)

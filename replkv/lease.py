@@ -39,6 +39,7 @@ class Lease:
         keeper: who keeps it alive.
         renewed: when it was granted or last renewed by itself.
         passing: it belongs to one key and ends with it.
+        owner: the user for whom it was granted or taken over, None: a member, "": anybody; it counts as long as no key hangs on it.
         keys: the keys that hang on it, in the order in which they came.
         hung: how often one was hung on it.
         judged: what stands for the rights that were found to do for all its keys, and what ``hung`` was then; a note that changes nothing.
@@ -49,6 +50,7 @@ class Lease:
     keeper: int
     renewed: int
     passing: bool = False
+    owner: str | None = None
     keys: dict[bytes, None] = Factory(dict)
     hung: int = 0
     judged: tuple[object, int] = (None, 0)
@@ -57,6 +59,9 @@ class Lease:
         """Yield the keys that came since ``hung`` was that, and perhaps some that were there before; linear in them."""
         return islice(reversed(self.keys), self.hung - hung)
 
+
+Row: TypeAlias = tuple[int, int, int, int, bool, str | None]
+"""A lease in a dump: id, ttl, keeper, renewed, passing and owner."""
 
 _Class: TypeAlias = tuple[int, int]  # keeper and ttl
 
@@ -128,7 +133,7 @@ class Leases:
             number += 1
         return number
 
-    def grant(self, number: int, ttl: int, keeper: int, time: int, *, passing: bool = False) -> Lease:
+    def grant(self, number: int, ttl: int, keeper: int, time: int, *, passing: bool = False, owner: str | None = None) -> Lease:
         """Make a lease.
 
         Args:
@@ -137,6 +142,7 @@ class Leases:
             keeper: who keeps it alive, or ``NOBODY``.
             time: now.
             passing: it ends with its key.
+            owner: the user who asks; None: a member.
 
         Raises:
             LeaseExists: the id is taken.
@@ -145,12 +151,12 @@ class Leases:
             raise refuse(LeaseExists, (number,))
         if not number:
             number = self.last_id = self.choose(self.last_id)
-        lease = Lease(number, ttl, keeper, time, passing)
+        lease = Lease(number, ttl, keeper, time, passing, owner)
         self._add(lease)
         return lease
 
-    def renew(self, number: int, keeper: int, time: int) -> Lease:
-        """Let a lease's time begin anew, and give it to a keeper if one is named.
+    def renew(self, number: int, keeper: int, time: int, owner: str | None = None) -> Lease:
+        """Let a lease's time begin anew, and give it to a keeper if one is named, and to the user who asks.
 
         Raises:
             LeaseNotFound: there is none of this id.
@@ -158,7 +164,8 @@ class Leases:
         lease = self[number]
         self.remove(lease)
         lease.renewed = time
-        lease.keeper = keeper or lease.keeper
+        if keeper:
+            lease.keeper, lease.owner = keeper, owner
         self._add(lease)
         return lease
 
@@ -249,23 +256,23 @@ class Leases:
 
     # -- dumping and loading -------------------------------------------------------------------------------------------------------
 
-    def rows(self) -> tuple[list[tuple[int, int, int, int, bool]], list[tuple[int, int]]]:
+    def rows(self) -> tuple[list[Row], list[tuple[int, int]]]:
         """Return the leases and the keepers' last keep-alives as plain rows that later changes leave alone."""
-        leases = [(lease.id, lease.ttl, lease.keeper, lease.renewed, lease.passing) for lease in self]
+        leases = [(lease.id, lease.ttl, lease.keeper, lease.renewed, lease.passing, lease.owner) for lease in self]
         return leases, sorted(self._kept_alive.items())
 
-    def load(self, leases: Iterable[tuple[int, int, int, int, bool]], kept_alive: Iterable[tuple[int, int]]) -> None:
+    def load(self, leases: Iterable[Row], kept_alive: Iterable[tuple[int, int]]) -> None:
         """Fill an empty table with what ``rows`` returned; keys are hung on it by ``hang``.
 
         Raises:
             ValueError: no table can have had it.
         """
         before = 0
-        for number, ttl, keeper, renewed, passing in leases:
+        for number, ttl, keeper, renewed, passing, owner in leases:
             if number in self._table or not number or not ttl or renewed < before:
                 raise ValueError(f"lease {number} can't stand where it does")
             before = renewed
-            self._add(Lease(number, ttl, keeper, renewed, passing))
+            self._add(Lease(number, ttl, keeper, renewed, passing, owner))
         last = NOBODY
         for keeper, time in kept_alive:
             if keeper not in self._numbers or keeper <= last:

@@ -120,7 +120,7 @@ class Read:
     """
 
     number: int
-    operation: Raw
+    operation: Raw = field(repr=False)  # values that are compared
     consistency: str
     max_staleness: int | None = None
     min_revision: int = 0
@@ -262,7 +262,7 @@ class Outcome:
     number: int
     session: int
     sequence: int
-    answers: tuple[Raw, ...] | None
+    answers: tuple[Raw, ...] | None = field(repr=False)
     opened: int = 0
     expired: bool = False
 
@@ -272,7 +272,7 @@ class Answer:
     """The answer to a ``Read`` or a ``Look``: a status and what goes with it."""
 
     number: int
-    raw: Raw
+    raw: Raw = field(repr=False)
 
 
 @frozen
@@ -288,7 +288,7 @@ class Events:
     """
 
     number: int
-    events: tuple[Event, ...]
+    events: tuple[Event, ...] = field(repr=False)
     revision: int
     passed: int
     caught_up: bool
@@ -328,7 +328,7 @@ class Part:
     """A piece of a reply that is too large for one letter; ``last``: the reply is complete with it."""
 
     number: int
-    data: bytes
+    data: bytes = field(repr=False)
     last: bool
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from replkv.auth import Subject
     from replkv.codec import Batch
     from replkv.history import History
-    from replkv.lease import Lease
+    from replkv.lease import Lease, Row
     from replkv.messages import Entry, Founding
     from replkv.wire import Raw
 
@@ -227,6 +227,7 @@ class Machine:
                 _, *asks, command = command
                 subject = tuple(asks)
             yield from self.auth.check_in_steps(subject, command, self.leases)
+            writer.user = subject and subject[0]
             own = self._own.get(command[0])
             begun = own(self, command) if own is not None else writer.begin(command)
             answer: Raw = begun if isinstance(begun, tuple) else (yield from begun)
@@ -451,12 +452,12 @@ def _batches(entry: Entry) -> list[Batch]:
         raise Incompatible(f"entry {entry.index} of the log holds {error}") from None
 
 
-def _lease(row: Any) -> tuple[int, int, int, int, bool]:
-    *numbers, passing = row
+def _lease(row: Any) -> Row:
+    *numbers, passing, owner = row
     number, ttl, keeper, renewed = map(codec.natural, numbers)
     if type(passing) is not bool:
         raise DecodeError("not a lease")
-    return number, ttl, keeper, renewed, passing
+    return number, ttl, keeper, renewed, passing, None if owner is None else codec.short_text(owner)
 
 
 def _pair(row: Any) -> tuple[int, int]:

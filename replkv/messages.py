@@ -266,7 +266,7 @@ def is_credible(message: RaftMessage, term: int) -> bool:
 class Forward:
     """Batches of commands a follower hands to its leader, each packed as it will stand in a block."""
 
-    batches: tuple[bytes, ...]
+    batches: tuple[bytes, ...] = field(repr=False)
 
 
 @frozen

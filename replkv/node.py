@@ -642,8 +642,8 @@ class Node(Described):
         self._applying = None
         self._publish()
         self.keeper.applied(self.machine)  # first: who has revoked a lease finds it lost
-        if self.machine.auth.revision != self.hub.auth_revision:
-            self.hub.judge_anew(self.machine.auth.revision)
+        if self.machine.auth.narrowed != self.hub.auth_revision:
+            self.hub.judge_anew(self.machine.auth.narrowed)
         # Watches before answers: who is handed a lock goes before the one who gave it back, and its first write before the other's next.
         self._matching = self.hub.publish(self.machine.store, self.published.revision)
         self.proposals.answer(outcome for outcome in outcomes if outcome.owner is None)  # a client may name a session that is ours

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeV
 from attrs import evolve
 
 from replkv import codec, errors, features, letters, wire
-from replkv.auth import OF_LEASE
 from replkv.kv import MOD, VALUE
 from replkv.member_ops import ChangeMembers
 from replkv.ops import Add, Delete, Get, Put, Scan, Txn
@@ -658,8 +657,7 @@ class LeaseKeys(Plan[tuple[bytes, ...]]):
 
     def permit_answer(self, subject: Subject | None, machine: Machine, raw: Raw) -> None:
         """Let the keys be seen by those who may read all of them, also those outside of a namespace."""
-        for key in raw[1]:
-            machine.auth.check_span(subject, wire.READ | OF_LEASE, (key, key + b"\x00"))
+        machine.auth.check_leased(subject, raw[1])
 
     def look(self, machine: Machine, time: int) -> tuple[bytes, ...]:
         """Take hold of the keys.

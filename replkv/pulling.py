@@ -73,6 +73,9 @@ class _Helping(NamedTuple):
     place: Place
     last: bool = False
 
+    def __repr__(self) -> str:  # without keys and values
+        return f"<{len(self.events)} events up to {self.place}>"
+
 
 class RemoteFeed(Feed):
     """What a member elsewhere sends.

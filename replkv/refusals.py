@@ -88,7 +88,7 @@ _OF_LEASE = 8
 def _denied(user: str, mode: int, start: bytes, end: bytes | None) -> str:
     if mode not in _MODES:
         return f"this is for users who have the role root, and {user} has not"
-    what = "each of the keys that hang on this lease" if mode & _OF_LEASE else _keys(start, end)
+    what = "each of the keys that hang on this lease, or it has none and is another's" if mode & _OF_LEASE else _keys(start, end)
     return f"user {user} may not {_MODES[mode]} {what}: have root grant it to one of the user's roles"
 
 

@@ -279,7 +279,7 @@ class EmbeddedMember(Facade[W, L]):
 
         ``REPLKV_NAME``, ``_DATA_DIR``, ``_LISTEN``, ``_ADVERTISE``, ``_CLUSTER`` ("a=host:port,…"), ``_JOIN`` ("host:port,…"),
         ``_LEARNER`` and ``_INSECURE`` ("1" or "0"), of ``Config`` ``_CLIENTS`` and ``_PRIORITY``, and of ``TLS`` ``_TLS_CA``,
-        ``_TLS_CERT``, ``_TLS_KEY``, ``_TLS_CLIENT_CA`` and ``_TLS_SERVER_NAME``.
+        ``_TLS_CERT``, ``_TLS_KEY``, ``_TLS_CLIENT_CA``, ``_TLS_SERVER_NAME`` and ``_TLS_REQUIRE_CLIENT_CERT`` ("1" or "0").
 
         Args:
             overrides: arguments that win over the environment; a ``config`` without ``clients`` or ``priority`` leaves that to it.
@@ -297,9 +297,7 @@ class EmbeddedMember(Facade[W, L]):
             arguments["join"] = [part.strip() for part in value.split(",")]
         for argument in ("learner", "insecure"):
             if value := os.environ.get(variable := f"REPLKV_{argument.upper()}"):
-                if value not in ("0", "1"):
-                    raise ValueError(f"{variable} must be 1 or 0, not {value!r}")
-                arguments[argument] = value == "1"
+                arguments[argument] = _parse_choice(variable, value)
         for choice in ("clients", "priority"):
             if value := os.environ.get(f"REPLKV_{choice.upper()}"):
                 overrides["config"] = _with_choice(overrides.get("config"), choice, value)
@@ -554,11 +552,19 @@ def _with_choice(config: object, choice: str, value: str) -> Any:
 
 def _tls_from_env() -> dict[str, Any]:
     """Return the argument ``tls``, if there is one."""
-    names = ("ca", "cert", "key", "client_ca", "server_name")
+    names = ("ca", "cert", "key", "client_ca", "server_name", "require_client_cert")
     given: dict[str, Any] = {name: value for name in names if (value := os.environ.get(f"REPLKV_TLS_{name.upper()}"))}
+    if value := given.get("require_client_cert"):
+        given["require_client_cert"] = _parse_choice("REPLKV_TLS_REQUIRE_CLIENT_CERT", value)
     if given and "ca" not in given:
         raise ValueError(f"REPLKV_TLS_{next(iter(given)).upper()} is set, and REPLKV_TLS_CA is not: TLS needs the authority of the members")
     return {"tls": TLS(**given)} if given else {}
+
+
+def _parse_choice(variable: str, value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError(f"{variable} must be 1 or 0, not {value!r}")
+    return value == "1"
 
 
 def _parse_cluster(text: str) -> dict[str, str]:

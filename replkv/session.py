@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from attrs import Factory, define
+from attrs import define, field
 
 from replkv import codec
 
@@ -58,7 +58,7 @@ class Session:
     heard: int
     owner: str | None = None
     floor: int = 0
-    answers: dict[int, bytes] = Factory(dict)
+    answers: dict[int, bytes] = field(factory=dict, repr=False)  # there are values in them
     size: int = 0
 
     def forget(self, below: int) -> None:

@@ -160,7 +160,8 @@ class Stream:
         try:
             with memoryview(out) as view:
                 while written < len(view):
-                    written += self._socket.send(view[written : written + _CHUNK])
+                    with view[written : written + _CHUNK] as part:  # else who looks at all objects may keep it from being released
+                        written += self._socket.send(part)
         except BlockingIOError:
             pass
         except OSError as error:

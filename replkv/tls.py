@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import ssl
 from typing import Any, Final, TypeAlias
 
@@ -20,6 +21,7 @@ Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 Certificate: TypeAlias = dict[str, Any]
 """What ``ssl`` says of a certificate."""
 
+_SERVER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f:]+(:[0-9.]+)?")
 _ROUNDS: Final = 8  # a handshake takes two or three
 _UNTRUSTED: Final = frozenset((2, 18, 19, 20, 21))  # what OpenSSL says when no authority of ours signed a certificate
 _TOO_EARLY: Final = 9
@@ -66,8 +68,12 @@ class TLS:
             value = getattr(self, name)
             if not isinstance(value, str) and (name == "ca" or value is not None):
                 raise TypeError(f"TLS({name}=) must be a str{'' if name == 'server_name' else ' or a path'}, not {type(value).__name__}")
-            if value == "" or (value is not None and "\0" in value):
+            if value == "" or (value is not None and "\0" in value and name != "server_name"):
                 raise ValueError(f"TLS({name}=) must not be empty, and have no zero bytes")
+        if self.server_name is not None and not _SERVER_NAME.fullmatch(self.server_name):
+            raise ValueError(
+                f"TLS(server_name=) must be a host name or an IP address, in ASCII and without brackets, not {self.server_name!r}"
+            )
         if not isinstance(self.require_client_cert, bool):
             raise TypeError(f"TLS(require_client_cert=) must be a bool, not {type(self.require_client_cert).__name__}")
         if (self.cert is None) != (self.key is None):
@@ -270,7 +276,9 @@ def _load_chain(context: ssl.SSLContext, cert: str, key: str) -> None:
         context.load_cert_chain(cert, key, lambda: "")  # without the last it might ask at the terminal, and wait
     except ssl.SSLError as error:
         if "KEY_VALUES_MISMATCH" in (error.reason or "") or "MISMATCH" in str(error):
-            raise ValueError(f"{key} is not the private key of {cert}: replace both together, and the own certificate comes first there") from error
+            raise ValueError(
+                f"{key} is not the private key of {cert}: replace both together, and the own certificate comes first there"
+            ) from error
         raise ValueError(f"{cert} and {key} can't be used as certificate and private key: {error.reason or error}") from error
     except OSError as error:
         raise ValueError(f"{cert} and {key} can't be read: {error.strerror}") from error

@@ -86,7 +86,7 @@ class Arrived:
     """A frame from an incoming connection."""
 
     pipe: int
-    frame: bytes
+    frame: bytes = field(repr=False)
 
 
 @frozen
@@ -94,7 +94,7 @@ class Answered:
     """A frame that came back on the link to ``peer``."""
 
     peer: str
-    frame: bytes
+    frame: bytes = field(repr=False)
 
 
 Event: TypeAlias = LinkUp | LinkDown | LinkFailed | PipeUp | PipeDown | Arrived | Answered

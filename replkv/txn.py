@@ -178,6 +178,7 @@ class Writer(Reader):
     Attributes:
         time: cluster time in microseconds.
         max_bytes: what store and leases may take.
+        user: on whose behalf the command at work is; None: a member's.
         ended: leases that are no more, for whoever holds them here.
     """
 
@@ -187,6 +188,7 @@ class Writer(Reader):
         self._promised: list[tuple[int, int]] = []  # id and ttl of the passing leases the command at work makes
         self.time = 0
         self.max_bytes = 0
+        self.user: str | None = None
         self.ended: list[int] = []
 
     @property
@@ -312,12 +314,12 @@ class Writer(Reader):
         """Make a lease."""
         _, number, ttl, keeper = packed
         self._check_room(LEASE_BYTES)
-        return (OK, self._leases.grant(number, ttl, keeper, self.time).id, ttl)
+        return (OK, self._leases.grant(number, ttl, keeper, self.time, owner=self.user).id, ttl)
 
     def renew(self, packed: Raw) -> Raw:
         """Let a lease's time begin anew."""
         _, number, keeper = packed
-        return (OK, self._leases.renew(number, keeper, self.time).ttl)
+        return (OK, self._leases.renew(number, keeper, self.time, self.user).ttl)
 
     def keep_alive(self, packed: Raw) -> Raw:
         """Let the time of a keeper's leases begin anew."""

@@ -240,7 +240,7 @@ class Hub:
     def __init__(self) -> None:
         self.ended = False
         self.auth_revision = 1
-        """That of the rights by which those who were woken last, because of that, are judged."""
+        """At which rights may have been taken away last: who waited then was woken."""
         self.readings = Readings()
         self._compacted = 0  # up to which revision the store was when the readings were forgotten
         self._lock = Lock()  # guards all of this; held for moments only
@@ -320,7 +320,7 @@ class Hub:
             cursor.wake()
 
     def judge_anew(self, auth_revision: int) -> None:
-        """Wake everybody: rights were changed, and who waits may have lost its own."""
+        """Wake everybody: rights were taken away at this auth revision, and who waits may have lost its own."""
         self.auth_revision = auth_revision
         with self._lock:
             woken = self._release_all()

@@ -45,7 +45,7 @@ ADD_ROLE, DELETE_ROLE, GRANT_PERMISSION, REVOKE_PERMISSION, ADD_TOKEN = 8, 9, 10
 
 NAME_MAX = 128
 """Characters of a user's or a role's name."""
-PASSWORD_MAX = 256
+HASH_MAX = 256
 """Bytes of a password's hash."""
 BOUND_MAX = 4096
 """Bytes of a key in a permission."""
@@ -336,7 +336,7 @@ def _is_level(level: object) -> bool:
 
 
 def _is_secret(value: object) -> bool:
-    return type(value) is bytes and len(value) <= PASSWORD_MAX
+    return type(value) is bytes and len(value) <= HASH_MAX
 
 
 def _is_mode(value: object) -> bool:

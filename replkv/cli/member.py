@@ -24,8 +24,8 @@ DESCRIPTION: Final = """\
 Run one member of a cluster until SIGTERM or Ctrl-C: then it hands leadership over, closes, and exits with 0. Exits with 2 when an argument
 is wrong and with 69 when it can't start or stops by itself, and says why. An option that is not given is taken from its variable:
 REPLKV_NAME, REPLKV_DATA_DIR, REPLKV_LISTEN, REPLKV_ADVERTISE, REPLKV_CLUSTER, REPLKV_JOIN, REPLKV_CLIENTS, REPLKV_PRIORITY,
-REPLKV_LEARNER and REPLKV_INSECURE (1 or 0), and REPLKV_TLS_CA, REPLKV_TLS_CERT, REPLKV_TLS_KEY, REPLKV_TLS_CLIENT_CA and
-REPLKV_TLS_SERVER_NAME."""
+REPLKV_LEARNER and REPLKV_INSECURE (1 or 0), and REPLKV_TLS_CA, REPLKV_TLS_CERT, REPLKV_TLS_KEY, REPLKV_TLS_CLIENT_CA,
+REPLKV_TLS_SERVER_NAME and REPLKV_TLS_REQUIRE_CLIENT_CERT (1 or 0)."""
 
 OPTIONS: Final = {
     "name": ("NAME", "of this member, one of the cluster's (default: replica)"),
@@ -43,6 +43,7 @@ TLS_OPTIONS: Final = {
     "key": ("FILE", "with --ca: the private key of --cert, which only its owner can read"),
     "client-ca": ("FILE", "with --ca: the authority that signs clients' certificates (default: that of --ca)"),
     "server-name": ("NAME", "with --ca and --join: the name that the certificates of those have, if it is not the host of the address"),
+    "require-client-cert": ("1|0", "with --ca: 0 lets clients in that have no certificate, and a password instead (default: 1)"),
 }
 
 

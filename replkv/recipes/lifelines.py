@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from replkv.lifeline import Lifeline
 
 if TYPE_CHECKING:
+    from replkv.engine import Engine
     from replkv.recipes.base import Calls, Deadline
 
 MOST_AT_REST: Final = 16
@@ -42,7 +43,7 @@ async def borrow(calls: Calls, ttl: float, until: Deadline) -> Lifeline:
         ReplkvError: as ``lease()`` raises it.
     """
     engine = calls._engine()  # noqa: SLF001  # leases belong to who keeps them alive
-    resting = engine.keeper.resting.get((ttl, engine.subject), [])
+    resting = engine.keeper.resting.get((ttl, _user(engine)), [])
     while resting:
         try:
             lifeline = Lifeline(engine, resting.pop())
@@ -55,9 +56,14 @@ async def borrow(calls: Calls, ttl: float, until: Deadline) -> Lifeline:
 
 def give_back(lifeline: Lifeline) -> None:
     """Let a lease rest on which no key hangs any more."""
-    resting = lifeline.engine.keeper.resting.setdefault((lifeline.ttl, lifeline.engine.subject), [])
+    resting = lifeline.engine.keeper.resting.setdefault((lifeline.ttl, _user(lifeline.engine)), [])
     if len(resting) < MOST_AT_REST:
         lifeline.rest()
         resting.append(lifeline.held)
     else:
         lifeline.drop()
+
+
+def _user(engine: Engine) -> str | None:
+    """Return the user on whose behalf something is asked; not when that was proved, or leases would rest for who never comes again."""
+    return None if engine.subject is None else engine.subject[0]

@@ -83,7 +83,7 @@ class Readers:
         if least > operation.most:
             raise Violation("U1", f"{operation} was answered at entry {operation.most}, {least} was acknowledged before its call")
         possible = states(witness, least, operation.most)
-        reasons = [state.rights.denies(operation.subject, operation.wire, lambda _: []) for state in possible]
+        reasons = [state.rights.denies(operation.subject, operation.wire, lambda _: ("", [])) for state in possible]
         denied = DENIALS.get(operation.answer[0])
         if denied is not None:
             if denied not in reasons:

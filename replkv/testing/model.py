@@ -57,6 +57,7 @@ class ModelLease:
     renewed: int
     renewed_in: int
     passing: bool = False
+    owner: str | None = None  # the user for whom it was granted or taken over
 
 
 class Wanted(NamedTuple):
@@ -100,6 +101,7 @@ class Model:
     _kept_alive: dict[int, tuple[int, int]] = field(factory=dict)  # by keeper: when, and in which entry
     _changes: dict[bytes, Raw] = field(factory=dict)  # of the command being executed
     _promised: dict[int, int] = field(factory=dict)  # id and ttl of the leases it makes for single keys
+    _user: str | None = None  # on whose behalf it is
     _base: int = 1  # the revision before the command
     _oldest: int = 0  # that may be read
 
@@ -108,6 +110,7 @@ class Model:
         subject, packed = asks(packed, guest)
         if (denied := self.denies(subject, packed)) is not None:
             return (STATUS[denied],)
+        self._user = subject and subject[0]
         self._begin(self.revision, self.compacted)
         try:
             answer = self._do(packed)
@@ -126,7 +129,11 @@ class Model:
 
     def denies(self, subject: Subject | None, packed: Raw) -> Denied | None:
         """Return why somebody may not do what an operation may do, as things are; None: it may."""
-        return self.rights.denies(subject, packed, self.keys_of)
+        return self.rights.denies(subject, packed, self._hung)
+
+    def _hung(self, lease: int) -> tuple[str | None, list[bytes]]:
+        """Return the user whose a lease is, if it is one's, and the keys that hang on it; what is not there is anybody's."""
+        return (self.leases[lease].owner if lease in self.leases else ""), self.keys_of(lease)
 
     def pairs(self) -> list[Raw]:
         """Return all living pairs as records."""
@@ -318,7 +325,7 @@ class Model:
             raise _RefusedError(errors.LeaseExists)
         if not number:
             number = self.last_lease = self._free_lease(self.last_lease)
-        self.leases[number] = ModelLease(ttl, keeper, self.time, self.index)
+        self.leases[number] = ModelLease(ttl, keeper, self.time, self.index, owner=self._user)
         return wire.OK, number, ttl
 
     def _free_lease(self, after: int) -> int:
@@ -335,7 +342,8 @@ class Model:
     def _renew(self, number: int, keeper: int) -> Raw:
         lease = self._lease(number)
         del self.leases[number]
-        self.leases[number] = ModelLease(lease.ttl, keeper or lease.keeper, self.time, self.index, lease.passing)
+        owner = self._user if keeper else lease.owner
+        self.leases[number] = ModelLease(lease.ttl, keeper or lease.keeper, self.time, self.index, lease.passing, owner)
         return wire.OK, lease.ttl
 
     def _keep_alive(self, keeper: int) -> Raw:

@@ -6,6 +6,7 @@ of each such stretch whether a permission has it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrs import evolve, field, frozen
@@ -13,7 +14,7 @@ from attrs import evolve, field, frozen
 from replkv import errors, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from replkv.wire import Raw
 
@@ -26,8 +27,10 @@ ADDRESSES = b"\x00replkv/clients/", b"\x00replkv/clients0"
 Subject = tuple[str, int]
 Span = tuple[bytes, bytes | None]
 Denied = type[errors.ReplkvError]
-Wish = tuple[int, Span]
-"""To read or to write a span."""
+Wish = tuple[int, Span] | str
+"""To read or to write a span, or to be a user, "" being anybody."""
+Hung = Callable[[int], tuple[str | None, list[bytes]]]
+"""Tells whose a lease is, None being a member, and the keys that hang on it."""
 
 
 class ModelUser(NamedTuple):
@@ -66,16 +69,16 @@ class Rights:
 
     # -- who may what --------------------------------------------------------------------------------------------------------------
 
-    def denies(self, subject: Subject | None, packed: Raw, keys_of: Callable[[int], list[bytes]]) -> Denied | None:
+    def denies(self, subject: Subject | None, packed: Raw, hung: Hung) -> Denied | None:
         """Return why somebody may not do what an operation may do, in whichever branch; None: it may."""
         if (wrong := self._denies_user(subject)) is not None or subject is None or not self.enabled or self.is_root(subject):
             return wrong
-        wishes = list(wishes_of(packed, keys_of))
-        return None if all(wish is not None and self._grants(subject, *wish) for wish in wishes) else errors.PermissionDenied
+        wishes = list(wishes_of(packed, hung))
+        return None if all(wish is not None and self._allows(subject, wish) for wish in wishes) else errors.PermissionDenied
 
     def denies_reading(self, subject: Subject | None, span: Span) -> Denied | None:
         """Return why somebody may not read all keys of a span; None: it may."""
-        return self.denies(subject, (wire.SCAN, *span), lambda _: [])
+        return self.denies(subject, (wire.SCAN, *span), lambda _: ("", []))
 
     def _denies_user(self, subject: Subject | None) -> Denied | None:
         if subject is None or not self.enabled:
@@ -86,6 +89,9 @@ class Rights:
     def is_root(self, subject: Subject) -> bool:
         """Tell whether a user has the role that may do everything."""
         return ROOT in self.users[subject[0]].roles
+
+    def _allows(self, subject: Subject, wish: Wish) -> bool:
+        return wish in (subject[0], "") if isinstance(wish, str) else self._grants(subject, *wish)
 
     def _grants(self, subject: Subject, mode: int, span: Span) -> bool:
         if mode == wire.READ and span[1] is not None and ADDRESSES[0] <= span[0] < ADDRESSES[1] and span[1] <= ADDRESSES[1]:
@@ -224,28 +230,36 @@ def _has(span: Span, key: bytes) -> bool:
 # -- what an operation may do ------------------------------------------------------------------------------------------------------
 
 
-def wishes_of(packed: Raw, keys_of: Callable[[int], list[bytes]]) -> Iterator[Wish | None]:
+def wishes_of(packed: Raw, hung: Hung) -> Iterator[Wish | None]:
     """Yield what an operation may read and write, whatever becomes of it; None: what root alone may do.
 
     Args:
         packed: the operation.
-        keys_of: tells the keys of a lease.
+        hung: tells whose a lease is, and its keys.
     """
     tag, *fields = packed
     if tag == wire.TXN:
         yield from ((wire.READ, (compare[0], compare[1])) for compare in fields[0])
         for inner in (*fields[1], *fields[2]):
-            yield from wishes_of(inner, keys_of)
+            yield from wishes_of(inner, hung)
     elif tag in (wire.EXPECT, wire.GUARD):
         yield wire.READ, _key(fields[0])
-        yield from wishes_of(fields[2], keys_of)
+        yield from wishes_of(fields[2], hung)
     elif tag in (wire.RENEW, wire.REVOKE):
-        yield from ((wire.WRITE, _key(key)) for key in keys_of(fields[0]))
+        yield from _wishes_on(fields[0], hung)
     elif tag not in (wire.GRANT, wire.KEEP_ALIVE):
-        yield from _wishes_of_plain(tag, fields, keys_of)
+        yield from _wishes_of_plain(tag, fields, hung)
 
 
-def _wishes_of_plain(tag: int, fields: list[Any], keys_of: Callable[[int], list[bytes]]) -> Iterator[Wish | None]:
+def _wishes_on(lease: int, hung: Hung) -> Iterator[Wish | None]:
+    """Yield what may become of a lease: all its keys may end, and one without any is its owner's."""
+    owner, keys = hung(lease)
+    yield from ((wire.WRITE, _key(key)) for key in keys)
+    if not keys:
+        yield owner
+
+
+def _wishes_of_plain(tag: int, fields: list[Any], hung: Hung) -> Iterator[Wish | None]:
     if tag in (wire.GET, wire.ADD):
         yield wire.READ, _key(fields[0])
         if tag == wire.ADD:
@@ -258,7 +272,7 @@ def _wishes_of_plain(tag: int, fields: list[Any], keys_of: Callable[[int], list[
         if prev_kv:
             yield wire.READ, span
         if tag == wire.PUT_WITH and fields[3]:
-            yield from ((wire.WRITE, _key(key)) for key in keys_of(fields[3]))
+            yield from _wishes_on(fields[3], hung)
     else:
         yield None
 

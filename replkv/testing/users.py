@@ -330,6 +330,9 @@ class Guest:
     def _come(self, member: SimMember) -> None:
         if self._visit is not None:
             return
+        if member.process.raft is None:  # a door answers nobody before it belongs to a cluster
+            self._wait()
+            return
         if self.subject is None or self.users.rng.random() < 0.2:
             self._log_in(member)
         else:

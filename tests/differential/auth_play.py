@@ -246,6 +246,13 @@ class AuthPlay:
         self.etcd.server.token = self._theirs
         return self._acting.do(step), self.etcd_store.do(step)
 
+    def is_judged_by_owner(self, step: Step) -> bool:
+        """Tell whether a step has to do with a lease without keys that is not the user's: here it is its owner's, in etcd anybody's."""
+        inner = step.then if isinstance(step, steps.If) else step
+        lease = inner.lease if isinstance(inner, (steps.Put, steps.Revoke)) else None
+        leases = self.replica._running().machine.leases  # between two steps of this play nothing happens
+        return lease is not None and lease in leases and not leases[lease].keys and leases[lease].owner != USER
+
     def ask(self, ask: Ask) -> Any:
         """Ask as the user, and require equal answers."""
         ours, theirs = ReplkvAuth.ask(ask, self.user), self.etcd.ask(ask, self._theirs)

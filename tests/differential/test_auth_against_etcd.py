@@ -111,7 +111,7 @@ def test_what_a_user_may_not_do_is_denied_by_both_and_all_else_has_the_same_resu
             both.change(deed)
         elif isinstance(deed, Ask):
             both.ask(deed)
-        elif not (isinstance(deed, Txn) and etcd_finds_duplicate(deed)):  # which each finds at another place
+        elif not both.is_judged_by_owner(deed) and not (isinstance(deed, Txn) and etcd_finds_duplicate(deed)):  # found at another place
             both.as_user(deed)
 
 
@@ -211,6 +211,20 @@ def test_the_keys_of_a_lease_its_time_and_the_list_of_leases_are_not_for_everybo
     both.as_root(Put(b"secret name", b"", lease=7))
     for step in (TimeToLive(7), Renew(7), steps.Leases()):
         denied_here_only(both, step)
+
+
+def test_a_lease_without_keys_is_its_owner_s(both: AuthPlay) -> None:
+    """In etcd its id is a secret that protects it; here ids count up."""
+    both.change(Grant("one", "write", Where(key=b"b")))
+    both.change(Hold("one", held=True))
+    both.as_root(steps.Grant(7))
+    both.as_root(Put(b"z", b"", lease=7))
+    assert both.both_as_user(Put(b"b", b"", lease=7)) == (DENIED, DENIED)
+    both.as_user(steps.Grant(8))
+    assert both.as_user(Put(b"b", b"", lease=8)) != DENIED
+    assert both.as_user(Revoke(8)) != DENIED
+    both.as_root(Delete(Where(key=b"z")))
+    denied_here_only(both, Put(b"b", b"", lease=7))
 
 
 def test_history_is_forgotten_by_root_alone(both: AuthPlay) -> None:

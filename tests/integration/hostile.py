@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from attrs import frozen
 from authority import Authority, Certified
@@ -24,6 +24,8 @@ from cluster import PATIENCE, Cluster, Member, eventually, free_ports
 from fleet import CALM, Writer
 
 from replkv import TLS, Client, connect, letters
+
+S = TypeVar("S", bound="Stranger")
 
 REQ = b"\x00SP\x00\x00\x30\x00\x00"
 """What a REQ socket of nng says first."""
@@ -194,10 +196,10 @@ class Visitor(Stranger):
 
 
 @contextmanager
-def crowd(makers: Iterable[Callable[[], Stranger]]) -> Iterator[list[Stranger]]:
+def crowd(makers: Iterable[Callable[[], S]]) -> Iterator[list[S]]:
     """Many connections at once."""
     with ExitStack() as stack:
-        yield [stack.enter_context(make()) for make in makers]
+        yield [stack.enter_context(make()) for make in makers]  # type: ignore[misc]  # each enters as itself
 
 
 # -- who is attacked ---------------------------------------------------------------------------------------------------------------

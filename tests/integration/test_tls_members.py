@@ -298,6 +298,13 @@ def test_the_environment_names_the_files(tmp_path: Path, ours: Authority, monkey
         monkeypatch.setenv(f"REPLKV_TLS_{variable}", value)
     with Replica.from_env() as member:
         assert member._tls == TLS(ca=a.ca, cert=a.cert, key=a.key, client_ca=ours.client_ca, server_name="db")
+    monkeypatch.setenv("REPLKV_TLS_REQUIRE_CLIENT_CERT", "0")  # passwords sufficed in programs only, and not where ``replkv member`` runs
+    with Replica.from_env() as member:
+        assert member._tls is not None
+        assert not member._tls.require_client_cert
+    monkeypatch.setenv("REPLKV_TLS_REQUIRE_CLIENT_CERT", "no")
+    with pytest.raises(ValueError, match="REPLKV_TLS_REQUIRE_CLIENT_CERT must be 1 or 0, not 'no'"):
+        Replica.from_env()
 
 
 def test_asyncio_members_take_certificates_too(tmp_path: Path, ours: Authority) -> None:

@@ -200,3 +200,8 @@ def a_batch_is_taken_for_another_ones_by_its_number(patch: Patch) -> None:
         return submit(self, known, data, guest)
 
     patch.setattr(Guests, "submit", by_number)
+
+
+@mutant(164)
+def a_lease_without_keys_is_anybodys(patch: Patch) -> None:
+    patch.setattr(auth._Unjudged, "end", lambda self, user: None)

@@ -155,7 +155,7 @@ def test_a_member_hears_of_a_leader_that_it_has_never_heard_of_as_a_member() -> 
 def is_noticed(*rules: str, first: int = 1000) -> bool:
     """Whether one of these rules is broken in a seed with changes of the configuration, from some seed on."""
     seeds = [seed for seed in range(first, first + 500) if "reconfigure" in draw(seed).faults and len(draw(seed).names) > 2]
-    failures = (attempt(seed, Reduction(watchers=0, holders=0)) for seed in seeds)
+    failures = (attempt(seed, Reduction(watchers=0, holders=0, users=0)) for seed in seeds)
     return any(failure is not None and failure.rule in rules for failure in failures)
 
 

@@ -87,8 +87,8 @@ def changed(auth: Auth, rights: Rights, change: ChangeAuth, time: int) -> tuple[
 def test_the_product_and_the_model_agree_on_who_may_do_what(seed: int) -> None:
     rng = random.Random(seed)
     auth, rights, leases = Auth(), Rights(), Leases()
-    for number, keys in ((1, [b"a"]), (2, [b"b", b"n"]), (3, [])):
-        leases.grant(number, 1_000_000, 0, 0)
+    for number, keys, owner in ((1, [b"a"], None), (2, [b"b", b"n"], USERS[1]), (3, [], rng.choice((None, "", *USERS)))):
+        leases.grant(number, 1_000_000, 0, 0, owner=owner)
         for key in keys:
             leases.hang(key, number)
     for change in (ChangeAuth(wire.ADD_USER, ("root", b"")), ChangeAuth(wire.ENABLE)):
@@ -101,7 +101,7 @@ def test_the_product_and_the_model_agree_on_who_may_do_what(seed: int) -> None:
         subject = rng.choice((("", 0), (rng.choice(USERS), rng.choice((0, auth.revision)))))
         wish = random_wish(rng).to_wire()
         assert denied_by(auth, subject, wish, leases) == rights.denies(
-            subject, wish, lambda lease: list(leases[lease].keys) if lease in leases else []
+            subject, wish, lambda lease: (leases[lease].owner, list(leases[lease].keys)) if lease in leases else ("", [])
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 from attrs import define
 from rights import HELD, WORLD, Log
 from rights import auth as changing
-from test_login import bob, lock_up, root
+from test_login import bob, change, lock_up, root
 from visitors import Hall
 
 from replkv import auth as auth_module
@@ -325,3 +325,108 @@ def test_a_login_had_everybodys_rights_worked_out_anew(monkeypatch: pytest.Monke
     monkeypatch.setattr(auth_module._Spans, "of", None)
     with pytest.raises(errors.PermissionDenied):
         after.check_span(("ann", 9), wire.READ, (b"a", b"b"))
+
+
+# -- leases without keys -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared() -> Log:
+    """Return a log in which ann and bob may write below their names."""
+    log = Log()
+    log.must(changing(wire.ADD_USER, "root", b""))
+    for name in ("ann", "bob"):
+        log.must(changing(wire.ADD_USER, name, b""), changing(wire.ADD_ROLE, name), changing(wire.GRANT_ROLE, name, name))
+        log.must(changing(wire.GRANT_PERMISSION, name, wire.READWRITE, name.encode(), name.encode() + b"0"))
+    log.must(changing(wire.ENABLE))
+    return log
+
+
+def by(log: Log, user: str, *operations: ops.Packable[Any]) -> list[int]:
+    """Return what became of a user's operations."""
+    guest = (user, log.machine.auth.revision)
+    return [answer[0] for answer in log.do(*(operation.to_wire() for operation in operations), guest=guest)]
+
+
+HOUR = 3_600_000_000
+
+
+@pytest.mark.parametrize("operation", [ops.Put("bob", "v", lease=1), ops.Revoke(1), ops.Renew(1, 9), ops.Renew(1, 0)], ids=str)
+def test_a_lease_on_which_no_key_hung_yet_could_be_ended_taken_over_or_made_useless_by_every_user(
+    shared: Log, operation: ops.Packable[Any]
+) -> None:
+    """Its number is one more than that of the last; and a foreign key on it kept its own holder from using or revoking it."""
+    assert by(shared, "ann", ops.Grant(0, HOUR, 7)) == [wire.OK]
+    assert by(shared, "bob", operation, ops.Txn(otherwise=[operation]) if isinstance(operation, ops.Put) else operation) == [DENIED] * 2
+    copy = shared.copy()
+    assert by(copy, "bob", operation) == [DENIED]  # also behind a snapshot
+    assert by(copy, "ann", ops.Put("ann", "v", lease=1), ops.Delete("ann"), ops.Renew(1, 8), ops.Revoke(1)) == [wire.OK] * 4
+
+
+def test_a_lease_without_keys_is_whose_it_was_granted_for_in_a_member_too(shared: Log) -> None:
+    stamp = shared.machine.auth.revision
+    shared.must((wire.AS, "ann", stamp, ops.Grant(0, HOUR, 7).to_wire()), ops.Grant(0, HOUR, 7).to_wire())
+    assert by(shared, "bob", ops.Revoke(1), ops.Revoke(2)) == [DENIED] * 2
+    assert by(shared, "ann", ops.Revoke(2), ops.Revoke(1)) == [DENIED, wire.OK]
+    assert by(shared, "root", ops.Revoke(2)) == [wire.OK]
+
+
+def test_a_lease_that_was_taken_over_is_whose_it_is_now(shared: Log) -> None:
+    shared.must(changing(wire.GRANT_PERMISSION, "bob", wire.READWRITE, b"ann", b"ann0"))
+    assert by(shared, "ann", ops.Grant(0, HOUR, 7), ops.Put("ann", "v", lease=1)) == [wire.OK] * 2
+    assert by(shared, "bob", ops.Renew(1, 0), ops.Delete("ann"), ops.Revoke(1)) == [wire.OK, wire.OK, DENIED]
+    assert by(shared, "ann", ops.Put("ann", "v", lease=1)) == [wire.OK]
+    assert by(shared, "bob", ops.Renew(1, 9), ops.Delete("ann"), ops.Renew(1, 9)) == [wire.OK] * 3
+    assert by(shared, "ann", ops.Put("ann", "v", lease=1)) == [DENIED]
+
+
+def test_a_lease_that_nobody_had_to_prove_anything_for_is_anybodys_after_auth_was_enabled(shared: Log) -> None:
+    """Else who rests on one from before could not use it, and would keep it alive in vain."""
+    shared.must(changing(wire.DISABLE))
+    assert shared.do(ops.Grant(0, HOUR, 7).to_wire(), guest=("", 0))[0][0] == wire.OK
+    shared.must(changing(wire.ENABLE))
+    assert by(shared, "ann", ops.Put("ann", "v", lease=1)) == [wire.OK]
+    assert by(shared, "bob", ops.Revoke(1)) == [DENIED]
+
+
+# -- who is woken ------------------------------------------------------------------------------------------------------------------
+
+
+def test_each_user_that_was_made_woke_all_watches_and_had_all_clients_looked_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty thousand watches take 20 ms of the thread that decides: only what takes something away is worth that."""
+    rung: list[int] = []
+    monkeypatch.setattr(hall.node.hub, "judge_anew", rung.append)
+    before = hall.node.machine.auth
+    gives = [
+        (wire.ADD_USER, "new", b""),
+        (wire.ADD_ROLE, "more"),
+        (wire.GRANT_PERMISSION, "more", wire.READ, b"x", None),
+        (wire.GRANT_PERMISSION, "more", wire.READWRITE, b"x", None),
+        (wire.GRANT_ROLE, "new", "more"),
+    ]
+    change(root(hall), *gives)
+    assert hall.node.machine.auth.revision == before.revision + len(gives)
+    assert not rung
+    assert hall.door._judged == before.narrowed
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        (wire.ENABLE,),
+        (wire.DELETE_USER, "bob"),
+        (wire.CHANGE_PASSWORD, "bob", b""),
+        (wire.REVOKE_ROLE, "ann", "dev"),
+        (wire.DELETE_ROLE, "dev"),
+        (wire.GRANT_PERMISSION, "dev", wire.READ, b"app/", b"app0"),
+        (wire.GRANT_PERMISSION, "dev", wire.WRITE, b"app/", b"app0"),
+        (wire.REVOKE_PERMISSION, "dev", b"app/", b"app0"),
+    ],
+    ids=str,
+)
+def test_what_may_take_something_away_wakes_them(hall: Hall, takes: tuple[Any, ...]) -> None:
+    narrowed = hall.node.hub.auth_revision
+    change(root(hall), takes)
+    assert narrowed < hall.node.hub.auth_revision == hall.node.machine.auth.narrowed == hall.node.machine.auth.revision
+    again = Machine.load(hall.node.machine.dump()).auth
+    assert again.narrowed == again.revision

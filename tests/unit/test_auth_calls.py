@@ -833,7 +833,7 @@ def test_a_right_that_is_taken_away_between_the_look_and_the_wait_for_the_bell_e
     assert rung == []
 
 
-def test_who_waits_is_woken_when_rights_are_changed_and_logins_wake_nobody(replica: Replica, alice: ActingReplica) -> None:
+def test_who_waits_is_woken_when_rights_are_taken_away_and_logins_wake_nobody(replica: Replica, alice: ActingReplica) -> None:
     node = Standing()
     rung: list[None] = []
     feed = GuardedFeed(cast("Node", node), Wanted.of(Span(b"a", b"b")), lambda: rung.append(None), ("alice", 100))
@@ -856,6 +856,8 @@ def test_who_waits_is_woken_when_rights_are_changed_and_logins_wake_nobody(repli
     replica.put("x", "1")
     assert seen == []
     replica.auth.add_role("y")
+    assert seen == []
+    replica.auth.delete_role("y")
     assert seen == [replica.auth.status().revision]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rights import EMPTY, HELD, KEEPER, MISSING, OURS, SECRET, WORLD, Log, auth, facts
+from rights import ANYBODYS, EMPTY, HELD, KEEPER, MISSING, OURS, SECRET, WORLD, Log, auth, facts
 
 from replkv import codec, errors, ops, wire
 from replkv.auth import Auth, _Spans
@@ -192,7 +192,7 @@ def test_old_revisions_were_read_by_who_had_the_right_only_then_or_has_it_only_n
 def test_cve_2026_44283_a_key_was_hung_on_a_foreign_lease_in_a_nested_put(cluster: Cluster) -> None:
     put = Put("alice/x", b"", lease=HELD)
     cluster.denied("alice", put, nested(put, 1), nested(put, 2), Put("alice/x", b"", lease=OURS))
-    for lease, status in ((EMPTY, OK), (MISSING, STATUS[errors.LeaseNotFound])):
+    for lease, status in ((ANYBODYS, OK), (MISSING, STATUS[errors.LeaseNotFound])):
         assert cluster.as_("alice", Put("alice/x", b"", lease=lease))[0][0] == status
 
 
@@ -207,6 +207,19 @@ def test_one_foreign_key_among_many_own_was_not_noticed(cluster: Cluster) -> Non
     cluster.log.must(Put("bob/x", b"", lease=EMPTY).to_wire())
     cluster.denied("alice", Renew(EMPTY, 0), Revoke(EMPTY), Put("alice/1", b"", lease=EMPTY))
     cluster.denied("bob", Renew(EMPTY, 0), Revoke(EMPTY), Put("bob/x", b"", lease=EMPTY))
+
+
+def test_a_lease_was_anybody_s_before_a_key_hung_on_it(cluster: Cluster) -> None:
+    """Between its grant and its first put: ids count up, so each lock could be broken as it was taken, or its lease be spoilt."""
+    (granted,) = cluster.as_("alice", ops.Grant(0, 60_000_000, 7))
+    lease = granted[1]
+    others = Revoke(lease), Revoke(lease, 7), Renew(lease, 0), Renew(lease, 9), Put("bob/x", b"", lease=lease)
+    cluster.denied("bob", *others, nested(Put("bob/x", b"", lease=lease), 2))
+    cluster.denied("alice", *(operation for operation in (Revoke(EMPTY), Renew(EMPTY, 9), Put("alice/x", b"", lease=EMPTY))))
+    for operation in (Renew(lease, 0), Put("alice/x", b"", lease=lease), Delete("alice/x"), Put("alice/x", b"", lease=lease)):
+        assert cluster.as_("alice", operation)[0][0] == OK
+    cluster.denied("bob", *others)
+    assert cluster.as_("alice", Delete("alice/x"), Renew(lease, 9), Revoke(lease))[2][0] == OK
 
 
 def test_66_a_refusal_named_another_key_of_the_lease_on_the_member_that_began_with_a_snapshot(cluster: Cluster) -> None:
@@ -244,7 +257,7 @@ def test_each_key_that_hangs_on_a_lease_made_the_next_one_take_longer(cluster: C
 
     monkeypatch.setattr(_Spans, "cover", counted)
     for number in range(300):
-        assert cluster.as_("alice", Put(b"alice/%d" % number, b"", lease=EMPTY))[0][0] == OK
+        assert cluster.as_("alice", Put(b"alice/%d" % number, b"", lease=ANYBODYS))[0][0] == OK
     assert looked_up < 300 * 20
 
 
@@ -253,25 +266,25 @@ def test_what_was_found_to_be_a_user_s_to_write_counted_when_it_was_so_no_more(c
     log = cluster.log
 
     def may() -> bool:
-        return bool(cluster.as_("alice", Put("alice/x", b"", lease=EMPTY))[0][0] == OK)
+        return bool(cluster.as_("alice", Put("alice/x", b"", lease=ANYBODYS))[0][0] == OK)
 
     assert may()
-    log.must(Put("bob/1", b"", lease=EMPTY).to_wire())
+    log.must(Put("bob/1", b"", lease=ANYBODYS).to_wire())
     assert not may()
     log.must(Put("bob/1", b"").to_wire())
     assert may()
-    log.must(Put("bob/1", KEEP, lease=EMPTY).to_wire(), Delete("alice/x").to_wire())
+    log.must(Put("bob/1", KEEP, lease=ANYBODYS).to_wire(), Delete("alice/x").to_wire())
     assert not may()
-    log.must(Delete("bob/1").to_wire(), Put("alice/y", b"", lease=EMPTY).to_wire())
+    log.must(Delete("bob/1").to_wire(), Put("alice/y", b"", lease=ANYBODYS).to_wire())
     assert may()
-    log.must(Revoke(EMPTY).to_wire(), ops.Grant(EMPTY, 60_000_000, 0).to_wire(), Put("bob/1", b"", lease=EMPTY).to_wire())
+    log.must(Revoke(ANYBODYS).to_wire(), ops.Grant(ANYBODYS, 60_000_000, 0).to_wire(), Put("bob/1", b"", lease=ANYBODYS).to_wire())
     assert not may()
     log.must(auth(wire.GRANT_ROLE, "alice", "bob"))
     assert may()
     log.must(auth(wire.REVOKE_PERMISSION, "bob", b"bob/", b"bob0"))
     assert not may()
     other = log.copy()
-    assert other.do(Put("alice/x", b"", lease=EMPTY).to_wire(), guest=("alice", cluster.auth.revision))[0][0] == DENIED
+    assert other.do(Put("alice/x", b"", lease=ANYBODYS).to_wire(), guest=("alice", cluster.auth.revision))[0][0] == DENIED
 
 
 def test_a_short_lease_that_was_hung_on_a_foreign_key_deleted_it(cluster: Cluster) -> None:
@@ -580,7 +593,7 @@ def at_random(rng: random.Random) -> tuple[Raw, tuple[str, int] | None]:
     """Return a command that has to do with leases and rights, and the user whose it is; None: the member's."""
     name = rng.choice(["alice", "bob", "eve"])
     key = b"%s/%d" % (rng.choice([b"alice", b"bob"]), rng.randrange(4))
-    lease = rng.choice([HELD, EMPTY, EMPTY, 5, 6])
+    lease = rng.choice([HELD, EMPTY, ANYBODYS, ANYBODYS, 6, 7])
     span = rng.choice([(b"alice/", b"alice0"), (b"bob/", b"bob0"), (b"alice/1", b"bob/2"), (b"held/", None)])
     put = Put(key, b"", lease=lease)
     commands: list[Raw] = [

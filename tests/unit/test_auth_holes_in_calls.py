@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from replkv import Client, Event, Replica, connect, errors, passwords, restore
+from replkv import Client, Event, Replica, connect, errors, passwords, restore, wire
 from replkv.acting import ActingReplica
 from replkv.auth import Auth
+from replkv.auth_ops import ChangeAuth
 from replkv.errors import AuthenticationFailed, PermissionDenied
 from replkv.node import Node
 from replkv.ops import Get, Key, Txn
@@ -349,6 +350,8 @@ def test_67_the_door_believed_a_password_that_was_changed_while_it_was_compared(
     monkeypatch.setattr(passwords, "matches", slow)
     with pytest.raises(AuthenticationFailed):
         connect(tmp_path / "data", user="bob", password=PASSWORD)
+    known = replica._running().machine.auth
+    assert not [token for token in known.tokens.values() if known.is_valid((token.user, token.stamp))], "nor is there a token for it"
 
 
 def test_the_token_of_a_client_outlived_its_password(replica: Replica, client: Client) -> None:
@@ -469,7 +472,8 @@ def test_a_password_is_not_in_the_command_that_is_replicated_nor_in_its_repr(rep
     assert not any(PASSWORD.encode() in command for command in seen)
     hashes = [user.password for user in node.machine.auth.users.values()]
     assert len(set(hashes)) == len(hashes), "each has a salt of its own, though all have one password"
-    for told in (repr(node.machine.auth), repr(node.machine.auth.users), repr(replica.auth.user("carol"))):
+    change = ChangeAuth(wire.ADD_USER, ("carol", hashes[0]))
+    for told in (repr(node.machine.auth), repr(node.machine.auth.users), repr(replica.auth.user("carol")), repr(change), str(change)):
         assert "scr1" not in told
 
 

@@ -173,7 +173,7 @@ def test_a_member_takes_certificates_as_options(ask: Ask, monkeypatch: pytest.Mo
     monkeypatch.setattr(member, "exit_on_sigterm", lambda: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    words = "member --data-dir d --insecure --ca ca --cert c --key k --client-ca cc --server-name n"
+    words = "member --data-dir d --insecure --ca ca --cert c --key k --client-ca cc --server-name n --require-client-cert 0"
     assert plain.run(words.split()) == 0
     assert environment == {
         "REPLKV_DATA_DIR": "d",
@@ -183,4 +183,5 @@ def test_a_member_takes_certificates_as_options(ask: Ask, monkeypatch: pytest.Mo
         "REPLKV_TLS_KEY": "k",
         "REPLKV_TLS_CLIENT_CA": "cc",
         "REPLKV_TLS_SERVER_NAME": "n",
+        "REPLKV_TLS_REQUIRE_CLIENT_CERT": "0",
     }

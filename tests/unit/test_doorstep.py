@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import socket
 import time
@@ -78,7 +79,9 @@ def test_who_connects_and_gets_no_further_is_cut_off_and_said_of(
     began = time.monotonic()
     run(transport, until=lambda: all(map(is_closed, silent)))
     assert time.monotonic() - began < 5, "before nng does it"
-    assert caplog.messages == [f"a closed 5 connections at {url} on which nobody spoke as members or clients do in time"]
+    (message,) = caplog.messages
+    expected = rf"a closed (a|\d) connections? at {re.escape(url)} on which nobody spoke as members or clients do in time"
+    assert re.fullmatch(expected, message)
 
 
 def test_who_got_through_stays_however_long_it_is_silent(ends: ExitStack, listening: tuple[NngTransport, str]) -> None:
@@ -111,6 +114,35 @@ def test_sockets_of_the_program_itself_are_left_alone(ends: ExitStack, listening
     assert not any(map(is_closed, (near, far, *pair)))
     for end in pair:
         end.close()
+
+
+def test_a_server_of_the_program_at_the_same_port_of_another_address_is_left_alone(
+    ends: ExitStack, listening: tuple[NngTransport, str]
+) -> None:
+    transport, url = listening
+    port = int(url.rpartition(":")[2])
+    server = ends.enter_context(socket.create_server(("127.0.0.2", port)))
+    near = ends.enter_context(socket.create_connection(("127.0.0.2", port)))
+    far = ends.enter_context(server.accept()[0])
+    for end in (near, far):
+        end.setblocking(False)
+    silent = connect(ends, url)
+    run(transport, until=lambda: is_closed(silent))
+    assert not any(map(is_closed, (near, far)))
+
+
+@pytest.mark.parametrize("host", ["*", "[::]"])
+def test_who_listens_everywhere_is_looked_after_as_well(ends: ExitStack, host: str) -> None:
+    transport = NngTransport()
+    ends.callback(transport.close)
+    try:
+        port = transport.listen(f"tcp://{host}:0").rpartition(":")[2]
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    at = f"tcp://127.0.0.1:{port}" if host == "*" else f"tcp://[::1]:{port}"
+    greeted, silent = connect(ends, at, HELLO), connect(ends, at)
+    run(transport, until=lambda: is_closed(silent))
+    assert not is_closed(greeted)
 
 
 def test_when_there_are_too_many_the_oldest_make_room_at_once(
@@ -173,3 +205,43 @@ def test_other_addresses_of_the_internet_are_told_apart(ends: ExitStack) -> None
     greeted, silent = connect(ends, url, HELLO), connect(ends, url)
     run(transport, until=lambda: is_closed(silent))
     assert not is_closed(greeted)
+
+
+def test_a_connection_that_ended_without_nng_s_notice_is_told_of_at_the_second_look(
+    ends: ExitStack, listening: tuple[NngTransport, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, url = listening
+    greeted = [connect(ends, url, HELLO) for _ in range(2)]
+    run(transport, until=lambda: len(transport._pipes) == 2)
+    run(transport, until=lambda: len(transport._doorstep._known) == 2)
+    first = next(iter(transport._pipes))
+    before = doorstep._other_end
+    monkeypatch.setattr(doorstep, "_other_end", lambda pipe: doorstep._GONE if pipe == first else before(pipe))
+    events = run(transport, until=lambda: any(map(is_closed, greeted)))
+    assert events[-1:] == [PipeDown(first)]
+    assert [is_closed(end) for end in greeted].count(True) == 1
+
+
+def test_when_many_have_ended_that_nng_keeps_the_listener_is_closed_and_opened_again(
+    ends: ExitStack, listening: tuple[NngTransport, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With TLS nng keeps some; here it is only said that it does."""
+    transport, url = listening
+    monkeypatch.setattr(doorstep, "UNFINISHED_MAX", 16)
+    greeted = connect(ends, url, HELLO)
+    run(transport, until=lambda: len(transport._pipes) == 1)
+    before = transport._listeners[0][0]
+    unfinished = transport._doorstep._unfinished
+
+    def with_dead_ones(bound: list[doorstep.End], pipes: list[int], now: float) -> dict[doorstep.End, int]:
+        found = unfinished(bound, pipes, now)
+        transport._doorstep._dead = dict.fromkeys(range(9), 0.0) if transport._listeners[0][0] is before else {}
+        return found
+
+    monkeypatch.setattr(transport._doorstep, "_unfinished", with_dead_ones)
+    run(transport, until=lambda: is_closed(greeted))
+    assert "a makes all incoming connections anew: 9 have ended that can't be closed otherwise" in caplog.messages
+    again = connect(ends, url, HELLO)
+    run(transport, until=lambda: len(transport._pipes) == 1)
+    assert not is_closed(again)
+    assert transport._listeners[0][1] == url

@@ -75,7 +75,7 @@ HOUSE: list[Floor] = [
         "tls": set(),
         "secure": {"tls"},
         "diagnosis": {"fork", "secure", "tls"},
-        "doorstep": {"secure"},
+        "doorstep": set(),
         "bell": set(),
         "transport": {"bell", "diagnosis", "doorstep", "fork", "secure"},
         "address_book": set(),

@@ -12,7 +12,7 @@ from model_kv import carry_out
 
 from replkv import errors, kv, ops, txn, wire
 from replkv.kv import Store, run
-from replkv.lease import LEASE_BYTES, NOBODY, Leases
+from replkv.lease import LEASE_BYTES, NOBODY, Leases, Row
 from replkv.ops import KEEP
 from replkv.txn import Writer
 from replkv.wire import Raw
@@ -495,15 +495,15 @@ def test_ids_the_store_chooses_count_up_past_those_that_are_taken(member: Member
 @pytest.mark.parametrize(
     ("leases", "kept_alive"),
     [
-        ([(0, 1, 0, 0, False)], []),
-        ([(1, 0, 0, 0, False)], []),
-        ([(1, 1, 0, 0, False), (1, 1, 0, 0, False)], []),
-        ([(1, 1, 0, 5, False), (2, 1, 0, 4, False)], []),
-        ([(1, 1, 7, 0, False)], [(8, 0)]),
-        ([(1, 1, 7, 0, False)], [(7, 0), (7, 1)]),
-        ([(1, 1, 0, 0, False)], [(0, 1)]),
+        ([(0, 1, 0, 0, False, None)], []),
+        ([(1, 0, 0, 0, False, None)], []),
+        ([(1, 1, 0, 0, False, None), (1, 1, 0, 0, False, None)], []),
+        ([(1, 1, 0, 5, False, None), (2, 1, 0, 4, False, None)], []),
+        ([(1, 1, 7, 0, False, None)], [(8, 0)]),
+        ([(1, 1, 7, 0, False, None)], [(7, 0), (7, 1)]),
+        ([(1, 1, 0, 0, False, None)], [(0, 1)]),
     ],
 )
-def test_a_table_no_member_can_have_is_refused(leases: list[tuple[int, int, int, int, bool]], kept_alive: list[tuple[int, int]]) -> None:
+def test_a_table_no_member_can_have_is_refused(leases: list[Row], kept_alive: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match="can't"):
         Leases().load(leases, kept_alive)

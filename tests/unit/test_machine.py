@@ -656,7 +656,7 @@ def test_a_dump_has_sessions_leases_keepers_base_and_history_in_this_order() -> 
     assert head == (4, *place, (configuration, 1, roster, 1), 3, 2, 3, 1, 7, 5, 3)
     sessions, leases, kept_alive, users, base, end, history = sections
     assert [row[0] >> 16 for row in sessions if len(row) == 5] == [2, 4, 6]
-    assert leases == ((1, 10_000_000, 7, 0, False), (5, 20_000_000, 0, 0, False), (2, 3_600_000_000, 0, 0, True))
+    assert leases == ((1, 10_000_000, 7, 0, False, None), (5, 20_000_000, 0, 0, False, None), (2, 3_600_000_000, 0, 0, True, None))
     assert kept_alive == ((7, 1_000_000),)
     assert users == (NO_USERS,)
     assert base == ((b"a", b"1", 2, 2, 1, 1), (b"b", b"22", 3, 3, 1, 0))
@@ -770,24 +770,25 @@ def test_a_dump_that_is_compacted_beyond_its_revision_is_refused() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        (0, 1, 0, 0, False),
-        (1, 0, 0, 0, False),
-        (1, 1, 0, 0, 0),
-        (1, 1, 0, 0),
-        (1, 1, 0, -1, False),
-        (1, True, 0, 0, False),
-        (1, 1, b"", 0, True),
+        (0, 1, 0, 0, False, None),
+        (1, 0, 0, 0, False, None),
+        (1, 1, 0, 0, 0, None),
+        (1, 1, 0, 0, False),
+        (1, 1, 0, 0, False, 7),
+        (1, 1, 0, -1, False, None),
+        (1, True, 0, 0, False, None),
+        (1, 1, b"", 0, True, None),
     ],
 )
 def test_a_dump_with_an_impossible_lease_is_refused(row: object) -> None:
-    assert len(Machine.load([dump_of(head(leases=1), [(1, 1, 0, 0, False)], [END])]).leases) == 1
+    assert len(Machine.load([dump_of(head(leases=1), [(1, 1, 0, 0, False, None)], [END])]).leases) == 1
     with pytest.raises(DecodeError):
         Machine.load([dump_of(head(leases=1), [row], [END])])
 
 
 @pytest.mark.parametrize("row", [(8, 0), (7, -1), (7,), (7, 0, 0), 7])
 def test_a_dump_with_an_impossible_keeper_is_refused(row: object) -> None:
-    lease = (1, 1, 7, 0, False)
+    lease = (1, 1, 7, 0, False, None)
     assert len(Machine.load([dump_of(head(leases=1, kept_alive=1), [lease], [(7, 5)], [END])]).leases) == 1
     with pytest.raises(DecodeError):
         Machine.load([dump_of(head(leases=1, kept_alive=1), [lease], [row], [END])])

@@ -121,4 +121,4 @@ def test_what_the_guide_shows_is_true(tmp_path: Path) -> None:
     blocks += re.findall(r"```python\n(def test_.+?)```", readme, re.DOTALL)
     (tmp_path / "test_it.py").write_text("\n\n".join(blocks), encoding="utf-8")
     told, errors = run(tmp_path, "--strict-markers", "--replkv-seeds=2")
-    assert "9 passed" in told, told + errors
+    assert "11 passed" in told, told + errors

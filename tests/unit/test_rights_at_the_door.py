@@ -257,7 +257,11 @@ def test_nothing_that_is_told_of_users_has_a_password_s_hash_in_it(stage: Stage)
 
 # -- batches -----------------------------------------------------------------------------------------------------------------------
 
-SOME = [row for row in (*PUTS[:3], *OUTERMOST) if row.operation.to_wire()[0] != wire.LEVEL]
+SOME = [
+    row
+    for row in (*PUTS[:3], *OUTERMOST)
+    if row.operation.to_wire()[0] != wire.LEVEL and "without keys" not in row.name and "nobody's" not in row.name  # whose these are
+]
 
 
 @pytest.mark.parametrize("row", SOME, ids=str)

@@ -28,7 +28,7 @@ from replkv import TLS, diagnosis, secure
 from replkv import transport as module
 from replkv.address_book import SEED
 from replkv.cli.authority import Issued, write_pair
-from replkv.diagnosis import probe, probe_tls
+from replkv.diagnosis import Refusals, probe, probe_tls
 from replkv.messages import Vote
 from replkv.node import Node
 from replkv.secure import Secured
@@ -70,7 +70,12 @@ def test_paths_are_taken_in_any_form_and_a_certificate_needs_its_key(tmp_path: P
     for wrong in halves:
         with pytest.raises(ValueError, match="needs both cert= and key="):
             TLS(**wrong)
-    empty: list[dict[str, Any]] = [{"ca": ""}, {"ca": "x", "server_name": ""}, {"ca": "x\0"}, {"ca": "x", "server_name": "a\0b"}]
+    for wrong_name in ("a\0b", "a b", "a..b", ".b", "x" * 64, "ü.example", "[::1]", "*.example"):
+        with pytest.raises(ValueError, match=r"TLS\(server_name=\) must be a host name or an IP address"):
+            TLS(ca="x", server_name=wrong_name)
+    for name in ("db", "db.example-1.internal", "_a", "::1", "10.0.0.1"):
+        TLS(ca="x", server_name=name)
+    empty: list[dict[str, Any]] = [{"ca": ""}, {"ca": "x", "server_name": ""}, {"ca": "x\0"}]
     for wrong in empty:
         with pytest.raises(ValueError, match="must not be empty"):
             TLS(**wrong)
@@ -507,6 +512,24 @@ def test_warnings_of_strangers_are_few(
     assert len([record for record in caplog.records if " refused " in record.getMessage()]) == 1
 
 
+def test_a_refusal_that_went_on_for_ever_was_told_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = iter(range(1, 100_000))
+    monkeypatch.setattr(diagnosis, "_refused", lambda _: {1: next(refused)})
+    refusals, told = Refusals("a"), []
+    for second in range(24 * 3600):
+        refusals.look([(1, "tcp://h:1")], None, float(second))
+        if caplog.records:
+            told.append(second)
+            caplog.clear()
+    assert told[:4] == [0, 10, 30, 70]
+    assert 140 < len(told) < 160
+    refusals.look([(1, "tcp://h:1")], None, 30 * 3600.0)
+    refusals.look([(1, "tcp://h:1")], None, 30 * 3600.0 + diagnosis.COMPLAIN_EVERY)
+    assert len(caplog.records) == 2, "it was over, and is told from the beginning when it comes again"
+
+
 def test_a_probe_says_nothing_where_a_member_answers_or_nobody_is(make: Callable[..., NngTransport], a: Certified, b: Certified) -> None:
     secured = Secured(TLS(**b.tls), "b")
     server, plain = make("a", TLS(**a.tls)), make("a", None)
@@ -605,6 +628,24 @@ def test_new_certificates_are_shown_to_the_very_next_connection(
     met(server, new, url)
     seen = run(server, old, until=lambda seen: of(LinkFailed, seen[old]))
     assert not of(LinkUp, seen[old])
+
+
+def test_a_member_stood_still_while_a_name_server_did_not_answer_for_its_own_host(
+    make: Callable[..., NngTransport], tmp_path: Path, ours: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def look_up(*_: object) -> socket.socket:
+        threads.append(threading.current_thread())
+        raise OSError
+
+    tls = install(ours.member("a"), tmp_path / "a")
+    server = make("a", tls)
+    server.listen(URL)
+    monkeypatch.setattr(secure.socket, "create_connection", look_up)
+    install(ours.member("a", file="a-new"), tmp_path / "a")
+    run(server, until=lambda seen: threads)
+    assert threads[0] is not threading.current_thread()
 
 
 def test_connections_are_made_anew_a_few_at_a_time(
