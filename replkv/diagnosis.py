@@ -119,7 +119,7 @@ def _probe_tls(url: str, name: str, secured: Secured) -> str:
     context = tls.client_context()
     context.check_hostname = False  # what it is called is looked at below, and told
     context.maximum_version = ssl.TLSVersion.TLSv1_2  # there the other side says what it has against a certificate before it goes on
-    expected = name or tls.server_name or host_of(url)[0]
+    expected = secured.expected(name, url)
     with socket.create_connection(host_of(url), _PATIENCE) as connection:
         connection.settimeout(_PATIENCE)
         try:

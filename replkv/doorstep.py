@@ -56,6 +56,7 @@ _NEAR: Final = (0, b"")
 """Of one over a socket of this machine's file system."""
 _DESCRIPTORS: Final = "/dev/fd"
 _PAUSE: Final = 200  # times as long as a look takes, there is none: half a percent of the thread's time
+_HURRY: Final = 20  # the same while there are too many
 _FAMILY_AT: Final = slice(0, 2) if sys.platform.startswith("linux") else slice(1, 2)  # elsewhere the first byte is a length
 _HOSTS: Final = {int(socket.AF_INET): slice(4, 8), int(socket.AF_INET6): slice(8, 24)}  # by family: where the address is
 _STREAMS: Final = ("tcp://",)
@@ -79,6 +80,7 @@ class Doorstep:
         self._ended = 0
         self.clogged = False
         self._gone: set[int] = set()  # connections that were announced, and had ended at the last look
+        self._ends: dict[int, End] = {}  # of the sockets of those that were not announced
         self._dead: dict[int, float] = {}  # sockets whose connection has ended, and since when
         self._known: dict[int, End | None] = {}  # connections that were announced, and their other ends
         self._since: dict[End, float] = {}  # when those that were not were first seen, oldest first
@@ -102,7 +104,8 @@ class Doorstep:
             self._end_old_ones(self._unfinished(bound, pipes, now), now)
             gone = self._gone_again()
             self._count_dead(now)
-        self._look_at = now + min(LOOK_AT_MOST, max(LOOK_EVERY, _PAUSE * (time.monotonic() - began)))
+        pause = _HURRY if len(self._since) > most() else _PAUSE
+        self._look_at = now + min(LOOK_AT_MOST, max(LOOK_EVERY, pause * (time.monotonic() - began)))
         if self._ended and now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
             how_many = "a connection" if self._ended == 1 else f"{self._ended} connections"
@@ -130,11 +133,14 @@ class Doorstep:
             del self._known[pipe]
         self._known.update((pipe, _other_end(pipe)) for pipe in list(pipes) if pipe not in self._known)
         announced = set(self._known.values())
-        found, others, dead = {}, {}, {}
+        found, others, dead, ends = {}, {}, {}, {}
         for number in _descriptors():
             kind = _kind(number)
             if kind is None or self._others.get(number) == kind:
                 others[number] = kind or 0
+                continue
+            if (seen := self._ends.get(kind)) is not None and seen not in announced:
+                found[seen], ends[kind] = number, seen
                 continue
             own, other = _end(_system.getsockname, number), _end(_system.getpeername, number)
             if own is None or not _leads_to(own, bound) or other in announced or (other is None and _listens(number)):
@@ -142,8 +148,8 @@ class Doorstep:
             elif other is None:
                 dead[kind] = self._dead.get(kind, now)
             else:
-                found[other] = number
-        self._others, self._dead = others, dead
+                found[other], ends[kind] = number, other
+        self._others, self._dead, self._ends = others, dead, ends
         return {} if None in announced else found  # of one it is not known: let nobody be taken for somebody else
 
     def _end_old_ones(self, unfinished: dict[End, int], now: float) -> None:
@@ -151,14 +157,17 @@ class Doorstep:
         for end in unfinished:
             self._since.setdefault(end, now)
         too_many = len(self._since) - most()
+        tried = set()
         for end, since in list(self._since.items()):
             if too_many <= 0 and now - since < HANDSHAKE_TIMEOUT:
                 break
             too_many -= 1
+            tried.add(end)
             # Python's lock is kept for both calls: only a thread of nng's might give the number to another connection between them.
             if _end(_system.getpeername, unfinished[end]) == end:
                 _system.shutdown(unfinished[end], socket.SHUT_RDWR)
                 self._ended += 1
+        self._ends = {kind: end for kind, end in self._ends.items() if end not in tried}  # what becomes of them is looked at anew
 
 
 def most() -> int:

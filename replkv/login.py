@@ -22,7 +22,7 @@ from attrs import define, field
 from replkv import codec, passwords, wire
 from replkv.auth_ops import ChangeAuth
 from replkv.errands import Errand
-from replkv.errors import AuthenticationFailed, AuthRefused, Overloaded
+from replkv.errors import AuthenticationFailed, AuthRefused, NoLeader, Overloaded
 from replkv.letters import TOKEN
 from replkv.proposals import OwnCall
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from replkv.auth import Auth, Subject
     from replkv.engine import Embedded
     from replkv.errands import Ring
+    from replkv.errors import ReplkvError
     from replkv.letters import Prove, Welcome
     from replkv.proposals import Call
 
@@ -151,8 +152,8 @@ class Porter:
         """Have a password compared, unless there were too many wrong ones.
 
         Raises:
-            AuthenticationFailed: for this user.
-            Overloaded: for all users, or too many wait.
+            Overloaded: for this user, or for all, or too many wait.  It is no verdict on who asks: somebody else may have guessed, and
+                another member may look at it.
         """
         while self._harmless:
             self._of_user.give_back(self._harmless.popleft())
@@ -164,9 +165,8 @@ class Porter:
             raise Overloaded(f"member {name} has as many passwords to compare as it may: try again {soon}")
         if wait := self._of_user.take(user, now):  # last: names at which nobody may guess must not push out those that are counted
             self._of_all.give_back(None)
-            raise AuthenticationFailed(
-                f"member {name} was given too many wrong passwords for user {user}: try again in {math.ceil(wait)} s"
-            )
+            again = f"try again in {math.ceil(wait)} s, or another member now"
+            raise Overloaded(f"member {name} was given too many wrong passwords for user {user}: {again}")
         self._checks.add(proof)
         self._elsewhere(check)
 
@@ -205,6 +205,7 @@ class Login(Errand):
         """Since when it has waited for the leader; infinite while it does not."""
         self._admit = admit
         self._barrier: OwnCall | None = OwnCall(None, lambda _: ring(self))
+        self._alone = False  # the leader did not answer
 
     def begin(self) -> Welcome | None:
         """Let the client in if that is clear, else ask the leader first."""
@@ -237,9 +238,16 @@ class Login(Errand):
             ReplkvError: the client is not let in.
         """
         if self._barrier is not None:
+            self._alone = True
             self.engine.give_up(self._barrier)
             return self.go_on()
         return self._rest()
+
+    def _unknown(self, text: str) -> ReplkvError:
+        """Return the error for who is no user by what this member knows, which is a verdict only if it has heard of its leader."""
+        if not self._alone:
+            return AuthenticationFailed(text)
+        return NoLeader(f"{text}; but it knows no leader, and may not have heard of all users: try another member")
 
     def cancel(self) -> None:
         """Wait no longer."""
@@ -283,11 +291,11 @@ class Certified(Login):
     def _decide(self) -> Welcome | None:
         if (welcome := self._at_once()) is not None:
             return welcome
-        if self._name:
-            who = f"the certificate of this client names {self._name}, which is no user of the cluster: add_user({self._name!r}, None)"
-        else:
-            who = "only users of the cluster are let in here: connect(user=, password=)"
-        raise AuthenticationFailed(f"member {self.engine.name}: {who}")
+        member = f"member {self.engine.name}"
+        if not self._name:
+            raise AuthenticationFailed(f"{member}: only users of the cluster are let in here: connect(user=, password=)")
+        who = f"the certificate of this client names {self._name}, which is no user of the cluster: add_user({self._name!r}, None)"
+        raise self._unknown(f"{member}: {who}")
 
 
 class Proof(Login):
@@ -353,7 +361,7 @@ class Proof(Login):
         self._password = b""
         if not right:
             self.porter.was_wrong(self.user)
-            raise AuthenticationFailed(f"member {self.engine.name} does not let user {self.user} in: no such user, or a wrong password")
+            raise self._unknown(f"member {self.engine.name} does not let user {self.user} in: no such user, or a wrong password")
         self._new_token = self.porter.new_token()
         digest = hashlib.sha256(self._new_token).digest()
         note = ChangeAuth(wire.ADD_TOKEN, (digest, *self._subject, round(TOKEN_FOR * 1e6)))

@@ -52,6 +52,7 @@ L = TypeVar("L")
 logger = logging.getLogger(__name__)
 
 _open: weakref.WeakSet[EmbeddedMember[Any, Any]] = weakref.WeakSet()
+_ending: list[threading.Thread] = []  # of members that nobody holds any more, and that end by themselves
 
 
 boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -187,6 +188,7 @@ class EmbeddedMember(Facade[W, L]):
         if node is None or self._closed or node.stopped or fork.forked():
             return
         node.request_close(0.0)
+        _ending[:] = [thread for thread in (*_ending, self._thread) if thread is not None and thread.is_alive()]
         warnings.warn(f"{self._name} was not closed; use 'with' or call close()", ResourceWarning, stacklevel=1, source=self)
 
     def _running(self) -> Node:
@@ -422,6 +424,8 @@ def _close_all() -> None:
     if not fork.forked():
         for replica in list(_open):
             replica._close(2.0)  # noqa: SLF001  # one module
+        for thread in _ending:
+            thread.join(2.0)
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------------------

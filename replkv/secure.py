@@ -73,17 +73,26 @@ class Secured:
         host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         threading.Thread(target=_touch, args=(host, port), name="replkv-renewal", daemon=True).start()  # a name server may not answer
 
+    def expected(self, name: str, url: str) -> str:
+        """Return the name or address that the certificate at a url has to be for.
+
+        Args:
+            name: of the member; empty: it is not known, and what ``TLS`` says counts, else the host of the url.
+            url: that is dialled.
+        """
+        return name or self.tls.server_name or host_of(url)[0].removesuffix(".")
+
     def dialing(self, name: str, url: str) -> Any:
         """Return nng's settings for a dialer; they stay this object's.
 
         Args:
-            name: that the other side's certificate must have; empty: the one that ``TLS`` says, else the host of the url.
+            name: as in ``expected``.
             url: that is dialled.
 
         Raises:
             ValueError: no certificate can have that name.
         """
-        expected = name or self.tls.server_name or host_of(url)[0]
+        expected = self.expected(name, url)
         if expected not in self._dialing:
             self._dialing[expected] = _settings(self._credentials, self._credentials.ca, self.tls, server_name=expected)
         return self._dialing[expected]._tls_config  # noqa: SLF001
@@ -181,7 +190,9 @@ def identities(pipe: int) -> frozenset[str] | None:
         _lib.nng_strfree(name[0])
 
 
-_PART: Final = re.compile(rb"((?:[^\\,+]|\\.)*)(?: \+ |, |$)")  # of a subject, and what stands between two
+_VALUE: Final = rb"(?:[^\\,+]|\\.)*"
+_PART: Final = re.compile(rb"(%b)(?: \+ |, |$)" % _VALUE)  # of a subject, and what stands between two
+_SUBJECT: Final = re.compile(rb"%b(?:(?: \+ |, )%b)*" % (_VALUE, _VALUE))
 _ESCAPED: Final = re.compile(rb"\\([0-9A-F]{2}|.)")
 
 
@@ -189,15 +200,18 @@ def only_common_name(told: bytes) -> str:
     """Return the common name out of what nng takes for it: the value, escaped as in RFC 4514, and all of the subject that follows it.
 
     Returns:
-        Empty if there are several, for one may be somebody else's, or if it is no text.
+        Empty if there are several, for one may be somebody else's, or if it is no text that can be shown.
     """
+    if not _SUBJECT.fullmatch(told):
+        return ""
     value, *others = _PART.findall(told)
     if value.startswith(b"#") or any(part.startswith(b"CN=") for part in others):
         return ""
     try:
-        return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if len(found[1]) > 1 else found[1], value).decode()
+        name = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if len(found[1]) > 1 else found[1], value).decode()
     except UnicodeDecodeError:
         return ""
+    return name if name.isprintable() else ""
 
 
 def host_of(url: str) -> tuple[str, int]:

@@ -80,6 +80,13 @@ class Serving:
         self._name = node.name
         self._data_dir = data_dir
         secured = Secured(tls, node.name, clients=True) if tls is not None and clients is not None else None
+        if secured is not None and secured.tls.client_ca is None and secured.tls.require_client_cert:
+            logger.warning(
+                "%s: clients need certificates of the authority that signs members', in %s, so each of them could join as a member: "
+                "give clients an authority of their own, and TLS(client_ca=)",
+                node.name,
+                secured.tls.ca,
+            )
         most = _most_connections()
         self._transport = NngTransport(most, name=node.name, secured=secured)
         try:

@@ -201,7 +201,8 @@ def _explain_certificate(error: ssl.SSLCertVerificationError, name: str, ca: str
     if code == _PURPOSE:
         return "its certificate is not made for servers: members need one for client and server"
     if code in _OTHER_NAME:
-        return f"its certificate is not for {name or 'that name'}: correct the address, or put the name into the certificate"
+        remedy = "correct the address, put the name into the certificate, or say in server_name= which name it has"
+        return f"its certificate is not for {name or 'that name'}: {remedy}"
     return f"its certificate is not accepted: {error.verify_message}"
 
 
@@ -353,9 +354,9 @@ def _check_names(path: str, member: str, common: str, others: frozenset[str]) ->
 
 
 def common_name(certificate: Certificate) -> str:
-    """Return the common name; empty if there is none, or several, for one may be somebody else's."""
-    found = [value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
-    return str(found[0]) if len(found) == 1 else ""
+    """Return the common name; empty if there is none that can be shown, or several, for one may be somebody else's."""
+    found = [str(value) for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
+    return found[0] if len(found) == 1 and found[0].isprintable() else ""
 
 
 def names(certificate: Certificate) -> frozenset[str]:

@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 _CHUNK: Final = 256 << 10
 _PLAIN: Final = b"\x00SP\x00"  # what a member says first where nothing is encrypted
 _RECORDS: Final = range(0x14, 0x18)  # with which byte a record of TLS begins; the next is 3
-_OTHER_NAME: Final = (62, 64)  # OpenSSL's numbers for a certificate of another name, or IP address
 
 
 class TunnelError(ConnectionError):
@@ -153,8 +152,6 @@ class Tunnel:
             text = self.why_closed()  # nng's TLS encrypts its refusal with keys that this side has done with by then
         else:
             text = explain(error, self._name, self._tls.ca)
-        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OTHER_NAME:
-            text += ", or say in server_name= which name it has"
         raise TunnelError(text) from error
 
 

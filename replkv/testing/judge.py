@@ -44,8 +44,12 @@ def states(witness: Witness, least: int, most: float) -> list[State]:
 
 def present(witness: Witness, node: Node) -> list[State]:
     """Return what the rights may be at a member right now: within an entry that it is at work on, any of those that this one makes."""
-    applied = node.machine.applied
-    return states(witness, applied, applied + (node._applying is not None))
+    return meanwhile(witness, node, node.machine.applied)
+
+
+def meanwhile(witness: Witness, node: Node, since: int) -> list[State]:
+    """Return what the rights have been at a member since it had applied an entry; as ``present``."""
+    return states(witness, since, node.machine.applied + (node._applying is not None))
 
 
 class Readers:

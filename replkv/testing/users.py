@@ -22,7 +22,7 @@ from replkv.ops import Delete, Get, Grant, Key, Put, Renew, Revoke, Txn
 from replkv.refusals import STATUS
 from replkv.testing.checker import OUTCOME_UNKNOWN
 from replkv.testing.history import Consistency, Outcome, Violation
-from replkv.testing.judge import DENIALS, judge_login, present
+from replkv.testing.judge import DENIALS, judge_login, meanwhile
 from replkv.testing.rights import ROOT, Span
 from replkv.values import to_ttl
 
@@ -344,10 +344,10 @@ class Guest:
         rng, engine = self.users.rng, Embedded(member.process)
         porter = Porter(engine, member.clock, rng.randbytes, self._elsewhere)
         password = self.users.password_of(self.name, 0.0 if self.insists else 0.15)
-        token = self._token if rng.random() < 0.5 else b""
+        token, since = self._token if rng.random() < 0.5 else b"", member.process.published.applied
 
         def admit(subject: Subject, token: bytes) -> Any:
-            self._check_login(member.process, subject, password)
+            self._check_login(member.process, subject, password, since)
             self._token = token or self._token
             return subject
 
@@ -366,11 +366,11 @@ class Guest:
         if isinstance(visit, _Greeting) and visit.errand is errand:
             visit.soon(visit.go_on)
 
-    def _check_login(self, node: Node, subject: Subject, password: bytes) -> None:
+    def _check_login(self, node: Node, subject: Subject, password: bytes, since: int) -> None:
         """Check that it may be let in so."""
         users = self.users
         if subject == ANYBODY:
-            if all(state.rights.enabled for state in present(users.witness, node)):
+            if all(state.rights.enabled for state in meanwhile(users.witness, node, since)):
                 raise Violation("U3", f"somebody was let in at {node.name} without having proved anything")
         elif self._token and self._is_known_by_token(subject):
             self.cluster.count("guest that was let in by a token")
@@ -530,9 +530,14 @@ class _Visit:
     def soon(self, action: Callable[[], None], within: float = 0.0005) -> None:
         """Do something a little later, while this is not over."""
         scheduler, rng = self.guest.cluster.scheduler, self.guest.users.rng
-        here = lambda _: None if self.over else action()  # noqa: E731  # shorter than a method
+        here = lambda _: action() if self._goes_on else None  # noqa: E731  # shorter than a method
         delay = self.member.clock.lag + rng.random() * within
         scheduler.after(delay, lambda: None if self.over else self.member.on_caller_thread(here))
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether it waits still, and the process that it came to is there."""
+        return not self.over and self.member.node is self.node
 
     def limit(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something when it takes too long, whatever the member does."""

@@ -250,6 +250,17 @@ def test_clients_of_other_machines_come_in_through_tls(fleet: Fleet, ours: Autho
                 assert plain.recv(8) == b""
 
 
+def test_nobody_was_told_that_clients_of_the_members_authority_can_join_as_members(
+    fleet: Fleet, ours: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    (port,) = free_ports(1)
+    alone = TLS(**ours.member("a").tls)
+    for tls, warned in ((alone, True), (evolve(alone, client_ca=ours.client_ca), False), (evolve(alone, require_client_cert=False), False)):
+        caplog.clear()
+        with Replica("a", data_dir=fleet.directory / "alone", tls=tls, config=Config(clients=f"127.0.0.1:{port}")):
+            assert ("each of them could join as a member: give clients an authority of their own" in caplog.text) is warned
+
+
 def greeted(port: int, ca: str, certified: Certified | None) -> bool:
     """Tell whether the door speaks to a client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -10,7 +10,7 @@ from mutant import Patch, mutant
 
 from replkv import keeper, wire
 from replkv.keeper import Held, Keeper
-from replkv.lease import Lease, Leases
+from replkv.lease import Lease, Leases, Row
 from replkv.machine import Machine
 from replkv.raft import Raft
 from replkv.txn import Begun, Writer
@@ -55,7 +55,7 @@ def a_keep_alive_revives_a_lost_lease(patch: Patch) -> None:
 def large_numbers_of_leases_are_cut_in_snapshots(patch: Patch) -> None:
     rows = Leases.rows
 
-    def cut(self: Leases) -> tuple[list[tuple[int, int, int, int, bool]], list[tuple[int, int]]]:
+    def cut(self: Leases) -> tuple[list[Row], list[tuple[int, int]]]:
         leases, kept_alive = rows(self)
         return [(number & 0xFFFFFFFF, *rest) for number, *rest in leases], kept_alive  # type: ignore[misc]  # as they were
 

@@ -134,7 +134,7 @@ def what_a_write_replaced_is_told_to_who_may_not_read_it(patch: Patch) -> None:
     patch.setitem(auth._RIGHTS, wire.PUT, blind)
 
 
-@mutant(157)
+@mutant(157, slow=True)
 def what_a_write_found_is_told_to_who_may_not_read_it(patch: Patch) -> None:
     needed = auth.needed
 

@@ -21,7 +21,7 @@ from replkv import codec, errors, letters, login, ops, passwords, wire
 from replkv.address import parse_address
 from replkv.auth import OF_LEASE, STEP, Auth
 from replkv.judged import ANEW_MAX, Judged
-from replkv.letters import Ask, Look, Prove
+from replkv.letters import Ask, Hello, Look, Prove
 from replkv.login import Porter
 from replkv.machine import Machine
 from replkv.messages import EntryKind
@@ -430,3 +430,34 @@ def test_what_may_take_something_away_wakes_them(hall: Hall, takes: tuple[Any, .
     assert narrowed < hall.node.hub.auth_revision == hall.node.machine.auth.narrowed == hall.node.machine.auth.revision
     again = Machine.load(hall.node.machine.dump()).auth
     assert again.narrowed == again.revision
+
+
+def test_guesses_of_somebody_else_ended_a_client_instead_of_sending_it_to_another_member(hall: Hall) -> None:
+    """Too many guesses are no verdict on who asks; a client that one member does not take for its user gives up what it had under way."""
+    for _ in range(login.BURST):
+        guesser = hall.stranger()
+        assert guesser.says_it_is("bob") == Ask(1)
+        assert type(guesser.proves(b"a guess").error) is errors.AuthenticationFailed
+    visitor = hall.stranger()
+    assert visitor.says_it_is("bob") == Ask(1)
+    assert type(visitor.proves(b"bob's").error) is errors.Overloaded
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_a_member_without_a_leader_told_a_client_for_good_that_it_is_no_user_of_whom_it_had_not_heard(certified: bool) -> None:
+    """The client was closed at the beginning, or lost what it had under way, although another member would have let it in."""
+    hall = Hall("abc")
+    hall.run(lambda: hall.node.ready)
+    lock_up(hall)
+    for name in "bc":
+        hall.cluster.crash(name)
+    stranger = hall.stranger()
+    if certified:
+        hall.transport.certified[stranger.pipe] = frozenset(("eve",))
+        failed = stranger.asks(Hello(1, letters.VERSION, 99))
+    else:
+        assert stranger.says_it_is("eve") == Ask(1)
+        failed = stranger.proves(b"eve's")
+    assert type(failed.error) is errors.NoLeader
+    assert "no user" in str(failed.error) or "no such user" in str(failed.error)
+    assert "try another member" in str(failed.error)

@@ -13,7 +13,7 @@ from replkv import codec, links
 from replkv.address import ADDRESS_MAX
 from replkv.address_book import SEED
 from replkv.codec import NO_CLUSTER
-from replkv.links import FAREWELL, GREETING_TIMEOUT, HELLO_MAX, SILENCE_LIMIT
+from replkv.links import FAREWELL, GREETING_TIMEOUT, HELLO_MAX, SILENCE_LIMIT, UNGREETED_MAX
 from replkv.messages import (
     EXPECTED,
     About,
@@ -42,7 +42,7 @@ from replkv.messages import (
     VoteReply,
     Welcome,
 )
-from replkv.transport import Arrived
+from replkv.transport import Arrived, PipeUp
 from replkv.wire import MEMBERS_MAX
 
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -125,6 +125,19 @@ def test_nothing_is_sent_before_the_greeting_is_done(network: FakeNetwork) -> No
     assert not a.links.send("b", TimeoutNow(3))
     settle(a, b)
     assert a.links.send("b", TimeoutNow(3))
+
+
+def test_strangers_do_not_take_the_places_of_members_and_the_oldest_of_them_makes_room(network: FakeNetwork) -> None:
+    """Those that were refused had spoken, so the transport kept them, and nobody else got in while there were enough of them."""
+    a, b = pair(network)
+    strangers = range(10_000, 10_000 + UNGREETED_MAX + 3)
+    refused = codec.encode_frame(NO_CLUSTER, 7, 0, Hello((1, 1), NO_CLUSTER, "zz", 7, "b"))
+    for pipe in strangers:
+        b.links.handle([PipeUp(pipe), Arrived(pipe, refused)], 0.0)
+    assert b.transport.kicked == list(strangers[:3])
+    assert a.links.send("b", TimeoutNow(3))
+    settle(a, b)
+    assert b.take() == [("a", TimeoutNow(3))]
 
 
 def test_members_of_two_clusters_refuse_each_other_naming_both(network: FakeNetwork) -> None:

@@ -441,6 +441,22 @@ def test_a_bad_timeout_of_close_closes_nothing(replica: Replica, timeout: Any) -
     assert replica.put("a", "1")
 
 
+FORGETFUL = """
+import sys, warnings
+from replkv import Replica
+warnings.simplefilter("ignore")
+sys.setswitchinterval(0.0005)
+cluster = {f"m{i}": f"ipc://{sys.argv[1]}/m{i}.socket" for i in range(6)}
+for name in cluster:
+    Replica(name, data_dir=f"{sys.argv[1]}/{name}", cluster=cluster)  # each is forgotten when the next one is there
+"""
+
+
+def test_members_that_were_forgotten_were_still_closing_when_nng_ended_under_them(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORGETFUL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
 def test_a_member_that_is_forgotten_ends_by_itself_and_warns() -> None:
     before = {thread for thread in threading.enumerate() if thread.name.startswith("replkv")}
     with pytest.warns(ResourceWarning, match="was not closed"):

@@ -394,6 +394,10 @@ def test_a_user_whose_name_is_not_plain_could_not_come_in_by_a_certificate(
         (rb"a, O=\, CN\=b", "a"),
         (rb"M\C3\BCller", "Müller"),
         (rb"\C3", ""),
+        (rb"a\0Ab", ""),
+        (rb"a,b", ""),
+        (rb"a+b", ""),
+        (b"a\\", ""),
         (rb"#1E0400610062", ""),
         (rb"", ""),
     ],
@@ -478,6 +482,18 @@ def test_a_seed_is_known_by_its_host_or_by_the_name_that_tls_says(make: Callable
     found.dial("@seed", url)
     run(server, found, until=lambda seen: of(LinkUp, seen[found]))
     assert found.identities("@seed") == frozenset({"a"})
+
+
+def test_the_dot_behind_a_host_was_taken_for_a_part_of_its_name(make: Callable[..., NngTransport], ours: Authority, a: Certified) -> None:
+    server, client = make("a", TLS(**a.tls)), make("b", TLS(**ours.member("b").tls))
+    url = server.listen("tcp://localhost:0").replace("localhost", "localhost.")
+    assert Secured(TLS(**a.tls), "a").expected("", "tcp://db.internal.:7420") == "db.internal"
+    client.dial("@seed", url)
+    try:
+        socket.getaddrinfo("localhost.", 1)
+    except OSError:
+        return  # not every resolver knows it so
+    run(server, client, until=lambda seen: of(LinkUp, seen[client]))
 
 
 def test_clients_show_certificates_of_their_own_authority_or_none_where_that_is_allowed(
@@ -642,7 +658,7 @@ def test_a_member_stood_still_while_a_name_server_did_not_answer_for_its_own_hos
     tls = install(ours.member("a"), tmp_path / "a")
     server = make("a", tls)
     server.listen(URL)
-    monkeypatch.setattr(secure.socket, "create_connection", look_up)
+    monkeypatch.setattr("replkv.secure.socket.create_connection", look_up)
     install(ours.member("a", file="a-new"), tmp_path / "a")
     run(server, until=lambda seen: threads)
     assert threads[0] is not threading.current_thread()
