@@ -229,7 +229,7 @@ class Auth:
 
     # -- changes -------------------------------------------------------------------------------------------------------------------
 
-    def changed(self, packed: Raw, time: int) -> Auth:
+    def after(self, packed: Raw, time: int) -> Auth:
         """Return what becomes of this with an AUTH command, at a cluster time; linear in the number of users, roles or tokens.
 
         Raises:

@@ -244,7 +244,7 @@ class Machine:
         return (wire.OK,)
 
     def _change_auth(self, command: Raw) -> Raw:
-        self.auth = self.auth.changed(command, self.time)
+        self.auth = self.auth.after(command, self.time)
         if command[1] == wire.DELETE_USER:
             self.sessions.end_of(command[2][0])
         return (wire.OK, self.auth.revision)

@@ -52,7 +52,7 @@ L = TypeVar("L")
 logger = logging.getLogger(__name__)
 
 _open: weakref.WeakSet[EmbeddedMember[Any, Any]] = weakref.WeakSet()
-_ending: list[threading.Thread] = []  # of members that nobody holds any more, and that end by themselves
+_ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # of members that nobody holds any more, and that end by themselves
 
 
 boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -188,7 +188,8 @@ class EmbeddedMember(Facade[W, L]):
         if node is None or self._closed or node.stopped or fork.forked():
             return
         node.request_close(0.0)
-        _ending[:] = [thread for thread in (*_ending, self._thread) if thread is not None and thread.is_alive()]
+        serving = None if self._serving is None else self._serving.thread
+        _ending.update(thread for thread in (self._thread, serving) if thread is not None)
         warnings.warn(f"{self._name} was not closed; use 'with' or call close()", ResourceWarning, stacklevel=1, source=self)
 
     def _running(self) -> Node:
@@ -424,7 +425,7 @@ def _close_all() -> None:
     if not fork.forked():
         for replica in list(_open):
             replica._close(2.0)  # noqa: SLF001  # one module
-        for thread in _ending:
+        for thread in list(_ending):
             thread.join(2.0)
 
 

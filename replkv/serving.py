@@ -101,7 +101,8 @@ class Serving:
         porter = Porter(engine, node.clock, secrets.token_bytes, self._passwords.do)
         own = advertised(bound, node.addresses[node.name])
         self._door = Door(engine, self._transport, porter, node.clock, own, min(UNKNOWN_MAX, most // 2))
-        self._thread = threading.Thread(target=self._run, name=f"replkv-{node.name}-clients", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"replkv-{node.name}-clients", daemon=True)
+        """The one that answers."""
 
     def _listen_near(self, data_dir: str, bound: list[str]) -> None:
         try:
@@ -112,7 +113,7 @@ class Serving:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        self.thread.start()
 
     def wake(self) -> None:
         """Have it look whether the member has stopped, after which it ends; any thread."""
@@ -125,9 +126,9 @@ class Serving:
             timeout: seconds to wait for that.
         """
         self._door.close()
-        self._thread.join(timeout)
+        self.thread.join(timeout)
         self._passwords.close(timeout)
-        if self._thread.is_alive():
+        if self.thread.is_alive():
             logger.warning("%s did not send its clients away within %.1f s; they are cut off", self._name, timeout)
 
     def _run(self) -> None:

@@ -1,6 +1,7 @@
 """A process with one Replica in it, for tests: a call per line of JSON on stdin, its answer on stdout; ends when stdin does.
 
-``python member_process.py '{"name": …, "data_dir": …, "cluster": {…}}'``; the keys ``config``, ``settings`` and ``tls`` are built into theirs.
+``python member_process.py '{"name": …, "data_dir": …, "cluster": {…}}'``; the keys ``config``, ``settings`` and ``tls`` are built into
+theirs.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import auth_rules
 import elections
 import leases
 import membership
@@ -9,14 +10,13 @@ import operations
 import raft_seeds
 import reads_sessions
 import replication
-import rights
 import snapshots
 import storage
 import watches
 from mutant import MUTANTS, Mutant
 
 ROWS = range(1, 85)
-AREAS = raft_seeds, elections, replication, membership, snapshots, storage, reads_sessions, watches, leases, operations, rights
+AREAS = raft_seeds, elections, replication, membership, snapshots, storage, reads_sessions, watches, leases, operations, auth_rules
 
 CATALOGUE: dict[int, Mutant] = {mutant.number: mutant for mutant in sorted(MUTANTS, key=lambda mutant: mutant.number)}
 

@@ -71,7 +71,7 @@ def changed(auth: Auth, rights: Rights, change: ChangeAuth, time: int) -> tuple[
     _, what, arguments = change.to_wire()
     refusals = []
     try:
-        auth = auth.changed(change.to_wire(), time)
+        auth = auth.after(change.to_wire(), time)
     except ReplkvError as refused:
         refusals.append(type(refused))
     try:

@@ -39,7 +39,7 @@ def changed(auth: Auth, what: int, *arguments: Any, time: int = 0) -> Auth:
     """Change it as the machine does, by a command that the wire would take."""
     command = ChangeAuth(what, arguments).to_wire()
     wire.check_operation(command)
-    return auth.changed(command, time)
+    return auth.after(command, time)
 
 
 def with_permissions(*permissions: tuple[bytes, bytes | None, int], roles: int = 1) -> Auth:

@@ -131,7 +131,7 @@ class Busy:
     def __init__(self) -> None:
         auth = Auth()
         for command in (changing(wire.ADD_USER, "root", b""), changing(wire.ADD_USER, "ann", b""), changing(wire.ENABLE)):
-            auth = auth.changed(command, 0)
+            auth = auth.after(command, 0)
         self.machine = SimpleNamespace(auth=auth)
         self.published = SimpleNamespace(machine=self.machine)
         self.reads = 0
@@ -139,7 +139,7 @@ class Busy:
     def read(self) -> Any:
         self.reads += 1
         change = changing(wire.ADD_USER, f"u{self.reads}", b"") if self.reads < 100 else changing(wire.DELETE_USER, "ann")
-        self.machine.auth = self.machine.auth.changed(change, 0)
+        self.machine.auth = self.machine.auth.after(change, 0)
         return (wire.OK, self.reads)
 
 
@@ -318,10 +318,10 @@ def test_what_was_judged_once_is_judged_again_where_it_may_have_changed(leased: 
 def test_a_login_had_everybodys_rights_worked_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     auth = Auth()
     for command in (changing(wire.ADD_USER, "root", b""), changing(wire.ADD_USER, "ann", b""), changing(wire.ENABLE)):
-        auth = auth.changed(command, 0)
+        auth = auth.after(command, 0)
     with pytest.raises(errors.PermissionDenied):
         auth.check_span(("ann", 9), wire.READ, (b"a", b"b"))
-    after = auth.changed(changing(wire.ADD_TOKEN, bytes(32), "ann", 9, 1), 0)
+    after = auth.after(changing(wire.ADD_TOKEN, bytes(32), "ann", 9, 1), 0)
     monkeypatch.setattr(auth_module._Spans, "of", None)
     with pytest.raises(errors.PermissionDenied):
         after.check_span(("ann", 9), wire.READ, (b"a", b"b"))

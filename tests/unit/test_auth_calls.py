@@ -710,7 +710,7 @@ class Standing:
             (wire.GRANT_PERMISSION, ("r", wire.READ, b"a", b"b")),
             (wire.ENABLE, ()),
         ]:
-            auth = auth.changed(ChangeAuth(what, arguments).to_wire(), 0)
+            auth = auth.after(ChangeAuth(what, arguments).to_wire(), 0)
         self.machine = SimpleNamespace(auth=auth, store=self.store)
         self.published = SimpleNamespace(machine=self.machine, revision=1)
 
@@ -719,7 +719,7 @@ class Standing:
 
     def change(self, what: int, *arguments: Any) -> None:
         """Change rights as apply does, before anything is published or rung."""
-        self.machine.auth = self.machine.auth.changed(ChangeAuth(what, arguments).to_wire(), 0)
+        self.machine.auth = self.machine.auth.after(ChangeAuth(what, arguments).to_wire(), 0)
 
     def revoke(self) -> None:
         self.change(wire.REVOKE_PERMISSION, "r", b"a", b"b")

@@ -585,7 +585,7 @@ def test_66_an_entry_was_refused_on_one_member_because_users_and_their_revision_
 def test_66_members_that_differ_in_their_users_compared_as_equal() -> None:
     one, other = Cluster(), Cluster()
     assert one.machine.digest() == other.machine.digest()
-    other.machine.auth = other.auth.changed(auth(wire.GRANT_ROLE, "alice", "root"), 0)
+    other.machine.auth = other.auth.after(auth(wire.GRANT_ROLE, "alice", "root"), 0)
     assert one.machine.digest() != other.machine.digest()
 
 

@@ -207,7 +207,7 @@ guests = st.none() | st.tuples(st.text(max_size=255), numbers)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(numbers, numbers, numbers, st.lists(commands, max_size=3), guests), max_size=4))
 def test_blocks_survive(parts: list[tuple[int, int, int, list[ops.Operation], tuple[str, int] | None]]) -> None:
-    wires = [(*numbers, tuple(operation.to_wire() for operation in listed), guest) for *numbers, listed, guest in parts]
+    wires = [codec.Batch(*part[:3], tuple(operation.to_wire() for operation in part[3]), part[4]) for part in parts]
     packed = [
         codec.pack_batch(session, sequence, lowest, [codec.pack(packed) for packed in listed], guest)
         for session, sequence, lowest, listed, guest in wires

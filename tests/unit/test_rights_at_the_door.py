@@ -411,7 +411,7 @@ def test_a_user_without_a_password_was_let_in_by_an_empty_one(stage: Stage) -> N
 def test_the_token_of_one_user_was_taken_for_that_of_another(stage: Stage) -> None:
     token = bytes(range(32))
     machine = stage.hall.node.machine
-    machine.auth = machine.auth.changed(
+    machine.auth = machine.auth.after(
         auth(wire.ADD_TOKEN, hashlib.sha256(token).digest(), NOTHING, machine.auth.revision, HOUR), machine.time
     )
     for user, shown in ((ADMIN, token), (READER, token), (NOTHING, token[::-1]), (NOTHING, hashlib.sha256(token).digest())):
