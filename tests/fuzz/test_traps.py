@@ -177,12 +177,12 @@ def test_what_we_never_write_is_no_value_of_ours(what: str) -> None:
 
 PLACES: dict[str, tuple[Callable[[bytes], object], str]] = {
     "the term of a vote": (lambda head: codec.decode_frame(framed(m.Vote, head)), "95 {} 01 01 c2 c2"),
-    "the sequence of a batch": (readers.read_batch, "94 01 {} 01 90"),
-    "the revision of a get": (readers.read_batch, "94 01 01 01 91 93 05 c4016b {}"),
-    "the id of a grant": (readers.read_batch, "94 01 01 01 91 94 0a {} 0a 01"),
-    "the ttl of a put": (readers.read_batch, "94 01 01 01 91 96 07 c4016b c40176 c2 00 {}"),
-    "the expected revision of a put": (readers.read_batch, "94 01 01 01 91 94 08 c4016b {} 94 01 c4016b c40176 c2"),
-    "the revision of a guard": (readers.read_batch, "94 01 01 01 91 94 0e c4016b {} 94 01 c4016b c40176 c2"),
+    "the sequence of a batch": (readers.read_batch, "95 01 {} 01 c0 90"),
+    "the revision of a get": (readers.read_batch, "95 01 01 01 c0 91 93 05 c4016b {}"),
+    "the id of a grant": (readers.read_batch, "95 01 01 01 c0 91 94 0a {} 0a 01"),
+    "the ttl of a put": (readers.read_batch, "95 01 01 01 c0 91 96 07 c4016b c40176 c2 00 {}"),
+    "the expected revision of a put": (readers.read_batch, "95 01 01 01 c0 91 94 08 c4016b {} 94 01 c4016b c40176 c2"),
+    "the revision of a guard": (readers.read_batch, "95 01 01 01 c0 91 94 0e c4016b {} 94 01 c4016b c40176 c2"),
     "an incarnation": (codec.decode_configuration, "95 91a161 90 90 91 92 a161 {} 90"),
 }
 
@@ -762,15 +762,15 @@ def put_in_head(place: int, value: object) -> Callable[[list[Any]], None]:
 
 def open_session_zero(everything: list[Any]) -> None:
     everything[0][7] += 1
-    everything.insert(1, (0, 0, 0, 0))
+    everything.insert(1, (0, 0, None, 0, 0))
 
 
 def swap_keepers(everything: list[Any]) -> None:
     everything[0][9:11] = [everything[0][9] + 1, 2]
     at = next(place for place, row in enumerate(everything) if row[:1] == (forms.KEEPER,))
-    lease = next(place for place, row in enumerate(everything) if len(row) == 5 and row[2] == forms.KEEPER)
+    lease = next(place for place, row in enumerate(everything) if len(row) == 6 and row[2] == forms.KEEPER)
     everything.insert(at + 1, (5, 0))
-    everything.insert(lease, (8, 1000, 5, 0, False))
+    everything.insert(lease, (8, 1000, 5, 0, False, None))
 
 
 @pytest.mark.parametrize(
@@ -803,7 +803,7 @@ def test_leases_of_which_each_has_a_class_of_its_own() -> None:
     """They cost most of all that a state can hold."""
     count = budget.UNIT // 12
     head, *_ = readers.rows_of(b"".join(Machine().dump()))
-    rows = [*((number, number, number, 0, False) for number in range(1, count + 1)), ()]
+    rows = [*((number, number, number, 0, False, None) for number in range(1, count + 1)), (False, 1, 0, 0, 0), ()]
     parts = [codec.pack((*head[:9], count, *head[10:])), codec.pack(rows)]
     data = b"".join(struct.pack("<I", len(part)) + part for part in parts)
     assert len(Machine.load([data]).leases) == count
