@@ -50,6 +50,8 @@ HASTE, PAUSE = 0.02, 0.2
 REGISTRARS: Final = 2
 COMPARING: Final = 0.5
 """Seconds that it may take to compare a password, where others come first."""
+INSISTING: Final = 0.05
+"""Seconds between two steps of a guest that insists, on average: with a user's leisure its session would be over before the next one."""
 TRIES: Final = 12
 """How often a guest hands a batch over before it thinks no more of it."""
 WAYS: Final = (
@@ -295,7 +297,7 @@ class Guest:
     users: Users
     name: str
     insists: bool = False
-    """It goes on until something was carried out."""
+    """It goes on until something was carried out, and does not dawdle."""
     subject: Subject | None = None
     session: int = 0
     sequence: int = 0
@@ -325,7 +327,7 @@ class Guest:
         return self.users.workload.active or bool(self.parcel) or (self.insists and not self.done)
 
     def _wait(self) -> None:
-        self.users._later(self.go_on, self.cluster.scenario.think)
+        self.users._later(self.go_on, INSISTING if self.insists else self.cluster.scenario.think)
 
     def _come(self, member: SimMember) -> None:
         if self._visit is not None:

@@ -7,9 +7,10 @@ import random
 import pytest
 from plays import play
 
-from replkv import codec
+from replkv import codec, wire
 from replkv.address_book import AddressBook
-from replkv.config import Config
+from replkv.auth_ops import ChangeAuth
+from replkv.config import Config, Settings
 from replkv.links import Links
 from replkv.messages import Identity, Message, Ping, Pong, Refuse, Welcome
 from replkv.raft import Role
@@ -123,3 +124,12 @@ def test_a_leader_of_a_later_term_does_not_go_on_sending_a_snapshot_that_is_gone
         old.process._next_tick = old.clock()
         simulation.cluster.run(2.0)
         assert old.process.failure is None
+
+
+def test_root_that_thought_at_leisure_between_login_and_first_batch_is_not_too_late() -> None:
+    """Users think for longer than a session lives here: root's was over whenever it came back, until all patience was."""
+    with play(think=1000.0, settings=Settings(session_ttl=2.0)) as simulation:
+        changes = ChangeAuth(wire.ADD_USER, ("root", simulation.users._hashed())), ChangeAuth(wire.ENABLE)
+        assert [simulation.ask(simulation.leader(), change)[0] for change in changes] == [wire.OK, wire.OK]
+    (root,) = simulation.users.guests
+    assert root.done > 0
