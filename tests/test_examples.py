@@ -333,7 +333,10 @@ def test_the_pool_runs_once_and_goes_on_elsewhere_where_it_was(running: Running)
     others[successor].says(f"{successor} has read record .* of source 3", after=20)
     for process in processes.values():
         process.end()
-    assert processes[leader].lines[before:] == []  # what it still tried to store was refused
+    # What it still tried to store was refused.  What was under way when it was stopped may have been decided before it lost its term, one
+    # record of each source: it hears of that when it goes on, and nobody reads that record again.
+    late = [line.rpartition(" of ")[2] for line in processes[leader].lines[before:]]
+    assert len(late) == len(set(late))
     records = [line.split(" has read ")[1] for process in processes.values() for line in process.lines if " has read " in line]
     assert len(records) == len(set(records))
 
