@@ -28,10 +28,10 @@ PATIENCE = 10.0  # s; what is waited for takes milliseconds
 
 
 def talk(url: str, *requests: Any) -> list[Any]:
-    """Greet a member, say something, and return as many replies as that needs."""
+    """Greet a member, say something once it has let this client in, and return as many replies as that needs."""
     stream = Stream(url)
     said = [Hello(1, letters.VERSION, 9), *requests]
-    stream.send(letters.encode_frame(0, map(letters.encode_letter, said)))
+    stream.send(letters.encode_frame(0, [letters.encode_letter(said[0])]))
     replies: list[Any] = []
     give_up = time.monotonic() + PATIENCE
     with selectors.DefaultSelector() as selector:
@@ -41,6 +41,8 @@ def talk(url: str, *requests: Any) -> list[Any]:
             selector.modify(stream, stream.mask)
             for _, mask in selector.select(0.1):
                 for frame in stream.handle(mask):
+                    if not replies:
+                        stream.send(letters.encode_frame(0, map(letters.encode_letter, requests)))
                     replies += letters.decode_replies(frame).letters
     stream.close()
     return replies
