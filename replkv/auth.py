@@ -22,6 +22,7 @@ from attrs import evolve, field, frozen
 from replkv import codec, refusals, wire
 from replkv.codec import DecodeError
 from replkv.errors import AuthenticationFailed, AuthRefused, PermissionDenied, RoleExists, RoleNotFound, UserExists, UserNotFound
+from replkv.letters import ADDRESSES
 from replkv.refusals import refuse
 from replkv.values import behind_prefix
 from replkv.wire import READ, READWRITE, WRITE
@@ -48,8 +49,6 @@ TOKENS_OF_USER_MAX: Final = 100
 STEP: Final = 256
 """How many rights are looked up in one step."""
 
-ADDRESSES: Final = b"\x00replkv/clients/"
-"""Below it members write down where they serve clients: every user may read that, and none but root write it."""
 
 Subject: TypeAlias = tuple[str, int]
 """A user, "" where nobody was asked, and the auth revision at which that was proved."""

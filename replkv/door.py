@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, evolve, field
 
 from replkv import address, codec, letters
+from replkv.complaints import Complaints
 from replkv.errands import Errand, PullErrand, errand_for, overloaded, see
 from replkv.errors import Incompatible, ReplkvError, TooLarge
 from replkv.kv import VALUE
@@ -85,8 +86,6 @@ PULL_FOR: Final = 20.0
 """Seconds after which a pull is answered even with nothing: its place has moved on, which the client must know if it loses this member."""
 ADVERTISE_AGAIN: Final = 10.0
 """Seconds until a member that has written its address down looks whether it is there."""
-COMPLAIN_EVERY: Final = 5.0
-"""Seconds between warnings of bad frames: whoever sends them must not fill the log."""
 
 
 @define(eq=False, repr=False)
@@ -149,8 +148,7 @@ class Door:
     _hellos: dict[_Client, None] = field(factory=dict, init=False)  # those whose member is not founded yet
     _waiting: int = field(default=0, init=False)  # bytes for all of them
     _next_tick: float = field(default=0.0, init=False)
-    _complain_at: float = field(default=float("-inf"), init=False)
-    _complaints: int = field(default=0, init=False)
+    _complaints: Complaints = field(factory=Complaints, init=False)
     _advertise_at: float = field(default=0.0, init=False)
     _cleared: int = field(default=0, init=False)  # the index of the configuration for which the leader has looked for strays
 
@@ -561,13 +559,9 @@ class Door:
             errand.cancel()
 
     def _complain(self, now: float, reason: str) -> None:
-        self._complaints += 1
-        if now < self._complain_at:
-            return
-        self._complain_at = now + COMPLAIN_EVERY
-        more = f", the last of {self._complaints} such" if self._complaints > 1 else ""
-        logger.warning("%s sends a client away that sent a bad frame%s: %s", self._engine.name, more, reason)
-        self._complaints = 0
+        if count := self._complaints.due(now):
+            more = f", the last of {count} such" if count > 1 else ""
+            logger.warning("%s sends a client away that sent a bad frame%s: %s", self._engine.name, more, reason)
 
     def _end(self, now: float) -> None:
         """Tell everybody that the member is closed, and close."""

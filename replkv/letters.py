@@ -61,7 +61,8 @@ TOKEN: Final = 32
 _SECRET_MAX: Final = 1024
 
 ADDRESSES: Final = b"\x00replkv/clients/"
-"""Keys under which members write down, each under its name, at which address they serve clients."""
+"""Keys under which members write down, each under its name, at which address they serve clients: every user may read that, root alone
+write it."""
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------------------

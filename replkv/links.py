@@ -21,6 +21,7 @@ from attrs import define, field
 
 from replkv import codec
 from replkv.address_book import SEED
+from replkv.complaints import Complaints
 from replkv.errors import Incompatible
 from replkv.messages import (
     EXPECTED,
@@ -65,8 +66,6 @@ HELLO_MAX = 8192
 """Bytes a frame may have before its sender is known."""
 UNGREETED_MAX = 128
 """Connections that have not greeted rightly, half of what a transport takes; when there are more, the oldest makes room."""
-COMPLAIN_EVERY = 5.0
-"""Seconds between warnings of greetings under false names: whoever sends them must not fill the log."""
 ITSELF = "this is the same member"
 """The answer to a member that found itself at an address that it was told; others may answer there the next time."""
 
@@ -156,7 +155,7 @@ class Links:
     _links: dict[str, _Link] = field(factory=dict, init=False)
     _callers: dict[int, _Caller] = field(factory=dict, init=False)
     _reachable: set[str] = field(factory=set, init=False)
-    _complain_at: float = field(default=float("-inf"), init=False)
+    _warnings: Complaints = field(factory=Complaints, init=False)
 
     # -- what the node asks --------------------------------------------------------------------------------------------------------
 
@@ -496,8 +495,7 @@ class Links:
     def _greeted(self, pipe: int, caller: _Caller, hello: Hello, now: float) -> None:
         if reason := self._objection_to_certificate(pipe, hello.name):
             self._complain("refused a connection of %s: %s", hello.name, reason)
-            if now >= self._complain_at and self.transport.identities(pipe):  # else it may just have ended
-                self._complain_at = now + COMPLAIN_EVERY
+            if self.transport.identities(pipe) and self._warnings.due(now):  # else it may just have ended, or that was said
                 logger.warning("%s refused a connection of %s: %s", self.identity.name, hello.name, reason)
             self.transport.reply(pipe, self._frame(hello.incarnation, Refuse(reason, codec.NO_CLUSTER)))
             return

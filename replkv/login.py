@@ -21,6 +21,7 @@ from attrs import define, field
 
 from replkv import codec, passwords, wire
 from replkv.auth_ops import ChangeAuth
+from replkv.complaints import Complaints
 from replkv.errands import Errand
 from replkv.errors import AuthenticationFailed, AuthRefused, NoLeader, Overloaded
 from replkv.letters import TOKEN
@@ -56,8 +57,6 @@ BURST_OF_ALL, ANY_AGAIN_AFTER = 50, 0.25
 """The same for all users together: guesses at names cost a member no more than a quarter of one processor."""
 NAMES_MAX: Final = 1024
 """Names for which guesses are counted.  More can't be guessed at before the first ones are allowed again."""
-COMPLAIN_EVERY: Final = 5.0
-"""Seconds between warnings of wrong passwords: whoever guesses must not fill the log."""
 
 
 @define(eq=False)
@@ -113,8 +112,7 @@ class Porter:
     _barrier: OwnCall | None = field(default=None, init=False)  # the first one of this member's life
     _asked_at: float = field(default=0.0, init=False)
     _is_current: bool = field(default=False, init=False)  # it has passed
-    _complain_at: float = field(default=float("-inf"), init=False)
-    _complaints: int = field(default=0, init=False)
+    _complaints: Complaints = field(factory=Complaints, init=False)
 
     def knows_enough(self) -> bool:
         """Tell whether this member knows what had been decided when it was started, or has found no leader for a moment.
@@ -178,14 +176,9 @@ class Porter:
 
     def was_wrong(self, user: str) -> None:
         """Say that there was a wrong password, but not too often."""
-        now = self.clock()
-        self._complaints += 1
-        if now < self._complain_at:
-            return
-        self._complain_at = now + COMPLAIN_EVERY
-        more = f", the last of {self._complaints} such logins" if self._complaints > 1 else ""
-        logger.warning("%s did not let a client in as user %r: no such user, or a wrong password%s", self.engine.name, user, more)
-        self._complaints = 0
+        if count := self._complaints.due(self.clock()):
+            more = f", the last of {count} such logins" if count > 1 else ""
+            logger.warning("%s did not let a client in as user %r: no such user, or a wrong password%s", self.engine.name, user, more)
 
 
 class Login(Errand):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from replkv import auth as auth_module
 from replkv import codec, ops, passwords, wire
-from replkv.auth import ADDRESSES, OF_LEASE, Auth, Span, Subject, User, needed
+from replkv.auth import OF_LEASE, Auth, Span, Subject, User, needed
 from replkv.auth_ops import ChangeAuth, to_mode, to_role, to_span, to_user
 from replkv.codec import DecodeError
 from replkv.errors import (
@@ -26,6 +26,7 @@ from replkv.errors import (
     UserNotFound,
 )
 from replkv.lease import Leases
+from replkv.letters import ADDRESSES
 from replkv.values import behind_prefix
 from replkv.wire import READ, READWRITE, WRITE
 

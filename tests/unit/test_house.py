@@ -33,6 +33,7 @@ HOUSE: list[Floor] = [
         "typedcodec": {"valuecodec"},
         "address": {"characters", "errors"},
         "characters": set(),
+        "complaints": set(),
         "faults": {"codec", "errors", "values", "wire"},
         "letters": {"codec", "config", "errors", "faults", "values", "wire"},
         "parts": {"codec", "letters"},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from visitors import Hall, Visitor, batch, pull, read
 
-from replkv import codec, door, errands, letters, login, ops, passwords, wire
+from replkv import codec, complaints, door, errands, letters, login, ops, passwords, wire
 from replkv.auth_ops import ChangeAuth
 from replkv.badge import Badge
 from replkv.errors import AuthenticationFailed, Incompatible, NoLeader, Overloaded, PermissionDenied, RoleNotFound
@@ -830,6 +830,6 @@ def test_warnings_of_wrong_passwords_name_the_user_and_do_not_fill_the_log(hall:
         guess(hall, "ann\nroot")
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert line == "a did not let a client in as user 'ann\\nroot': no such user, or a wrong password"
-    hall.wait(login.COMPLAIN_EVERY)
+    hall.wait(complaints.EVERY)
     guess(hall, "ann")
     assert "'ann': no such user, or a wrong password, the last of 9 such logins" in caplog.records[-1].getMessage()
