@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", type=Path, default=Path("bench-results/latest.json"), help="where the figures go; Markdown and plots beside it"
     )
+    parser.add_argument("--tables", action="store_true", help="measure nothing: print the tables of the figures that are there")
     return parser
 
 
@@ -131,6 +132,12 @@ def main() -> int:
         names = chosen(arguments.only)
     except ValueError as error:
         parser.error(str(error))
+    if arguments.tables:
+        try:
+            print(report.as_markdown(report.read(arguments.json)), end="")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"there are no figures in {arguments.json}: {error}")
+        return 0
     end_on_sigterm()
     if arguments.profile:
         if arguments.profile != "threads" and sys.version_info >= (3, 12):

@@ -107,7 +107,7 @@ def _until(count: Callable[[], int], goal: int, what: str) -> None:
         if now > said + 2.0:
             said = now
             say(f"{what}: {so_far:,} of {goal:,}")
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks
     say(f"{what}: {goal:,}")
 
 
@@ -201,7 +201,7 @@ def _observe(peer: ReplkvPeer, others: Sequence[ChildProcess], seconds: float, f
         latencies += peer.ask_leader("run", PUTS, put)["latencies"]
         if second % 10 == 9:
             say(f"{second + 1} of {seconds:.0f} s")
-        time.sleep(max(0.0, second + 1 - usage.seconds()))
+        time.sleep(max(0.0, second + 1 - usage.seconds()))  # the puts of one second are a few
     cores = [spent / usage.seconds() for spent in usage.spent()]
     entries = (peer.ask_leader("status")["index"] - index) / usage.seconds()
     figures.look(usage, time.process_time() - own)

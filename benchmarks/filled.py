@@ -45,7 +45,7 @@ def rest(replica: Replica) -> None:
     quiet = 0
     while quiet < 10:
         quiet = 0 if node.snapshots.taking else quiet + 1
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks: one snapshot may follow the other
 
 
 def collection() -> float:

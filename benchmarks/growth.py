@@ -6,6 +6,7 @@ Rates are measured without and with it, in turns, so that what else the machine 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -18,9 +19,11 @@ from attrs import define, field
 from benchmarks.commands import check_names, end_on_sigterm
 from benchmarks.figures import Figures, publish
 from benchmarks.meters import Usage
-from benchmarks.peer import on_disk, say
+from benchmarks.peer import on_disk, say, wait_until
 from benchmarks.replkv_peer import ReplkvPeer
 from benchmarks.workloads import KEYS
+from replkv import Config
+from replkv.config import MIB
 
 MANY_KEYS = 1_000_000
 WATCHES = 10_000
@@ -30,6 +33,9 @@ LEASE_TTL = 10.0
 ROUNDS = 5
 SECONDS = 10.0
 WARM_UP = 2.0
+QUIET = 0.15
+"""Of a core, what all members of a cluster use together at most while it is idle."""
+PATIENCE = 300.0
 
 
 @define
@@ -67,6 +73,21 @@ def compare(figures: Figures, titles: Sequence[str], rates: Sequence[Rates], lea
     figures.add("– the second by the first, the middle of the rounds", f"{share:.0%} of the rate; {least:.0%} are wanted: {judged}")
 
 
+def until_quiet(peer: ReplkvPeer) -> None:
+    """Wait until members do no more than members at rest: what they still have to do would slow down whoever is measured next.
+
+    Raises:
+        TimeoutError: they go on.
+    """
+    wait_until(lambda: _is_quiet(peer) or None, f"members that use less than {QUIET} of a core after the last call", PATIENCE)
+
+
+def _is_quiet(peer: ReplkvPeer) -> bool:
+    usage = Usage([member.process.pid for member in peer.members])
+    time.sleep(2.0)  # what is measured: a snapshot's writer rests for a part of that
+    return sum(usage.spent()) < QUIET * usage.seconds()
+
+
 @define
 class Growth:
     """How to measure.
@@ -77,6 +98,7 @@ class Growth:
         rounds: how often with and without.
         seconds: for which puts are made each time.
         figures: where the results go.
+        snapshot: bytes of log after which members take a snapshot.
     """
 
     base: Path
@@ -84,9 +106,10 @@ class Growth:
     rounds: int
     seconds: float
     figures: Figures
+    snapshot: int = Config().snapshot_bytes
 
     def keys(self) -> None:
-        """Compare two clusters, of which one has many more keys; the other is idle meanwhile."""
+        """Compare two clusters, of which one has many more keys; the other is idle meanwhile, with its snapshots written."""
         few, many = max(1, int(KEYS * self.scale)), max(1, int(MANY_KEYS * self.scale))
         plain, grown = Rates(), Rates()
         with ExitStack() as stack:
@@ -95,9 +118,11 @@ class Growth:
                 say(f"keys: putting {keys:,}")
                 peer.ask_leader("grow", keys)
             for number in range(self.rounds):
-                say(f"keys: round {number + 1} of {self.rounds}")
-                plain.put(peers[0], self.seconds, few, self.figures)
-                grown.put(peers[1], self.seconds, many, self.figures)
+                for peer, rates, keys in zip(peers, (plain, grown), (few, many), strict=True):
+                    for each in peers:
+                        until_quiet(each)
+                    say(f"keys: round {number + 1} of {self.rounds}, {keys:,}")
+                    rates.put(peer, self.seconds, keys, self.figures)
         compare(self.figures, [f"{few:,} keys", f"{many:,} keys"], [plain, grown], 0.8)
 
     def watchers(self) -> None:
@@ -130,7 +155,7 @@ class Growth:
         compare(self.figures, [f"without {what}", f"with {what}"], rates, 0.9)
 
     def _started(self, stack: ExitStack) -> ReplkvPeer:
-        peer = ReplkvPeer(self.base, module="benchmarks.growth_member")
+        peer = ReplkvPeer(self.base, json.dumps({"snapshot_bytes": self.snapshot}), "benchmarks.growth_member")
         stack.callback(peer.stop)
         peer.start()
         return peer
@@ -146,14 +171,17 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of keys, watches and leases")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="with and without (default %(default)d)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of puts, each time (default %(default)g)")
+    mib = Config().snapshot_bytes / MIB
+    parser.add_argument("--snapshot-mib", type=float, default=mib, help="of log between two snapshots at least (default %(default)g)")
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("bench-results/growth.json"), help="where the figures go; Markdown beside it")
     arguments = parser.parse_args()
     check_names(parser, arguments.what, KINDS)
-    if arguments.rounds < 1 or not arguments.seconds > 0 or not arguments.scale > 0:
-        parser.error("--rounds must be at least 1, --seconds and --scale above 0")
+    if arguments.rounds < 1 or not min(arguments.seconds, arguments.scale, arguments.snapshot_mib) > 0:
+        parser.error("--rounds must be at least 1, --seconds, --scale and --snapshot-mib above 0")
     end_on_sigterm()
-    growth = Growth(arguments.workdir, arguments.scale, arguments.rounds, arguments.seconds, figures := Figures())
+    snapshot = round(arguments.snapshot_mib * MIB)
+    growth = Growth(arguments.workdir, arguments.scale, arguments.rounds, arguments.seconds, figures := Figures(), snapshot)
     for name in arguments.what or KINDS:
         KINDS[name](growth)
     publish(figures, "benchmarks.growth", arguments.json)

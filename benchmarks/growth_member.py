@@ -1,6 +1,6 @@
-"""A member that gets more and more to hold: ``python -m benchmarks.growth_member NAME DIRECTORY CLUSTER``.
+"""A member that gets more and more to hold: ``python -m benchmarks.growth_member NAME DIRECTORY CLUSTER CONFIG``.
 
-It is asked as ``benchmarks.member`` is.
+It is asked as ``benchmarks.member`` is.  CONFIG is JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ STRIDE = 7_919
 """A prime: puts go to all keys alike, and not in their order."""
 
 
+def overwrite(replica: Replica, keys: int, most: int, cap: float) -> tuple[int, float]:
+    """Put to keys in no order, 512 at a time, so often or for so many seconds; return how many puts there were, and the seconds."""
+    latencies, took = drive_window(
+        most, IN_FLIGHT, lambda number: replica.submit(Put(key(number * STRIDE % keys), VALUES[number % len(VALUES)])), cap=cap
+    )
+    return len(latencies), took
+
+
 class Growing(Driver):
     """What the parent may ask for.
 
@@ -43,11 +51,7 @@ class Growing(Driver):
 
     def put(self, seconds: float, keys: int) -> tuple[int, float]:
         """Put for so long, 512 at a time, keys among so many; return how many puts there were, and the seconds they took."""
-        submit = self._replica.submit
-        latencies, took = drive_window(
-            1 << 40, IN_FLIGHT, lambda number: submit(Put(key(number * STRIDE % keys), VALUES[number % len(VALUES)])), cap=seconds
-        )
-        return len(latencies), took
+        return overwrite(self._replica, keys, 1 << 40, seconds)
 
     def lease(self, count: int, keepers: int, ttl: float) -> None:
         """Have so many leases, kept alive in the name of so many processes at the rate of a member's keeper, instead of those before."""

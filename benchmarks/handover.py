@@ -34,7 +34,7 @@ def change(peer: ReplkvPeer, way: str) -> tuple[float, float]:
     leader, *followers = peer.members
     for follower in followers:
         follower.ask("begin")
-    time.sleep(AROUND)
+    time.sleep(AROUND)  # puts before the change, and after it, are a part of what is measured
     took, since = 0.0, time.monotonic()  # a clock that all processes share
     if way == "kill":
         leader.kill()
@@ -42,7 +42,7 @@ def change(peer: ReplkvPeer, way: str) -> tuple[float, float]:
         took = leader.ask(way)
     wait_until(lambda: all(_follows_another(follower, leader) for follower in followers) or None, "leader")
     until = time.monotonic()
-    time.sleep(AROUND)
+    time.sleep(AROUND)  # as before the change
     told = [follower.ask("end", since, until) for follower in followers]
     if failures := [failure for one in told for failure in one["failures"]]:
         raise RuntimeError(f"{way}: {failures}")

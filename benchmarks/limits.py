@@ -116,9 +116,9 @@ def leases(base: Path, scale: float) -> list[Row]:
 
 def _idle_cpu(peer: ReplkvPeer) -> float:
     pid = peer.leader_pid
-    time.sleep(2.0)
+    time.sleep(2.0)  # until what was asked before has been done
     begun, spent = time.monotonic(), process_cpu(pid)
-    time.sleep(IDLE)
+    time.sleep(IDLE)  # this is what is measured
     return (process_cpu(pid) - spent) / (time.monotonic() - begun)
 
 

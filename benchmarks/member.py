@@ -14,6 +14,7 @@ import random
 import sys
 import threading
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -43,7 +44,7 @@ from benchmarks.workloads import (
     stamped,
     stored_key,
 )
-from replkv import Add, Conflict, Get, Put, Replica, Watch
+from replkv import Add, Config, Conflict, Get, Put, Replica, Watch
 from replkv.keeper import PER_TTL
 from replkv.ops import Grant, KeepAlive
 from replkv.plans import Write
@@ -117,7 +118,7 @@ class Probes:
             number += 1
             started = time.monotonic()
             future = self._replica.submit(Put(key(number % KEYS), VALUES[0]))
-            future.add_done_callback(lambda future, started=started: self._done(future, started))  # type: ignore[misc]
+            future.add_done_callback(partial(self._done, started=started))
 
     def _done(self, future: Future[Any], started: float) -> None:
         if future.exception() is None:
@@ -188,7 +189,7 @@ class Driver:
             latencies, seconds = drive_window(operations, chosen.in_flight, self._submitter(chosen))
         cpu = time.thread_time() - cpu + others
         spent = thread_cpu() - threads + Counter({"contenders": round(others * 1e6)})  # whose threads have ended
-        done = {"latencies": latencies, "seconds": seconds, "cpu": cpu, "threads": spent, "begun": begun}
+        done = {"latencies": array("d", latencies), "seconds": seconds, "cpu": cpu, "threads": spent, "begun": begun}
         if chosen.kind == "watch":
             self._replica.put(WATCHED, LAST)
         return done if self._profile is None else done | {"profile": self._profile.report()}
@@ -307,13 +308,14 @@ class Driver:
 
 
 def serve(kind: Callable[[Replica], object]) -> None:
-    """Open the member that the command line names, and answer for it until stdin ends.
+    """Open the member that the command line names, with what it says of its ``Config``, and answer for it until stdin ends.
 
     Args:
         kind: makes what answers of the member.
     """
-    name, directory, cluster = sys.argv[1:]
-    with Replica(name, data_dir=directory, cluster=json.loads(cluster)) as replica:
+    name, directory, cluster, *choices = sys.argv[1:]
+    config = Config(**json.loads(choices[0])) if choices else None
+    with Replica(name, data_dir=directory, cluster=json.loads(cluster), config=config) as replica:
         answer_requests(kind(replica))
 
 

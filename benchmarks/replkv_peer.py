@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import asdict
 
+from benchmarks.answering import answer_in
 from benchmarks.meters import Meter, Sample, timed
 from benchmarks.peer import new_directory, say, stored, wait_until
 from benchmarks.workloads import KEYS, RESTARTS, Workload, share
@@ -76,7 +77,7 @@ class ChildProcess:
         line = process.stdout.readline() if process.stdout is not None else ""
         if not line:
             raise RuntimeError(f"{self.name} ended: {self._log.read_text(encoding='utf-8')[-2000:]}")
-        return json.loads(line)
+        return answer_in(line)
 
     def ask(self, do: str, *arguments: object) -> Any:
         """Send a request and wait for its answer."""

@@ -8,10 +8,11 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, field
+from attrs import asdict, define, evolve, field
 
 from benchmarks.bounds import Bounds, middle
 from benchmarks.marks import MARKS, Measured
@@ -23,25 +24,39 @@ HEADINGS = ("", "workload", "peer", "operations/s", "p50 ms", "p99 ms", "CPU µs
 MARK_HEADINGS = ("mark", "wanted", "measured", "met")
 NOISE = 0.1
 """A share of the machine used by neither side from which on a figure is not to be trusted."""
+NOISE_SECONDS = 0.25
+"""A sample that took less says nothing about noise: the system counts CPU in ticks of 10 ms."""
+
+
+def machine() -> str:
+    """Describe where this was measured, as far as it bears on the figures."""
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 @define
 class Results:
-    """All repeats: by workload, then by peer; what the machine allowed, once per run; and what is to be known of each peer."""
+    """All repeats: by workload, then by peer; what the machine allowed, once per run; and what is to be known of each peer, and of it."""
 
     samples: dict[str, dict[str, list[Sample]]] = field(factory=dict)
     bounds: list[Bounds] = field(factory=list)
     peers: dict[str, dict[str, str]] = field(factory=dict)
     settings: dict[str, object] = field(factory=dict)
+    machine: str = field(factory=machine)
+    measured: str = field(factory=partial(time.strftime, "%Y-%m-%dT%H:%M:%S%z"))
 
     def add(self, workload: str, peer: str, sample: Sample) -> None:
         """Add a repeat."""
         self.samples.setdefault(workload, {}).setdefault(peer, []).append(sample)
 
     def medians(self) -> Measured:
-        """Return the medians, in the order of the workloads: by workload, then by peer."""
+        """Return the medians, in the order of the workloads: by workload, then by peer; of what is done seldom all runs count together."""
         order = [name for name in BY_NAME if name in self.samples]
-        return {workload: {peer: median(samples) for peer, samples in self.samples[workload].items()} for workload in order}
+        return {name: {peer: _middle(name, samples) for peer, samples in self.samples[name].items()} for name in order}
+
+
+def _middle(workload: str, samples: Sequence[Sample]) -> Sample:
+    found = median(samples)
+    return evolve(found, p50_ms=statistics.median(pooled(samples))) if BY_NAME[workload].seldom else found
 
 
 def _number(value: float) -> str:
@@ -55,7 +70,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     for workload, medians in results.medians().items():
         first, repeats = next(iter(medians.values())), results.samples[workload]
         for peer, figures in medians.items():
-            cells = _seldom(repeats[peer], next(iter(repeats.values()))) if BY_NAME[workload].seldom else _often(figures, first)
+            cells = _seldom(repeats[peer], figures, first) if BY_NAME[workload].seldom else _often(figures, first)
             table.append((workload, BY_NAME[workload].title, peer, *cells))
     return table
 
@@ -66,14 +81,51 @@ def _often(figures: Sample, first: Sample) -> tuple[str, ...]:
     return _number(figures.rate), _number(figures.p50_ms), _number(figures.p99_ms), _number(figures.cpu), parts, ratio
 
 
-def _seldom(samples: Sequence[Sample], first: Sequence[Sample]) -> tuple[str, ...]:
+def _seldom(samples: Sequence[Sample], figures: Sample, first: Sample) -> tuple[str, ...]:
     """Return the cells of what was done a few times: all runs count together, and the worst in place of the p99."""
     times = pooled(samples)
-    p50 = statistics.median(times)
-    notes = [f"{len(times)} times; p99 is the worst", *(f"{_number(figure)} {name}" for name, figure in median(samples).extras.items())]
-    if samples is not first:
-        notes.append(f"p50 ÷ {p50 / statistics.median(pooled(first)):.3g}")
-    return "", _number(p50), _number(times[-1]), "", "", "; ".join(notes)
+    notes = [f"{len(times)} times; p99 is the worst", *(f"{_number(figure)} {name}" for name, figure in figures.extras.items())]
+    if figures is not first:
+        notes.append(f"p50 ÷ {figures.p50_ms / first.p50_ms:.3g}")
+    return "", _number(figures.p50_ms), _number(times[-1]), "", "", "; ".join(notes)
+
+
+def brief(results: Results) -> str:
+    """Return the table for who wants to know no more: a line for each workload, a column for each peer, and how the first compares."""
+    peers = list(dict.fromkeys(peer for found in results.samples.values() for peer in found))
+    headings = ["", "", *(f"{peer}: rate, p50" for peer in peers), *(f"{peers[0].split()[0]} ÷ {peer.split()[0]}" for peer in peers[1:])]
+    table = []
+    for workload, medians in results.medians().items():
+        seldom = BY_NAME[workload].seldom
+        cells = [_in_brief(medians[peer], seldom=seldom) if peer in medians else "" for peer in peers]
+        first = medians.get(peers[0])
+        compared = [_compared(first, medians[peer], seldom=seldom) if first and peer in medians else "" for peer in peers[1:]]
+        table.append((workload, BY_NAME[workload].title, *cells, *compared))
+    return _table(headings, table)
+
+
+def _in_brief(figures: Sample, *, seldom: bool) -> str:
+    p50 = f"{_number(figures.p50_ms)} ms"
+    return p50 if seldom else f"{figures.rate:,.0f}/s, {p50}"
+
+
+def _compared(first: Sample, other: Sample, *, seldom: bool) -> str:
+    """Say how many times as much the first gets done, or, of what is done seldom, in what part of the time."""
+    return f"{first.p50_ms / other.p50_ms:.2f} of the time" if seldom else f"{first.rate / other.rate:,.3g}"
+
+
+def read(path: Path) -> Results:
+    """Return what ``write`` kept.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it can't be read, or holds something else.
+    """
+    told = json.loads(path.read_text(encoding="utf-8"))
+    samples = {
+        workload: {peer: [Sample(**run) for run in found["runs"]] for peer, found in peers.items()}
+        for workload, peers in told["workloads"].items()
+    }
+    return Results(samples, [Bounds(**one) for one in told["bounds"]], told["peers"], told["settings"], told["machine"], told["measured"])
 
 
 def mark_rows(results: Results) -> list[tuple[str, ...]]:
@@ -87,34 +139,40 @@ def mark_rows(results: Results) -> list[tuple[str, ...]]:
     return table
 
 
-def machine() -> str:
-    """Describe where this was measured, as far as it bears on the figures."""
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
-
-
 def remarks(results: Results) -> list[str]:
     """Return what the reader of the table has to know."""
-    shares = [sample.other_share for peers in results.samples.values() for samples in peers.values() for sample in samples]
     loops = [sample.loop_ns for peers in results.samples.values() for samples in peers.values() for sample in samples]
-    lines = [f"{machine()}; medians; CPU of all members and the driver, in µs per operation."]
+    given = results.settings.get("command")
+    command = " ".join(["python -m benchmarks", *(map(str, given) if isinstance(given, list) else ())])
+    lines = [f"{results.machine}, {results.measured[:10]}, `{command}`; medians; CPU of all members and the driver, in µs per operation."]
     lines += [f"{name}: before a write counts, {told['durability']}. {told['client']}." for name, told in results.peers.items()]
     bounds = middle(results.bounds)
     if bounds is not None:
         lines.append(str(bounds))
     if loops:
         lines.append(f"A fixed Python loop took {min(loops):.0f} to {max(loops):.0f} ns per turn meanwhile.")
-    if shares and max(shares) > NOISE:
-        lines.append(f"NOISE: up to {max(shares):.0%} of the machine was used by something else; measure again on a quiet one.")
-    return lines
+    return lines + [
+        f"NOISE: up to {share:.0%} of the machine was used by none of the processes of {peer}." for peer, share in _noise(results)
+    ]
+
+
+def _noise(results: Results) -> list[tuple[str, float]]:
+    """Return the peers beside which something else used much of the machine, and how much; the system counts in ticks of 10 ms."""
+    shares: dict[str, float] = {}
+    for peers in results.samples.values():
+        for peer, samples in peers.items():
+            found = (sample.other_share for sample in samples if sample.seconds > NOISE_SECONDS)
+            shares[peer] = max(shares.get(peer, 0.0), *found, 0.0)
+    return [(peer, share) for peer, share in shares.items() if share > NOISE]
 
 
 def as_markdown(results: Results) -> str:
     """Return the tables for a page."""
-    parts = [_table(HEADINGS, rows(results)), *remarks(results)]
+    parts = [brief(results), _table(HEADINGS, rows(results)), "\n".join(remarks(results))]
     marks = mark_rows(results)
     if marks:
-        parts += ["", _table(MARK_HEADINGS, marks)]
-    return "\n".join([parts[0], "", *parts[1:]]) + "\n"
+        parts.append(_table(MARK_HEADINGS, marks))
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -128,8 +186,8 @@ def as_json(results: Results) -> str:
         for workload, peers in results.samples.items()
     }
     whole = {
-        "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": machine(),
+        "measured": results.measured,
+        "machine": results.machine,
         "settings": results.settings | {"keys": KEYS, "key_bytes": len(key(0)), "value_bytes": VALUE_BYTES},
         "peers": results.peers,
         "bounds": [asdict(bounds) for bounds in results.bounds],

@@ -181,7 +181,7 @@ def tell(course: Course, load: Load, figures: Figures) -> None:
         (title, str(Span.of(took for _, took in course.done))),
         (
             "– snapshots, of all members together",
-            f"{sum(map(len, course.snapshots.values()))}, each after {load.snapshot / MIB:g} MiB of log",
+            f"{sum(map(len, course.snapshots.values()))}, each after at least {load.snapshot / MIB:g} MiB of log",
         ),
         ("– compactions", f"{len(course.compactions)}, each at {load.history / MIB:g} MiB of history"),
         (f"– 99th percentile of the middle one of {len(spans)} minutes", f"{middle:.2f} ms"),
@@ -229,7 +229,7 @@ def wanted(arguments: Sequence[str] | None = None) -> tuple[Load, Path, Path]:
     parser.add_argument("--keys", type=int, default=KEYS, help="how many there are (default %(default)s)")
     parser.add_argument("--period", type=float, default=PERIOD, help="seconds of a minute, for short runs (default %(default)g)")
     mib = Config().snapshot_bytes / MIB, Settings().compact_bytes / MIB
-    parser.add_argument("--snapshot-mib", type=float, default=mib[0], help="of log, after which a snapshot is taken (default %(default)g)")
+    parser.add_argument("--snapshot-mib", type=float, default=mib[0], help="of log between two snapshots at least (default %(default)g)")
     parser.add_argument("--history-mib", type=float, default=mib[1], help="that are kept at most (default %(default)g)")
     parser.add_argument("--workdir", type=Path, default=on_disk(), help="where the data directories go (default %(default)s)")
     where = "where the figures go; Markdown, and a PNG if matplotlib is installed, beside it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 
 from benchmarks.workloads import CAP, LAST, WATCHED, stamp
 from replkv import Event, Replica, Watch
@@ -55,4 +56,4 @@ class Watchers:
             watch.close()
         if waiting:
             raise TimeoutError(f"{waiting} of {len(self._threads)} watchers did not see the last event within {PATIENCE:.0f} s")
-        return {"latencies": self._latencies, "events": sum(self._events), "ended": ended}
+        return {"latencies": array("d", self._latencies), "events": sum(self._events), "ended": ended}

@@ -1,6 +1,9 @@
 """The history of a store: a list that grows at its end, is read by any thread, and is cut at its beginning without a pause.
 
 It consists of runs of 4,096 records.  Who cuts it makes a new one that shares the runs: what was begun on the old one goes on there.
+
+A full run is a tuple.  CPython's garbage collector forgets a tuple that holds only what it has forgotten, as records are.  Of a list it
+visits every element whenever it collects everything, and puts wait meanwhile.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class History(Sequence[T], Generic[T]):
         self._revision_of = revision_of
         self._run = RUN
         self._last: list[T] = []  # the run that is written
-        self._runs = [self._last]  # full ones, then ``_last``, then, after something was taken back, perhaps an empty one
+        self._runs: list[Sequence[T]] = [self._last]  # full ones, ``_last``, and, after something was taken back, perhaps an empty one
         self._first = 0  # where in the first run the history begins
         self.written = 0
         self.settled = 0
@@ -44,9 +47,10 @@ class History(Sequence[T], Generic[T]):
         last = self._last
         if len(last) == self._run:
             at = self.written // self._run
-            if at == len(self._runs):
-                self._runs.append([])
-            last = self._last = self._runs[at]
+            self._runs[at - 1] = tuple(last)
+            del self._runs[at:]
+            self._runs.append(last := [])
+            self._last = last
         last.append(record)
         self.written += 1
 
@@ -63,17 +67,18 @@ class History(Sequence[T], Generic[T]):
         """Take the last record back."""
         self.written -= 1
         if not self._last:
-            self._last = self._runs[self.written // self._run]
+            at = self.written // self._run
+            self._runs[at] = self._last = list(self._runs[at])
         return self._last.pop()
 
-    def without(self, count: int) -> tuple[History[T], list[list[T]]]:
+    def without(self, count: int) -> tuple[History[T], list[Sequence[T]]]:
         """Return the history without its first records, and the runs that only those were in, to let go of one by one."""
         first = self._first + count
         runs = first // self._run
         gone = runs * self._run
         rest: History[T] = History(self._revision_of)
         rest._run = self._run
-        if runs < len(self._runs):
+        if gone < self.written:
             rest._runs, rest._last = self._runs[runs:], self._last
         rest._first, rest.written, rest.settled = first - gone, self.written - gone, self.settled - gone
         return rest, self._runs[:runs]

@@ -131,6 +131,19 @@ class Selection(NamedTuple):
         return (yield from in_order(records, itemgetter(SORT_BY[self.sort_by]), descending=self.descending))
 
 
+class _Stable(dict[bytes, T]):
+    """A dict that CPython's garbage collector never takes for a young object.
+
+    Of a plain dict the collector finds, whenever it collects everything, that all in it are atoms and need not be visited; with the next
+    put the dict counts as new, and all of it is visited in three collections more.  An instance of a subclass stays where it is.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} keys>"  # and not what they hold
+
+
 class Store:
     """All versions of all keys.
 
@@ -151,9 +164,9 @@ class Store:
     def __init__(self, revision: int = FIRST_REVISION, compacted: int = 0) -> None:
         self.revision = revision
         self.compacted = compacted
-        self.newest: dict[bytes, Record] = {}
+        self.newest: dict[bytes, Record] = _Stable()
         self.keys: SortedList[bytes] = SortedList()
-        self.older: dict[bytes, tuple[Record, ...] | list[Record]] = {}
+        self.older: dict[bytes, tuple[Record, ...] | list[Record]] = _Stable()
         self.events: History[Record] = History(_mod)
         self.size = 0
         self.live = 0

@@ -73,6 +73,8 @@ logger = logging.getLogger(__name__)
 
 APPLY_SLICE = 0.002
 """Seconds of applying after which the sockets are served again."""
+AHEAD = 4096
+"""Entries that wait to be applied at most: after a restart half a million are decided, and to unpack them all takes a second."""
 TICK = 0.25
 """Seconds between looks at what no event announces: silent links, lost batches."""
 KEEP_FRESH = 10.0
@@ -387,7 +389,7 @@ class Node(Described):
         raft = self.raft
         if self._applying is not None or self._to_apply or self._matching:
             return float("-inf")
-        if raft is not None and not self.stopped and self.outgoing.has_more(raft):
+        if raft is not None and not self.stopped and (raft.handed_out < raft.commit or self.outgoing.has_more(raft)):
             return float("-inf")
         next_look = self._next_tick if self._close_by is None else min(self._next_tick, self.clock() + 0.01)
         if raft is None:
@@ -554,7 +556,7 @@ class Node(Described):
     # -- what Raft asks for --------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, raft: Raft) -> None:
-        ready = raft.take()
+        ready = self._take(raft)
         while ready is not None:
             self._publish()
             for peer, message in ready.messages:
@@ -571,8 +573,11 @@ class Node(Described):
                 self.notices.keep(ready.notices, self.clock(), urgent=waited_for)
             for peer in ready.snapshots:
                 self.snapshots.send(raft, peer, self.clock())
-            ready = raft.take() if ready.entries else None  # that they are durable now may have decided something
+            ready = self._take(raft) if ready.entries else None  # that they are durable now may have decided something
         self.space.written(raft)
+
+    def _take(self, raft: Raft) -> Ready | None:
+        return raft.take(max(0, AHEAD - len(self._to_apply)))
 
     def _persist(self, raft: Raft, hard_state: HardState | None, floor: Position | None, entries: list[Entry]) -> None:
         if floor is not None:

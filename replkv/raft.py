@@ -98,8 +98,8 @@ class Raft:
     def _restore(self, restored: Restored) -> None:
         self.term, self.vote = restored.hard_state.term, restored.hard_state.vote
         self._saved = restored.hard_state
-        self._applied = restored.snapshot.index if restored.snapshot else 0
-        self.commit = max(self._applied, restored.commit)
+        self.handed_out = restored.snapshot.index if restored.snapshot else 0
+        self.commit = max(self.handed_out, restored.commit)
         self.durable_index = self._log.last_index
         self._unsaved = self._log.last_index + 1
         self._cluster_time = ClusterTime(max(restored.time, self._log.last_time), self._now)
@@ -269,8 +269,8 @@ class Raft:
         Raises:
             InvariantBroken: the snapshot reaches beyond what was handed out to be applied, or ``index`` beyond the snapshot.
         """
-        if not index <= snapshot.index <= self._applied:
-            raise InvariantBroken(f"{self.name}: trim to {index} with a snapshot at {snapshot.index}, applied {self._applied}")
+        if not index <= snapshot.index <= self.handed_out:
+            raise InvariantBroken(f"{self.name}: trim to {index} with a snapshot at {snapshot.index}, handed out {self.handed_out}")
         index = min(index, self._unsaved - 1)
         if index > self._log.base_index:
             self._log.trim(index)
@@ -300,7 +300,7 @@ class Raft:
         if meta.term > self.term:
             self._follow(meta.term, None)
         self._log.restart(meta)
-        self.commit = self._applied = self.durable_index = meta.index
+        self.commit = self.handed_out = self.durable_index = meta.index
         self._unsaved = meta.index + 1
         self._heal()
         self._cluster_time.hear(time, self._now)
@@ -311,19 +311,20 @@ class Raft:
         if self._lead:
             self._lead.snapshot_ended(peer)
 
-    def take(self) -> Ready | None:
-        """Return all effects since the last call, None if there are none."""
+    def take(self, room: int | None = None) -> Ready | None:
+        """Return all effects since the last call, None if there are none; of what is to be applied at most ``room`` entries."""
         if not self._stirred:
-            return None  # what is to be done follows from inputs alone
+            return None  # what is to be done follows from inputs alone, and from what there was no room for
         if self._lead:
             self._replicate(self._lead)
         self._stirred, out = False, self._out
         if self._unsaved <= self._log.last_index:
             out.entries = self._log.between(self._unsaved, self._log.last_index)
             self._unsaved = self._log.last_index + 1
-        if self._applied < self.commit:
-            out.committed = self._log.between(self._applied + 1, self.commit)
-            self._applied = self.commit
+        if self.handed_out < self.commit:
+            until = self.commit if room is None else min(self.commit, self.handed_out + room)
+            out.committed = self._log.between(self.handed_out + 1, until)
+            self.handed_out, self._stirred = until, until < self.commit
         if self.term != self._saved.term or self.vote != self._saved.vote:
             out.hard_state = self._saved = self.hard_state
             # Nothing leaves in a term that a crash could take back: a member that elects itself alone could lead the same term twice.
@@ -357,9 +358,7 @@ class Raft:
     def _configure(self) -> None:
         """Put the newest configuration into effect.  Those it removes still get the log until it is committed, to learn of it."""
         self.configuration = self._log.configuration
-        names = {*self.configuration.names}
-        if self.is_unsettled:
-            names.update(self._log.configurations[-2].names)
+        names = {*self.configuration.names, *(self._log.configurations[-2].names if self.is_unsettled else ())}
         self.others = tuple(sorted(names - {self.name}))  # a new one each time: who keeps to it sees that it has changed
         if self._lead:
             self._lead.configure(self.others)

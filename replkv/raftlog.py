@@ -7,10 +7,12 @@ about the log has an exact answer or none, never a made-up one.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from replkv import codec
+from replkv.entries import Entries
 from replkv.errors import InvariantBroken
 from replkv.messages import Append, Configuration, Entry, EntryKind, Position, SnapshotMeta
 
@@ -61,22 +63,17 @@ class RaftLog:
             raise InvariantBroken(f"the log holds {at_snapshot} where its snapshot ends at {index} of term {self.base_term}")
         first = entries[0]
         self.base_index, self.base_term = (0, 0) if first.index == 1 else (first.index, first.term)
-        self.last_index = self.base_index
+        self.last_index, self.last_term = self.base_index, self.base_term
 
     def restart(self, snapshot: SnapshotMeta) -> None:
         """Forget everything; the log goes on behind a snapshot."""
         self.base_index, self.base_term = snapshot.index, snapshot.term
-        self._entries: list[Entry] = []
-        self.last_index = snapshot.index
-        """The index of the newest entry, or of the base."""
+        self._entries = Entries()
+        self.last_index, self.last_term = snapshot.index, snapshot.term
+        """Where the newest entry is, or the base, and of which term it is."""
         self._configurations = [(snapshot.index, snapshot.configuration)]
 
     # -- questions -----------------------------------------------------------------------------------------------------------------
-
-    @property
-    def last_term(self) -> int:
-        """The term of the newest entry, or of the base."""
-        return self._entries[-1].term if self._entries else self.base_term
 
     @property
     def end(self) -> Position:
@@ -86,7 +83,7 @@ class RaftLog:
     @property
     def last_time(self) -> int:
         """The cluster time of the newest entry, 0 if there is none."""
-        return self._entries[-1].time if self._entries else 0
+        return last.time if (last := self._entries.last) else 0
 
     @property
     def configuration(self) -> Configuration:
@@ -105,10 +102,11 @@ class RaftLog:
 
     def term_at(self, index: int) -> int | None:
         """Return the term of an entry or of the base, None if it is not known (any more)."""
-        at = index - self.base_index - 1
-        if 0 <= at < len(self._entries):
-            return self._entries[at].term
-        return self.base_term if at == -1 else None
+        if index == self.last_index:
+            return self.last_term
+        if self.base_index < index < self.last_index:
+            return self._entries[index - self.base_index - 1].term
+        return self.base_term if index == self.base_index else None
 
     def between(self, first: int, last: int) -> list[Entry]:
         """Return the entries from ``first`` to ``last``, both included.
@@ -116,20 +114,22 @@ class RaftLog:
         Raises:
             InvariantBroken: the log no longer, or not yet, holds all of them.
         """
-        if first <= last and not self.base_index < first <= last <= self.last_index:
+        if first > last:
+            return []
+        if not self.base_index < first <= last <= self.last_index:
             raise InvariantBroken(f"entries {first} to {last} asked of a log that holds {self.base_index + 1} to {self.last_index}")
-        return self._entries[first - self.base_index - 1 : last - self.base_index]
+        return list(islice(self._entries.since(first - self.base_index - 1), last + 1 - first))
 
     def run(self, first: int, limit: int) -> tuple[Entry, ...]:
         """Return entries from ``first`` on, at least one if there is one, with at most ``limit`` bytes and ``RUN_ENTRIES`` in all."""
-        start = first - self.base_index - 1
-        stop, size = start, 0
-        for entry in self._entries[start : start + RUN_ENTRIES]:
+        run: list[Entry] = []
+        size = 0
+        for entry in islice(self._entries.since(first - self.base_index - 1), RUN_ENTRIES):
             size += len(entry.encoded)
-            if size > limit and stop > start:
+            if size > limit and run:
                 break
-            stop += 1
-        return tuple(self._entries[start:stop])
+            run.append(entry)
+        return tuple(run)
 
     def agreement(self, index: int, term: int) -> int:
         """Return the highest index up to ``index`` at which this log could agree with one that has ``term`` there.
@@ -196,21 +196,21 @@ class RaftLog:
                 raise InvariantBroken(f"entry {entry.index} of term {entry.term} where {index} of term {term} or later belongs")
             term = entry.term
         self._entries.extend(entries)
-        self.last_index = index
+        self.last_index, self.last_term = index, term
         self._configurations.extend(pair for pair in found if pair[0] > self._configurations[0][0])
 
     def _truncate(self, index: int) -> None:
-        del self._entries[index - self.base_index - 1 :]
-        self.last_index = index - 1
+        self._entries.cut(index - 1 - self.base_index)
+        self.last_index, self.last_term = index - 1, last.term if (last := self._entries.last) else self.base_term
         while self._configurations[-1][0] >= index:
             self._configurations.pop()
 
     def trim(self, index: int) -> None:
-        """Forget the entries up to ``index``.  O(entries kept)."""
+        """Forget the entries up to ``index``.  O(runs kept)."""
         term = self.term_at(index)
         if term is None:
             raise InvariantBroken(f"trim to {index} of a log that holds {self.base_index + 1} to {self.last_index}")
-        del self._entries[: index - self.base_index]
+        self._entries.forget(index - self.base_index)
         self.base_index, self.base_term = index, term
         while len(self._configurations) > 1 and self._configurations[1][0] <= index:
             del self._configurations[0]

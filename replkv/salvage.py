@@ -221,13 +221,17 @@ def _is_cut(disk: Disk, number: int) -> bool:
 def _intact_entries(disk: Disk, name: str, numbers: Sequence[int], snapshot: SnapshotFile | None, end: Position) -> tuple[Entry, ...]:
     """Return the entries that follow the snapshot without a gap, up to the first damage."""
     best: list[Entry] = []
+    reached = 0
     for first in numbers:
+        if first < reached:
+            continue  # what begins there ends where the one before it did, and is shorter
         state = Replay(disk, name)
         with contextlib.suppress(Corrupt):
             state.run([number for number in numbers if number >= first])
         covered = snapshot.meta.index if snapshot else 0
         if state.snapshot == snapshot and state.base <= covered and len(state.entries) > len(best):
             best = state.entries
+        reached = state.segment
     # Where the damage is they may have been replaced: what the log can't have held at its end is not to be taken for it.
     held = list(takewhile(lambda entry: entry.term <= end.term and entry.index <= end.index, best))
     return tuple(entry for entry, size in zip(held, _sizes(held), strict=True) if size <= KEPT)

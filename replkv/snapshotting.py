@@ -1,11 +1,11 @@
 """Snapshots in a member's life: taking one when the log has grown, sending it to a follower that is too far behind, installing one.
 
-Taking runs beside the node: the state is pinned in one turn, the file is written by the housekeeper.  Members take turns: each begins
-where the log has grown by its own share of what lies between two snapshots.  Sending goes chunk by chunk, each waiting for the
-acknowledgement of the one before, so that heartbeats pass in between; it goes on where the follower says, also after a lost connection or
-a restart of the leader.  The file is not replaced meanwhile, unless the log has grown by more than it costs to send another.  Installing
-is atomic: the file is durable and its state loaded, by the housekeeper, before the log points to it, and the log points to it before Raft
-and the machine go on from it.
+Taking runs beside the node: the state is pinned in one turn, the file is written by the housekeeper.  The log between two snapshots is as
+long as ``Config.snapshot_bytes`` says, or about as large as a snapshot, if that is more.  Members take turns, each at a place of the log of
+its own.  Sending goes chunk by chunk, each waiting for the acknowledgement of the one before, so that heartbeats pass in between; it goes
+on where the follower says, also after a lost connection or a restart of the leader.  The file is not replaced meanwhile, unless the log
+has grown by more than it costs to send another.  Installing is atomic: the file is durable and its state loaded, by the housekeeper,
+before the log points to it, and the log points to it before Raft and the machine go on from it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,12 @@ KEPT = 4
 """The part of the log between two snapshots that is kept behind the newer one for anybody: who leads next knows of nobody how far it is."""
 FEW = 4
 """Entries that may be kept whatever their size: so many may be on their way to a follower that lacks nothing."""
+LARGE = 4 << 20
+"""Bytes of a snapshot up to which it is taken as often as the configuration says: a small one is written in no time."""
+LONGEST = 256 << 20
+"""Bytes of log between two snapshots up to which there may be more than the configuration says: it is in memory, replayed at a start."""
 GRAINS = 64
-"""Into so many parts the log between two snapshots is divided where the bytes of a part are counted."""
+"""Into so many parts ``Config.snapshot_bytes`` of log are divided where the bytes of a part are counted."""
 
 
 def load_machine(disk: Disk, file: SnapshotFile) -> Machine:
@@ -214,7 +218,7 @@ class Snapshots:
         and compacted stands in the log until a snapshot lets it go.
         """
         if not self._due:
-            self._due = self._config.snapshot_bytes if self._log.snapshot is not None else self._share(raft, None)
+            self._due = self._interval if self._log.snapshot is not None else self._share(raft, None)
         due = self._damaged or self._bytes >= self._due or (self._log.short and self._bytes > 0)
         if not due or self._taking or self._clock() < self._not_before or self._is_held(raft, machine.applied):
             return
@@ -222,29 +226,42 @@ class Snapshots:
         self._expected = machine.size
         self._housekeeper.start(self._write(machine.meta, machine.dump()), partial(self._done, raft))
 
+    @property
+    def _interval(self) -> int:
+        """How many bytes of log lie between two snapshots: ``snapshot_bytes``, doubled as long as the newest one is still as large.
+
+        So what is written into snapshots stays in proportion to what is put (thesis §5.1.3).  It is doubled, not taken from the size:
+        where each interval is a multiple of the other, members whose files differ keep their turns.
+        """
+        interval, file = self._config.snapshot_bytes, self._log.snapshot
+        if file is not None and file.size > LARGE:
+            while 2 * interval <= min(file.size, LONGEST):
+                interval *= 2
+        return interval
+
     def _share(self, raft: Raft, before: str | None) -> int:
         """Return after how much of the log this member takes its turn, if another had its own where the log is counted from.
 
         All count the same bytes.  So that they don't take their snapshots at the same moment, which would slow all of a quorum down,
-        they are spread evenly, in the order of their names.
+        they are spread evenly over ``snapshot_bytes``, in the order of their names, and stay as far apart where there is more between two.
 
         Args:
             raft: knows the members.
             before: the other; None: nobody had one yet.
         """
         names = sorted(raft.configuration.names)
-        whole = self._config.snapshot_bytes
+        whole, least = self._interval, self._config.snapshot_bytes
         if self._name not in names:
             return whole
         places = (names.index(self._name) - (names.index(before) if before in names else -1)) % len(names) or len(names)
-        return max(1, whole * places // len(names))
+        return max(1, whole - least + least * places // len(names))
 
     def _is_held(self, raft: Raft, applied: int) -> bool:
         """Tell whether a snapshot has to wait: for those that are being sent the last one, have asked for it, or would be left behind.
 
         They are waited for until the log has grown by as much as that snapshot is large: then sending the next one costs no more.
         """
-        whole, file = self._config.snapshot_bytes, self._log.snapshot
+        whole, file = self._interval, self._log.snapshot
         if self._bytes >= whole + max(whole, file.size if file is not None else 0):
             return False
         if self._sending:
@@ -286,14 +303,15 @@ class Snapshots:
         if self._log.snapshot is not None and self._log.snapshot.meta.index >= file.meta.index:
             self._drop(file)  # one that is newer was installed meanwhile
             return
-        covered, whole = self._began[1], self._config.snapshot_bytes
+        covered = self._began[1]
         self._bytes, self._damaged = self._bytes - covered, False
-        self._due = whole - (covered - self._due) % whole  # whether it was late or early, its turn stays
         for peer in list(self._sending):
             logger.warning("%s gives up sending %s a snapshot: the log has grown by more than that is large meanwhile", self._name, peer)
             self._give_up(raft, peer)
-        keep_from = self._keep_from(raft, file.meta.index, now)
+        keep_from = self._keep_from(raft, file.meta.index, now)  # by the interval there was: so much was promised to those who lack it
         self._log.snapshot_taken(file, keep_from)
+        whole = self._interval
+        self._due = whole - (covered - self._due) % whole  # whether it was late or early, its turn stays
         raft.trim(keep_from - 1, file.meta)
         self._measure.forget(keep_from)
 
@@ -306,13 +324,13 @@ class Snapshots:
         bound, kept = self._bound(index), index - self._config.trailing_entries
         if not self._log.short:
             lacked = [peer.match + 1 for peer in raft.peers.values() if peer.heard_at > now - LATELY]
-            anyhow = self._measure.first(index, self._config.snapshot_bytes // KEPT)
+            anyhow = self._measure.first(index, self._interval // KEPT)
             kept = min([kept, anyhow, *(first for first in lacked if first >= bound)])
         return max(1, bound, kept)
 
     def _bound(self, index: int) -> int:
         """Return the first entry that may be kept behind a snapshot at most."""
-        return min(self._measure.first(index, self._config.snapshot_bytes), index - min(FEW, self._config.trailing_entries))
+        return min(self._measure.first(index, self._interval), index - min(FEW, self._config.trailing_entries))
 
     # -- sending -------------------------------------------------------------------------------------------------------------------
 

@@ -149,8 +149,8 @@ def _branch_written(branch: tuple[Raw, ...]) -> _Writes:
             keys.append(wire[1])
         elif tag == DELETE:
             spans.append(wire[1:3])
-        elif tag == TXN:
-            parts.append(_written(wire))
+        elif tag == TXN and any(written := _written(wire)):
+            parts.append(written)
     if len(keys) > 1 and len(set(keys)) < len(keys):
         _refuse_twice(next(key for key, following in pairwise(sorted(keys)) if key == following))
     _check_uncovered(keys, spans)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import define, field
 
 from replkv import membership, quorum
+from replkv import node as nodes
 from replkv.messages import AppendReply, EntryKind, VoteReply
 from replkv.raft import Raft, Role
 from replkv.raftlog import configuration_in
@@ -139,7 +140,7 @@ class Invariants:
         self._check_configuration(member, raft, seen)
         if raft.role is Role.LEADER:
             self._check_leader(member, raft, seen)
-        self._check_applied(member, node, seen)
+        self._check_applied(member, node, raft, seen)
         self._check_holdings(member, node)
         if self.rng.random() < 0.01:
             self.look_closely(member, node)
@@ -423,14 +424,21 @@ class Invariants:
 
     # -- what is applied --------------------------------------------------------------------------------------------------------------
 
-    def _check_applied(self, member: SimMember, node: Node, seen: _Seen) -> None:
+    def _check_applied(self, member: SimMember, node: Node, raft: Raft, seen: _Seen) -> None:
         published = node.published
         if published.applied < seen.applied:
             raise Violation("A1", f"{member.where} had applied {seen.applied}, now {published.applied}")
         if not published.applied <= published.commit <= len(self.committed):
             raise Violation("A1", f"{member.where}: applied {published.applied}, commit {published.commit}, decided {len(self.committed)}")
         seen.applied = published.applied
+        self._check_waiting(member, node, raft)
         self.state.look(member, node)
+
+    def _check_waiting(self, member: SimMember, node: Node, raft: Raft) -> None:
+        if len(node._to_apply) > nodes.AHEAD:
+            raise Violation("A3", f"{member.where}: {len(node._to_apply)} entries wait to be applied, where {nodes.AHEAD} may")
+        if node.machine.applied < raft.commit and not node.stopped and node.deadline > float("-inf"):
+            raise Violation("A3", f"{member.where} sleeps although it has applied {node.machine.applied} of {raft.commit} decided entries")
 
     # -- leases -----------------------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "verification.EVERY": (1, 7),
     "verification.FULL_EVERY": (1_000_000,),
 }
+LATER: Mapping[str, tuple[float, ...]] = {"snapshotting.LARGE": (0, 1000), "entries.RUN": (1, 4), "node.AHEAD": (1, 3)}
+"""What came later, and is drawn apart: seeds that were run before draw the rest as they did."""
 CHEAP: Mapping[str, float] = {"passwords.LOG2_N": 1}
 """What is always turned: slow on purpose."""
 ALIASES = {
@@ -55,9 +57,13 @@ ALIASES = {
 """Where another module holds the same number under its own name, or a function as what it takes by default."""
 
 
-def draw_knobs(rng: random.Random) -> dict[str, float]:
+def draw_knobs(rng: random.Random, apart: random.Random) -> dict[str, float]:
     """Choose some of the knobs, and what to turn them to."""
-    return {knob: rng.choice(values) for knob, values in KNOBS.items() if rng.random() < 0.3}
+    return {**_drawn(KNOBS, rng), **_drawn(LATER, apart)}
+
+
+def _drawn(knobs: Mapping[str, tuple[float, ...]], rng: random.Random) -> dict[str, float]:
+    return {knob: rng.choice(values) for knob, values in knobs.items() if rng.random() < 0.3}
 
 
 @contextmanager

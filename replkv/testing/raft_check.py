@@ -19,9 +19,9 @@ def check_raft(raft: Raft) -> None:
         InvariantBroken: with the numbers.
     """
     log, name = raft._log, raft.name
-    order = [0, log.base_index, raft._applied, raft.commit, log.last_index]
+    order = [0, log.base_index, raft.handed_out, raft.commit, log.last_index]
     if order != sorted(order) or raft.durable_index > order[-1] or raft.term < log.last_term:
-        raise InvariantBroken(f"{name}: base, applied, commit, last {order[1:]}, durable {raft.durable_index}, term {raft.term}")
+        raise InvariantBroken(f"{name}: base, handed out, commit, last {order[1:]}, durable {raft.durable_index}, term {raft.term}")
     for peer, progress in raft.peers.items():
         if not progress.match < progress.next or progress.match > order[-1] or len(progress.inflight) > INFLIGHT:
             raise InvariantBroken(f"{name}: {peer} has {progress} in a log that ends at {order[-1]}")
@@ -33,7 +33,7 @@ def check_raft(raft: Raft) -> None:
 
 def _has_effects(raft: Raft) -> bool:
     lead, last = raft._lead, raft.last_index
-    decided = raft._unsaved <= last or raft._applied < raft.commit or raft._saved != raft.hard_state
+    decided = raft._unsaved <= last or raft.handed_out < raft.commit or raft._saved != raft.hard_state
     if decided or lead is None:
         return decided or not raft._out.is_empty
     reads = bool(lead._reads) and raft.commit >= lead.first_index

@@ -1,4 +1,4 @@
-"""One etcd of each version that is installed, and one replkv, for all the plays."""
+"""One etcd of each version that is installed, and one replkv, for all the plays of a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"differential tests: against {versions}" if ETCDS else f"differential tests: skipped, {NO_ETCD}")
 
 
-@pytest.fixture(scope="package", params=WANTED, ids=str)
+@pytest.fixture(scope="module", params=WANTED, ids=str)
 def installed(request: pytest.FixtureRequest) -> Etcd:
     if request.param is None:
         pytest.skip(NO_ETCD)
@@ -29,18 +29,18 @@ def installed(request: pytest.FixtureRequest) -> Etcd:
     return request.param
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(installed: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     with running_etcd(installed, tmp_path_factory.mktemp("etcd")) as running:
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def etcd(server: EtcdServer) -> EtcdStore:
     return EtcdStore(server)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def replkv(installed: Etcd) -> Iterator[ReplkvStore]:
     with Replica() as replica:
         replica.wait_ready()

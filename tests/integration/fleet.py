@@ -97,27 +97,28 @@ def wipe(member: Member) -> None:
 class Writer(threading.Thread):
     """Counts up in the cluster, one write after the other, from ``with`` to its end; the first write that fails ends it."""
 
-    def __init__(self, name: str, add: Callable[[str], int]) -> None:
+    def __init__(self, name: str, add: Callable[[str], int], pace: float = PACE) -> None:
         super().__init__(name=name, daemon=True)
         self.key = f"count/{name}"
         self.counted: list[int] = []
         self.failure: BaseException | None = None
         self._add = add
+        self._pace = pace
         self._stop_asked = threading.Event()
 
     @classmethod
-    def at(cls, member: Member) -> Self:
+    def at(cls, member: Member, pace: float = PACE) -> Self:
         """Return one that writes through a member."""
-        return cls(f"at-{member.name}", lambda key: int(member.call("add", key, timeout=PATIENCE)[0]))
+        return cls(f"at-{member.name}", lambda key: int(member.call("add", key, timeout=PATIENCE)[0]), pace)
 
     @classmethod
-    def of(cls, client: Client, name: str) -> Self:
+    def of(cls, client: Client, name: str, pace: float = PACE) -> Self:
         """Return one that writes through a client."""
-        return cls(name, lambda key: client.add(key).value)
+        return cls(name, lambda key: client.add(key).value, pace)
 
     def run(self) -> None:
         try:
-            while not self._stop_asked.wait(PACE):
+            while not self._stop_asked.wait(self._pace):
                 self.counted.append(self._add(self.key))
         except BaseException as failure:  # noqa: BLE001  # for the test to see
             self.failure = failure

@@ -33,6 +33,7 @@ REQUEST = b"\x80\x00\x00\x01"
 """In front of each frame of such a socket."""
 DESCRIPTORS = 1024  # that a member may have, as most systems have it
 MEMORY = 64 << 10  # KiB that an attack may leave behind: what was asked for in between is not all given back by malloc
+PACE = 0.1  # s between two writes of each who works: six of them, for minutes, beside attacks that take what there is of the machine
 PASSWORDS = {"root": "the root of all", "ann": "ann keeps this to herself", "bob": "bob does not tell either"}
 
 
@@ -252,9 +253,9 @@ class Siege:
             self.cluster.start()
             self._found_users()
             for member in self.cluster:
-                self.work.append(stack.enter_context(Writer.at(member)))
+                self.work.append(stack.enter_context(Writer.at(member, PACE)))
                 client = stack.enter_context(self.client(member.name, "ann"))
-                self.work.append(stack.enter_context(Writer.of(client, f"by-client-of-{member.name}")))
+                self.work.append(stack.enter_context(Writer.of(client, f"by-client-of-{member.name}", PACE)))
             self._stack = stack.pop_all()
         self.goes_on()
         return self

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from cluster import UNKNOWN, CallError, Cluster, Member
 
+PACE = 0.01  # s between a client's rounds of three writes: members that start and recover share the machine with them
 REFUSED = ("NoLeader", "Closed", "NeverAsked")
 """Errors after which a write was surely not applied."""
 
@@ -32,7 +33,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             for number in itertools.count():
-                if self._stop_asked.is_set():
+                if self._stop_asked.wait(PACE):
                     return
                 self._put(f"put/{self.name}/{number:06}", f"{self.name}-{number}")
                 self._add()

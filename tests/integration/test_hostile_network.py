@@ -47,6 +47,7 @@ from replkv.messages import Hello as Greeting
 from replkv.messages import Ping as Knock
 
 CROWD = 50  # connections of each kind
+TRIES = 3  # to do TLS
 UNFINISHED = DESCRIPTORS // doorstep.UNFINISHED_SHARE
 LATE = 10.0  # s that what is bounded may take longer on a machine that does much else
 
@@ -96,9 +97,13 @@ def begins_to_greet(at: tuple[str, int]) -> Stranger:
 
 
 def does_tls(at: tuple[str, int]) -> Stranger:
-    stranger = Stranger(at)
-    assert stranger.handshake()
-    return stranger
+    """In a rush nng itself ends about one of a thousand connections in its handshake: who meets that tries again, as clients do."""
+    for _ in range(TRIES):
+        stranger = Stranger(at)
+        if stranger.handshake():
+            return stranger
+        stranger.socket.close()
+    raise AssertionError(f"{at} refused {TRIES} handshakes, one after the other")
 
 
 def speaks(*data: bytes, tls: bool) -> Callable[[tuple[str, int]], Stranger]:
@@ -496,7 +501,9 @@ def test_a_user_who_asks_on_and_on_without_listening_is_one_of_many(siege: Siege
     with siege.unharmed(memory=100 << 10), siege.visitor(name) as bob:
         assert bob.log_in("bob", PASSWORDS["bob"]).user == "bob"
         taken = len(bob.frames())
-        for burst in range(6):
+        for burst in range(60):  # a member with time to spare puts many answers into one frame
+            if burst >= 6 and (bob.is_dropped() or len(bob.frames()) >= letters.UNSEEN_MAX):
+                break
             numbers = range(10 + burst * letters.LETTERS_MAX, 10 + (burst + 1) * letters.LETTERS_MAX)
             asked = [Inspect(n, letters.INSPECT_USER, "bob") if n % 2 else Look(n, letters.MEMBERS) for n in numbers]
             bob.send(letters.encode_frame(taken, map(letters.encode_letter, asked)))

@@ -191,7 +191,7 @@ def a_batch_in_the_session_of_another_ends_it(patch: Patch) -> None:
     patch.setattr(Node, "_applied", applied)
 
 
-@mutant(163)
+@mutant(163, slow=True)
 def a_batch_is_taken_for_another_ones_by_its_number(patch: Patch) -> None:
     submit = Guests.submit
 

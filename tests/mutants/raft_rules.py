@@ -37,8 +37,8 @@ def a_vote_is_given_to_two_candidates(patch: Patch) -> None:
 def a_vote_is_forgotten_in_a_crash(patch: Patch) -> None:
     take = Raft.take
 
-    def forgetful(self: Raft) -> Ready | None:
-        ready = take(self)
+    def forgetful(self: Raft, room: int | None = None) -> Ready | None:
+        ready = take(self, room)
         if ready is not None and ready.hard_state is not None:
             ready.hard_state = HardState(ready.hard_state.term, None)
         return ready

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakSet
 
+import pytest
 from attrs import evolve
 from mutant import Patch, mutant
 
-from replkv import codec
+from replkv import codec, node
 from replkv.leadership import Leadership
 from replkv.links import Links
 from replkv.messages import Append, AppendReply
@@ -83,14 +84,33 @@ def who_gives_up_still_counts_as_being_under_way(patch: Patch) -> None:
 def what_is_committed_is_cut_to_the_page_that_is_handed_out(patch: Patch) -> None:
     take = Raft.take
 
-    def paging(self: Raft) -> Ready | None:
-        ready = take(self)
+    def paging(self: Raft, room: int | None = None) -> Ready | None:
+        ready = take(self, room)
         if ready is not None and len(ready.committed) > 1:
             del ready.committed[1:]
-            self.commit = self._applied = ready.committed[-1].index
+            self.commit = self.handed_out = ready.committed[-1].index
         return ready
 
     patch.setattr(Raft, "take", paging)
+
+
+@mutant(165)
+def more_is_handed_out_although_enough_waits_to_be_applied(patch: Patch) -> None:
+    patch.setattr(Node, "_take", lambda self, raft: raft.take(node.AHEAD))
+
+
+@mutant(166)
+def a_member_sleeps_although_not_all_that_is_decided_was_handed_out(patch: Patch) -> None:
+    deadline = Node.__dict__["deadline"].fget
+
+    def sleepy(self: Node) -> float:
+        if self.raft is None:
+            return float(deadline(self))
+        with pytest.MonkeyPatch.context() as blind:
+            blind.setattr(self.raft, "handed_out", self.raft.commit)
+            return float(deadline(self))
+
+    patch.setattr(Node, "deadline", property(sleepy))
 
 
 class _Gone(BaseException):

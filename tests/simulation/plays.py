@@ -21,7 +21,7 @@ from replkv.testing.watchers import Watcher
 from replkv.values import Span, to_ttl
 from replkv.wire import Raw
 
-CALM = calm()
+CALM = calm(segment_bytes=64 << 10)
 
 
 class Play(Simulation):

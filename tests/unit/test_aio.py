@@ -31,6 +31,7 @@ from replkv import (
 )
 from replkv.plans import Read
 from replkv.proposals import finish
+from replkv.raft import Raft
 from replkv.reads import NOT_YET
 from replkv.surface import Consistency, Surface
 from replkv.waiting import LoopCall
@@ -437,19 +438,16 @@ def test_a_long_scan_shows_one_revision_whatever_is_written_meanwhile() -> None:
     run(test)
 
 
-def test_a_long_scan_under_a_lease_that_ends_meanwhile_is_confirmed_by_the_others() -> None:
+def test_a_long_scan_under_a_lease_that_ends_meanwhile_is_confirmed_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(replica: AsyncReplica) -> None:
         await fill(replica, 5_000)
         node = replica._node
         assert node is not None
         steps = Read(Scan(), b"", "lease").answer_in_steps(node, None)
         next(steps)
-        published = node.published
-        node.published = published._replace(lease_until=0.0)
-        try:
-            assert kv.run(steps) is NOT_YET
-        finally:
-            node.published = published
+        monkeypatch.setattr(Raft, "lease_until", 0.0)
+        await replica.put("app/00000", "with this, the member's own thread tells that the lease is over")
+        assert kv.run(steps) is NOT_YET
 
     run(test)
 

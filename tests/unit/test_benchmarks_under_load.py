@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import busy, calls, growth, steady
+from benchmarks import busy, calls, collector, growth, steady
 from benchmarks.calls import CALLER, Calls, Cost
 from benchmarks.computing import Computing
 from benchmarks.figures import Figures
@@ -106,6 +108,23 @@ def test_puts_with_and_without_much_are_compared(kind: str, tmp_path: Path) -> N
     figures = Figures()
     growth.KINDS[kind](Growth(tmp_path, 0.001, 1, 0.2, figures))
     assert [title for title, _ in figures.rows][-1] == "– the second by the first, the middle of the rounds"
+
+
+def test_members_are_quiet_when_they_have_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts to few keys were measured while the members with many still wrote their snapshots."""
+    with ExitStack() as stack:
+        peer = Growth(tmp_path, 1.0, 1, 1.0, Figures())._started(stack)
+        growth.until_quiet(peer)
+        monkeypatch.setattr(growth, "QUIET", -1.0)
+        monkeypatch.setattr(growth, "PATIENCE", 0.5)
+        with pytest.raises(TimeoutError, match="after the last call"):
+            growth.until_quiet(peer)
+
+
+def test_the_part_of_the_garbage_collector_is_told() -> None:
+    puts, collecting = collector.measure(100, 2_000)
+    assert puts.startswith("| puts to 100 keys, 512 in flight |")
+    assert re.search(r"\| \d+% of that time: \d+ of generation 0, \d+\.\d ms each", collecting)
 
 
 def test_busy_members_are_compared_with_calm_ones(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -61,6 +63,16 @@ def run(*transports: NngTransport, until: Callable[[], object]) -> list[Event]:
         for transport in transports:
             events += transport.poll(0.01)
     return events
+
+
+def accepted(ends: list[socket.socket]) -> list[int]:
+    """Return the descriptors at the other ends of connections to this process, when it has them all."""
+    ports, give_up = {end.getsockname()[1] for end in ends}, time.monotonic() + PATIENCE
+    while True:
+        others = {number: doorstep._end(doorstep._system.getpeername, number) for number in doorstep._descriptors()}
+        if len(found := [number for number, other in others.items() if other is not None and other[0] in ports]) == len(ends):
+            return found
+        assert time.monotonic() < give_up
 
 
 @pytest.fixture
@@ -155,6 +167,29 @@ def test_when_there_are_too_many_the_oldest_make_room_at_once(
     run(transport, until=lambda: len(transport._doorstep._since) == 20)
     second = [connect(ends, url) for _ in range(5)]
     run(transport, until=lambda: sum(map(is_closed, first)) == 5)
+    assert not any(map(is_closed, second))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how old a connection is can't be asked elsewhere")
+def test_of_those_a_look_finds_together_the_oldest_make_room_whatever_their_numbers(
+    ends: ExitStack, listening: tuple[NngTransport, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a rush somebody in the middle of a handshake was cut off before those that had been silent all the time."""
+    monkeypatch.setattr(doorstep, "HANDSHAKE_TIMEOUT", 1000.0)
+    monkeypatch.setattr(doorstep, "UNFINISHED_MAX", 16)
+    transport, url = listening
+    with ExitStack() as low:
+        for _ in range(100):
+            low.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        monkeypatch.setattr(transport._doorstep, "_look_at", math.inf)
+        first = [connect(ends, url) for _ in range(10)]
+        numbers = accepted(first)
+    in_a_while = time.monotonic() + 0.1
+    run(transport, until=lambda: time.monotonic() >= in_a_while)
+    second = [connect(ends, url) for _ in range(10)]
+    assert max(accepted(second)) < min(numbers)
+    transport._doorstep._look_at = 0.0
+    run(transport, until=lambda: sum(map(is_closed, first)) == 4)
     assert not any(map(is_closed, second))
 
 

@@ -132,7 +132,7 @@ def play(thrown: list[bytes], **limits: int) -> Cluster:
 entries = st.lists(st.binary(min_size=12, max_size=80), min_size=1, max_size=12)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(entries, st.sampled_from([1 << 30, 2500]))
 def test_members_stay_alike_whatever_each_does_besides(thrown: list[bytes], max_bytes: int) -> None:
     play(thrown, max_bytes=max_bytes, max_request_bytes=500)
@@ -160,7 +160,7 @@ def mostly_puts(dice: Dice) -> ops.Packable[Any]:
     return ops.Put(key, bytes(dice.of([0, 1, 20, 90])), prev_kv=not dice.below(4))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(min_size=20, max_size=150), min_size=1, max_size=6), st.sampled_from([1 << 30, 1500, 4000]), st.integers(1, 40))
 def test_a_run_of_puts_does_what_each_of_them_does_alone(thrown: list[bytes], max_bytes: int, length: int) -> None:
     log, plodder = Log(None, max_bytes=max_bytes, max_request_bytes=91), OneByOne()

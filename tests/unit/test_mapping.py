@@ -233,7 +233,7 @@ def check_equal(mapping: ReplicatedMapping[Any], model: dict[str, Any]) -> None:
     assert dict(mapping) == model
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(PREFIXES), st.lists(steps, max_size=20), st.integers(1, 4))
 def test_a_mapping_is_a_dict(prefix: bytes, todo: list[Step], max_ops: int) -> None:
     surface = FakeSurface(max_ops=max_ops)
@@ -247,7 +247,7 @@ def test_a_mapping_is_a_dict(prefix: bytes, todo: list[Step], max_ops: int) -> N
     assert {key: surface.pairs[key] for key in beside} == beside, "other keys are none of its business"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(PREFIXES), st.lists(steps, max_size=20), st.integers(1, 4))
 def test_an_awaited_mapping_is_a_dict(prefix: bytes, todo: list[Step], max_ops: int) -> None:
     async def main() -> None:

@@ -223,6 +223,16 @@ def test_a_single_voter_tells_learners_nothing_before_its_term_is_durable() -> N
     assert [to for to, _ in ready.after_sync] == ["x"]
 
 
+def test_no_more_is_handed_out_to_be_applied_than_there_is_room_for_and_nothing_twice() -> None:
+    member = raft("a", FIRST, *(block(index, 1) for index in range(2, 10)))
+    member.receive("b", beat(prev=(9, 1), commit=9), AFTER)
+    for room, expected in ((0, []), (3, [1, 2, 3]), (0, []), (1, [4]), (None, [5, 6, 7, 8, 9]), (5, [])):
+        ready = member.take(room)
+        assert [entry.index for entry in (ready.committed if ready else ())] == expected
+        check_raft(member)
+    assert member.commit == 9
+
+
 def test_what_is_to_be_done_follows_from_inputs_alone_and_the_judge_sees_when_it_does_not() -> None:
     follower, leader = raft(), elected(raft())
     assert follower.take() is None

@@ -13,6 +13,12 @@ from replkv.raft import Raft, Role
 PAUSES = (0, 0.001, 0.01, 0.05, 0.2, 0.2, 1.0, 2.0)
 
 
+@pytest.fixture(autouse=True)
+def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all but a few entries packed."""
+    monkeypatch.setattr("replkv.entries.RUN", 3)
+
+
 class Chaos:
     """One seeded run: a cluster, which faults it meets, and what is asked of it."""
 

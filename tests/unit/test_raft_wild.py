@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from replkv.messages import RaftMessage
 
 
+@pytest.fixture(autouse=True)
+def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all but a few entries packed."""
+    monkeypatch.setattr("replkv.entries.RUN", 3)
+
+
 class Wild(Cluster):
     """A cluster whose next event is any event at all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import pickle
 import signal
@@ -45,6 +46,7 @@ from replkv import (
     WrongCluster,
 )
 from replkv.disk import ForgetfulDisk
+from replkv.node import Node
 
 ROOT = Path(__file__).parents[2]
 LIMIT = Settings().max_request_bytes
@@ -493,6 +495,32 @@ def test_a_failed_disk_stops_the_member_and_is_named_by_every_later_call(replica
     assert isinstance(replica.failure, StorageError)
     assert replica.status().state == "failed"
     assert "cannot sync" in replica.status().failure
+
+
+def test_after_a_restart_entries_are_handed_out_a_few_at_a_time_and_without_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first turn that knew what was decided unpacked all of it at once, and took a second for half a million entries."""
+    with Replica(data_dir=tmp_path) as replica:
+        for n in range(50):
+            replica.put("a", str(n))
+    monkeypatch.setattr("replkv.node.AHEAD", 2)
+    monkeypatch.setattr("replkv.node.APPLY_SLICE", -1.0)
+    turn = Node.turn
+    waiting: set[tuple[int, float]] = set()
+
+    def watched(self: Node, timeout: float | None = None) -> None:
+        turn(self, timeout)
+        if self.raft is not None and self.raft.handed_out < self.raft.commit:
+            waiting.add((len(self._to_apply), self.deadline))
+
+    monkeypatch.setattr(Node, "turn", watched)
+    with Replica(data_dir=tmp_path) as replica:
+        replica.wait_ready(PATIENCE)
+        found = replica.get("a", timeout=PATIENCE)
+    assert found is not None
+    assert found.value == b"49"
+    assert waiting == {(1, -math.inf)}, "one of two is applied in each turn; there is none after which it sleeps"
 
 
 def test_a_broken_invariant_stops_the_member_and_the_process_goes_on(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

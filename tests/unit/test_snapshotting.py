@@ -577,13 +577,47 @@ def test_a_member_that_no_configuration_names_waits_for_as_much_log_as_any() -> 
     assert node.snapshots._share(node.raft, "a") == 12_000
 
 
+def test_turns_stay_apart_where_more_log_lies_between_two_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns were spread over the longer interval at an installation, and by ``snapshot_bytes`` before: two members fell into step."""
+    monkeypatch.setattr(Snapshots, "_interval", property(lambda _: 4 * SPREAD.snapshot_bytes))
+    cluster = FakeCluster(config=SPREAD)
+    cluster.run(cluster.leader)
+    node = cluster.nodes["b"]
+    assert node.raft is not None
+    shares = [node.snapshots._share(node.raft, before) for before in (None, "a", "b", "c", "x")]
+    assert shares == [44_000, 40_000, 48_000, 44_000, 44_000]
+
+
+def test_what_is_written_into_snapshots_stays_in_proportion_to_what_is_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million keys were written anew each 48 MiB of log, and a quarter of the time of puts went into that."""
+    monkeypatch.setattr("replkv.snapshotting.LARGE", 0)
+    cluster = FakeCluster(config=SPREAD)
+    cluster.run(cluster.leader)
+    nodes = cluster.nodes.values()
+    grow(cluster)  # by 1,200,000 bytes: a hundred times what lies between two snapshots
+    grow(cluster)
+    for node in nodes:
+        assert node.log.snapshot is not None
+        assert node.log.snapshot.size // 2 < node.snapshots._interval <= node.log.snapshot.size
+    taken = [node.snapshots.taken for node in nodes]
+    grow(cluster)
+    assert all(node.snapshots.taken - before <= 3 for node, before in zip(nodes, taken, strict=True))
+
+    for _ in range(100):  # hardly anything is left of it, and that is known when the next snapshot is taken
+        for operation in (ops.Put("k", RNG.randbytes(60_000)), ops.Delete(prefix="k"), None):
+            call = write(cluster, "a", operation or ops.Compact(cluster.nodes["a"].published.revision))
+            cluster.run(lambda: call.finished)  # noqa: B023
+    assert all(node.snapshots._interval < 10 * SPREAD.snapshot_bytes for node in nodes)
+
+
 # -- what is kept --------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_bytes_between_two_entries_are_known_to_a_grain() -> None:
     measure = Measure(100)
     assert measure.first(7, 1000) == 8  # nothing was counted: nothing is kept
-    sizes = {index: RNG.randrange(1, 80) for index in range(11, 400)}
+    rng = random.Random(5)  # its own: what is drawn must not depend on the tests before
+    sizes = {index: rng.randrange(1, 80) for index in range(11, 400)}
     for index, size in sizes.items():
         measure.add(index, size)
     for index, most in ((399, 0), (399, 1000), (399, 5000), (350, 777), (11, 50), (399, 10**9), (200, 10**9)):
@@ -592,7 +626,9 @@ def test_the_bytes_between_two_entries_are_known_to_a_grain() -> None:
         assert kept <= most + 180
         assert first == 11 or kept + sizes.get(first - 1, 0) >= most - 180
     measure.forget(300)
-    assert 299 <= measure.first(399, 10**9) <= 301
+    first = measure.first(399, 10**9)
+    assert 299 <= first <= 301
+    assert sum(sizes[one] for one in range(first, 301)) < 100
     measure.restart()
     assert measure.first(399, 10**9) == 400
     measure.add(1000, 10)

@@ -140,7 +140,7 @@ def alike(a: Any, b: Any) -> bool:
     return True
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kinds, st.data())
 def test_values_of_every_type_come_back_as_they_were(kind: tuple[Any, Strategy], data: st.DataObject) -> None:
     hint, values = kind
@@ -333,7 +333,7 @@ def test_bytes_that_are_no_value_of_the_type_are_undecodable(hint: Any, data: by
     assert text in str(caught.value)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     plain, st.sampled_from([Job, Address, Point, Tree, Color, list[Address], dict[str, Point], tuple[int, ...], set[str], int | str | None])
 )

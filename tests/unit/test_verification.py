@@ -244,7 +244,7 @@ def test_a_member_whose_memory_rotted_unseen_is_found_by_the_hash_of_the_whole_s
     execute(cluster, leader, ops.Put("k", "right"), ops.Put("k", "right"), ops.Put("l", "x"))
     rest(cluster)
     store = cluster.nodes[odd].machine.store
-    store.events._runs[0][1] = store.newest[b"k"] = (b"k", b"wrong", *store.newest[b"k"][2:])
+    store.events._last[1] = store.newest[b"k"] = (b"k", b"wrong", *store.newest[b"k"][2:])
     cluster.may_fail.add(odd)
     rest(cluster, 10.0)
     assert failures(cluster) == {}

@@ -210,7 +210,7 @@ def do(step: Step, member: FakeMember, view: View[Any], followers: list[Model]) 
             raise AssertionError(step)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.sampled_from([b"", b"a", b"a/"]), st.lists(steps, max_size=25))
 def test_a_view_is_the_state_and_its_changes_lead_from_one_to_the_next(prefix: bytes, todo: list[Step]) -> None:
     member = FakeMember()

@@ -407,7 +407,7 @@ def mutated(packed: Any, choices: Iterator[int], atom: Any, donor: Any) -> Any:
     return (*packed[:at], changed, *packed[at + 1 :])
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(long_throws, long_throws, atoms)
 def test_a_changed_command_is_accepted_just_when_an_operation_would_be_packed_so(thrown: bytes, other: bytes, atom: Any) -> None:
     dice, donor = Dice(thrown), Dice(other).command().to_wire()
