@@ -119,6 +119,19 @@ class EtcdAuth:
             return refused_change(refusal)
         return None
 
+    def overlooks(self, grant: Grant) -> bool:
+        """Tell whether a role has the permission that a grant changes, and etcd does not find it, so that the old one stays beside the new.
+
+        It looks at the first of those that begin with the same key (``RoleGrantPermission`` in its ``auth/store.go``).
+        """
+        try:
+            held = self.call("role/get", {"role": grant.role}).get("perm", [])
+        except EtcdRefusal:
+            return False
+        asked = _range(grant.where)
+        ends = [permission.get("range_end", "") for permission in held if permission["key"] == asked["key"]]
+        return asked["range_end"] in ends and asked["range_end"] != ends[0]
+
     def ask(self, ask: Ask, token: str) -> Any:
         """Ask on behalf of who has a token; return the names that are told."""
         try:
