@@ -10,16 +10,18 @@ from xdist.scheduler import LoadScopeScheduling
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-PROCESSES = ("tests/differential/", "tests/integration/", "tests/torture/", "tests/upgrades/")
-"""Whole clusters of processes: two of these at a time would compete for the machine."""
+PROCESSES = ("tests/integration/", "tests/torture/", "tests/upgrades/")
+"""Whole clusters of processes: more of these at a time would compete for the machine."""
+PATIENT = "tests/integration/test_hostile_network.py"
+"""The one of them that does next to nothing but wait until bounds have passed."""
 
 
 class FileByFile(LoadScopeScheduling):
-    """Gives each file of tests to one worker, so that its fixtures are made once, and all that start processes to the same one."""
+    """Gives each file of tests to one worker, so that its fixtures are made once, and those that start clusters to the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "processes" if file.startswith(PROCESSES) else file
+        return "processes" if file.startswith(PROCESSES) and file != PATIENT else file
 
 
 @pytest.hookimpl(optionalhook=True)  # those who run a test of theirs without pytest-xdist have no use for it

@@ -143,7 +143,12 @@ class Membership:
         return machine.configuration.members.get(self._name) == self._links.identity.incarnation
 
     def passed(self, machine: Machine) -> None:
-        """Note that this member has belonged to its cluster, if only for a moment; a newcomer's log begins before it did."""
+        """Note what an entry has made of the machine.
+
+        That is the level that newcomers have to support, from now on; and that this member has belonged to its cluster, if only for a
+        moment: a newcomer's log begins before it did.
+        """
+        self._links.level = machine.level
         self._belonged = self._belonged or self._belongs(machine)
 
     def _warn_of_two(self, voters: set[str]) -> None:

@@ -30,7 +30,7 @@ def namespaced(installed: Etcd) -> Iterator[ReplkvStore]:
         yield ReplkvStore(replica, namespace=b"n\xff", neighbours=[b"n", b"n\xfe", b"o"])
 
 
-@settings(thorough, max_examples=200)
+@settings(thorough, max_examples=100)
 @given(play=plays(any_step))
 def test_every_step_has_the_same_result_the_same_revision_and_the_same_error(
     etcd: EtcdStore, replkv: ReplkvStore, play: list[Step]
@@ -40,7 +40,7 @@ def test_every_step_has_the_same_result_the_same_revision_and_the_same_error(
         both.do(step)
 
 
-@settings(thorough, max_examples=60)
+@settings(thorough, max_examples=30)
 @given(before=plays(histories), opened=st.lists(watches, min_size=1, max_size=8), after=plays(changes))
 def test_a_watch_sees_the_same_events_in_the_same_order(
     etcd: EtcdStore, replkv: ReplkvStore, before: list[Step], opened: list[Watch], after: list[Step]
@@ -48,7 +48,7 @@ def test_a_watch_sees_the_same_events_in_the_same_order(
     watch_both(Play(etcd, replkv), before, opened, after)
 
 
-@settings(thorough, max_examples=40)
+@settings(thorough, max_examples=20)
 @given(before=plays(any_step), opened=st.lists(watches, min_size=1, max_size=3), after=plays(changes))
 def test_a_namespace_is_to_its_user_what_a_whole_etcd_is(
     etcd: EtcdStore, namespaced: ReplkvStore, before: list[Step], opened: list[Watch], after: list[Step]

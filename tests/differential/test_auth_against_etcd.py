@@ -93,7 +93,7 @@ deeds: st.SearchStrategy[Deed] = st.sampled_from(
 ).flatmap(lambda strategy: strategy)
 
 
-@settings(thorough, max_examples=120)
+@settings(thorough, max_examples=60)
 @given(pairs=st.lists(puts, max_size=5), granted=st.lists(grants, max_size=6), held=st.sets(roles), deeds=st.lists(st.lists(deeds)))
 def test_what_a_user_may_not_do_is_denied_by_both_and_all_else_has_the_same_result(
     etcd_auth: EtcdAuth, guarded: Replica, pairs: list[Put], granted: list[Grant], held: set[str], deeds: list[list[Deed]]

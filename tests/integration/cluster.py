@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from nursery import Born, nursery
+
 T = TypeVar("T")
 
 PROGRAM = Path(__file__).with_name("member_process.py")
@@ -66,17 +68,22 @@ class _Run:
     """One process of a member, from its start to its end."""
 
     def __init__(self, arguments: dict[str, Any], log: Path, within: tuple[str, ...], program: Path, code: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(code)}
+        self.process: Born | subprocess.Popen[str]
         with log.open("a") as file:
-            self.process = subprocess.Popen(
-                [*within, sys.executable, "-W", "error", str(program), json.dumps(arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                bufsize=1,
-                env={**os.environ, "PYTHONPATH": str(code)},
-                start_new_session=True,  # Ctrl-C is for the tests: they end it
-            )
+            if (program, code, within) == (PROGRAM, ROOT, ()) and hasattr(os, "pidfd_open"):
+                self.process = nursery(arguments["name"], program, code).start(arguments, environment, file)
+            else:
+                self.process = subprocess.Popen(
+                    [*within, sys.executable, "-W", "error", str(program), json.dumps(arguments)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    text=True,
+                    bufsize=1,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the tests: they end it
+                )
         self.opened: Future[Any] = Future()
         self._waiting: dict[int, Future[Any]] = {0: self.opened}
         self._numbers = itertools.count(1)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from attrs import asdict
-from catalogue import CATALOGUE, dozen
+from catalogue import CATALOGUE, whose_turn
 from lanes import Verdict, judge_in_time
 from table import page, summary, tally
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=new_file, metavar="FILE", help="write the figures there, as JSON")
     parser.add_argument("--table", type=new_file, metavar="FILE", help="write the table of all there, as Markdown")
     options = parser.parse_args(arguments)
-    wanted = list(CATALOGUE) if options.rotate is None else [mutant.number for mutant in dozen(options.rotate, [*CATALOGUE.values()])]
+    wanted = list(CATALOGUE) if options.rotate is None else [mutant.number for mutant in whose_turn(options.rotate, [*CATALOGUE.values()])]
     numbers = options.only or wanted
     if options.table and len(numbers) < len(CATALOGUE):
         parser.error("--table is of all, without --only and --rotate")

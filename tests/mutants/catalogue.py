@@ -50,7 +50,7 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
 """Bugs of others that this product can't have, or not yet: what they are, where they were met, why not."""
 
 
-def dozen(day: int, of: list[Mutant]) -> list[Mutant]:
+def whose_turn(day: int, of: list[Mutant]) -> list[Mutant]:
     """Return those whose turn it is on a day: all have had theirs after a few days."""
-    turns = -(-len(of) // 12)
+    turns = -(-len(of) // 6)
     return of[day % turns :: turns]

@@ -19,7 +19,7 @@ from replkv.session import Sessions, Verdict
 from replkv.txn import Writer
 
 
-@mutant(60, "etcd#20418, etcd#21399")
+@mutant(60, "etcd#20418, etcd#21399", slow=True)
 def an_answer_to_a_read_counts_for_those_that_were_asked_since(patch: Patch) -> None:
     on_read_index_reply = Raft._HANDLERS[ReadIndexReply]
 

@@ -1,4 +1,4 @@
-"""Would the tests notice?  Bugs are put in on purpose: of a dozen each day those that are found quickly; ``make mutants`` tries all."""
+"""Would the tests notice?  Bugs are put in on purpose: of six each day those that are found quickly; ``make mutants`` tries all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
-from catalogue import CATALOGUE, ROWS, UNLIKE, dozen
+from catalogue import CATALOGUE, ROWS, UNLIKE, whose_turn
 from lanes import Verdict, judge, judge_in_time
 from mutant import MUTANTS, SEARCH, SIMULATOR, Mutant
 from table import summary
@@ -18,7 +18,7 @@ QUICK = 60
 """Seeds within which a bug is found that is seeded here; the others are left to ``make mutants``."""
 
 
-TODAY = [mutant for mutant in dozen(DAY, [*CATALOGUE.values()]) if not mutant.slow]
+TODAY = [mutant for mutant in whose_turn(DAY, [*CATALOGUE.values()]) if not mutant.slow]
 
 
 @pytest.mark.parametrize("mutant", TODAY, ids=lambda mutant: mutant.label)

@@ -25,7 +25,7 @@ Patch = pytest.MonkeyPatch
 
 
 def test_it_counts_what_it_did(capsys: Capture) -> None:
-    assert main(["--seeds", "2", "--start", "5"]) == 0
+    assert main(["--seeds", "2", "--start", "3"]) == 0
     shown = capsys.readouterr().out
     assert "2 seeds in" in shown
     assert "0 failed" in shown
@@ -47,37 +47,37 @@ def broken(monkeypatch: Patch) -> None:
 
 @pytest.mark.usefixtures("broken")
 def test_it_says_how_to_see_a_failure_again(capsys: Capture) -> None:
-    assert main(["--seeds", "3", "--start", "5", "--no-shrink"]) == 1
+    assert main(["--seeds", "2", "--start", "3", "--no-shrink"]) == 1
     shown = capsys.readouterr().out
-    assert "seed 5 failed: T1: made up" in shown
-    assert "python -m replkv.testing --seed 5\n" in shown
-    assert "seed 6" not in shown
+    assert "seed 3 failed: T1: made up" in shown
+    assert "python -m replkv.testing --seed 3\n" in shown
+    assert "seed 4" not in shown
 
 
 @pytest.mark.usefixtures("broken")
 def test_it_shrinks_a_failure(capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setattr("replkv.testing.__main__.shrink", partial(shrink, runs=12))
-    assert main(["--seeds", "1", "--start", "5"]) == 1
+    assert main(["--seeds", "1", "--start", "3"]) == 1
     shown = capsys.readouterr().out
     assert "shrunk in 12 runs" in shown
     told = shown.split("replay it with: python -m replkv.testing ")[-1].split("\n")[0]
     assert main(shlex.split(told)) == 1  # what it says is what it understands
-    assert "seed 5 failed: T1: made up" in capsys.readouterr().out
+    assert "seed 3 failed: T1: made up" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("broken")
 def test_it_goes_on_after_a_failure_if_it_is_told_to(capsys: Capture, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    assert main(["--seeds", "2", "--start", "5", "--keep-going", "--no-shrink", "--report", str(report)]) == 1
+    assert main(["--seeds", "2", "--start", "3", "--keep-going", "--no-shrink", "--report", str(report)]) == 1
     assert "2 failed" in capsys.readouterr().out
-    assert json.loads(report.read_text())["failed_seeds"] == [5, 6]
+    assert json.loads(report.read_text())["failed_seeds"] == [3, 4]
 
 
 def test_it_writes_its_figures(capsys: Capture, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    assert main(["--seeds", "2", "--start", "5", "--report", str(report)]) == 0
+    assert main(["--seeds", "2", "--start", "3", "--report", str(report)]) == 0
     figures = json.loads(report.read_text())
-    assert (figures["what"], figures["seeds"], figures["first_seed"], figures["failed_seeds"]) == ("simulation", 2, 5, [])
+    assert (figures["what"], figures["seeds"], figures["first_seed"], figures["failed_seeds"]) == ("simulation", 2, 3, [])
     assert figures["faults"] == sum(figures["faults_by_kind"].values()) > 0
     assert figures["virtual_days"] == pytest.approx(figures["virtual_seconds"] / 86_400, abs=0.001)
     assert figures["situations"] == len(SITUATIONS) == len(figures["seeds_by_situation"])
@@ -88,7 +88,7 @@ def test_it_writes_its_figures(capsys: Capture, tmp_path: Path) -> None:
 def test_several_processes_find_what_one_finds(capsys: Capture, tmp_path: Path) -> None:
     def figures(jobs: int) -> dict[str, Any]:
         report = tmp_path / f"{jobs}.json"
-        assert main(["--seeds", "3", "--start", "5", "--jobs", str(jobs), "--report", str(report)]) == 0
+        assert main(["--seeds", "2", "--start", "3", "--jobs", str(jobs), "--report", str(report)]) == 0
         found: dict[str, Any] = json.loads(report.read_text())
         return {name: value for name, value in found.items() if name not in ("seconds", "jobs")}
 
@@ -96,13 +96,13 @@ def test_several_processes_find_what_one_finds(capsys: Capture, tmp_path: Path) 
 
 
 def test_it_runs_as_many_seeds_as_there_is_time_for_and_one_at_least(capsys: Capture) -> None:
-    assert main(["--hours", "1e-9", "--start", "5"]) == 0
+    assert main(["--hours", "1e-9", "--start", "3"]) == 0
     assert "\n1 seeds in" in capsys.readouterr().out
 
 
 def test_the_command_itself_runs_several_processes() -> None:
     """What they run was a function of the command's own module, which they have not."""
-    command = [sys.executable, "-m", "replkv.testing", "--seeds", "2", "--start", "5", "--jobs", "2"]
+    command = [sys.executable, "-m", "replkv.testing", "--seeds", "2", "--start", "3", "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 seeds in" in done.stdout
@@ -117,7 +117,7 @@ def test_what_is_to_run_for_hours_begins_with_a_seed_that_nobody_has_run(capsys:
 @pytest.mark.parametrize(("share", "status"), [(0.0, 0), (1.0, 1)])
 def test_it_fails_when_too_little_was_reached(capsys: Capture, monkeypatch: Patch, share: float, status: int) -> None:
     monkeypatch.setattr("replkv.testing.sights.ENOUGH", share)
-    assert main(["--seeds", "1", "--start", "5", "--require-sights"]) == status
+    assert main(["--seeds", "1", "--start", "3", "--require-sights"]) == status
 
 
 def test_nobody_who_listens_is_no_failure_of_the_cluster(monkeypatch: Patch) -> None:
@@ -129,12 +129,12 @@ def test_nobody_who_listens_is_no_failure_of_the_cluster(monkeypatch: Patch) -> 
 
     monkeypatch.setattr(sys, "stdout", Deaf())
     with pytest.raises(UnheardError):
-        Simulation(draw(5), verbose=True).run()
+        Simulation(draw(3), verbose=True).run()
 
 
 def test_it_ends_quietly_when_nobody_reads_on() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "replkv.testing", "--seed", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "replkv.testing", "--seed", "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stderr is not None

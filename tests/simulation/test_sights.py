@@ -15,7 +15,6 @@ from replkv.testing import account, situations
 from replkv.testing.history import Consistency
 from replkv.testing.sights import SITUATIONS, missing, suffice
 from replkv.testing.sim import nothing
-from replkv.testing.simulation import simulate
 
 
 def reached(simulation: Play) -> set[str]:
@@ -126,36 +125,3 @@ def test_changes_of_the_configuration_and_crashes_among_them() -> None:
         assert "a leader crashed in a joint configuration" in found
         assert "a member came back to a joint configuration" in found
         assert "an entry was committed in a joint configuration" in found
-
-
-def test_a_few_seeds_reach_most_of_what_there_is() -> None:
-    found = {situation for seed in (*range(200, 215), 226, 247) for situation in simulate(seed).sights}
-    assert len(found) > len(SITUATIONS) // 2
-    common = {
-        "a caller at a learner was answered",
-        "a client compacted",
-        "a compaction came too late",
-        "a holder lost its lease",
-        "a lease expired in time while a majority was well",
-        "a lease was revoked",
-        "a lease was taken over",
-        "a put was refused for lack of room",
-        "a read asked for what is compacted",
-        "a read was outrun by a compaction",
-        "a guest was let in by a password",
-        "a transaction was taken back in the middle",
-        "a user's command was denied",
-        "a watch ended because its user may not have it",
-        "a watch ended with its member",
-        "a watch said how far it is",
-        "a watch was left for another",
-        "a watch was lost with its process",
-        "a watch was refused what is compacted",
-        "a watch went on at another member",
-        "a watch yielded the present state",
-        "a watch yielded what expired",
-        "a write met another than it expected",
-        "leases were kept alive",
-        "the cluster compacted by itself",
-    }
-    assert common - found == set()

@@ -248,6 +248,19 @@ def test_in_a_cluster_it_rises_when_the_last_member_is_upgraded_whoever_that_is(
         assert cluster.run_until(lambda: {member.status().level for member in cluster} == {2}, 30)
 
 
+def test_newcomers_below_a_level_were_let_in_for_a_moment_after_it_had_risen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What newcomers have to support was looked at four times a second only."""
+
+    def are_at(level: int) -> bool:
+        nodes = [member._running() for member in cluster]
+        assert all(node.links.level == node.machine.level for node in nodes if node.machine.level == 2)
+        return all(node.machine.level == level for node in nodes)
+
+    monkeypatch.setattr(features, "LEVEL", 2)
+    with Cluster(seed=5) as cluster:
+        assert cluster.run_until(lambda: are_at(2), 30)
+
+
 # -- callers --------------------------------------------------------------------------------------------------------------------------
 
 

@@ -323,7 +323,7 @@ class AgainstTheModel(RuleBasedStateMachine):
 
 
 TestAgainstTheModel = pytest.mark.timeout(900)(AgainstTheModel.TestCase)
-TestAgainstTheModel.settings = settings(max_examples=800, stateful_step_count=25, deadline=None)
+TestAgainstTheModel.settings = settings(max_examples=400, stateful_step_count=25, deadline=None)
 
 
 class AtDifferentPaces(RuleBasedStateMachine):
@@ -406,7 +406,7 @@ class AtDifferentPaces(RuleBasedStateMachine):
 
 
 TestAtDifferentPaces = pytest.mark.timeout(900)(AtDifferentPaces.TestCase)
-TestAtDifferentPaces.settings = settings(max_examples=800, stateful_step_count=20, deadline=None)
+TestAtDifferentPaces.settings = settings(max_examples=400, stateful_step_count=20, deadline=None)
 
 
 def test_an_empty_store_is_at_revision_1() -> None:

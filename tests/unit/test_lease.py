@@ -312,7 +312,7 @@ def _fields(lease: Any) -> tuple[int, int, int, bool]:
 
 
 TestAgainstTheModel = AgainstTheModel.TestCase
-TestAgainstTheModel.settings = settings(max_examples=800, stateful_step_count=14, deadline=None)
+TestAgainstTheModel.settings = settings(max_examples=400, stateful_step_count=14, deadline=None)
 
 
 # -- one by one -----------------------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class AgainstTheModel(RuleBasedStateMachine):
 
 
 TestAgainstTheModel = pytest.mark.timeout(900)(AgainstTheModel.TestCase)
-TestAgainstTheModel.settings = settings(max_examples=800, stateful_step_count=25, deadline=None)
+TestAgainstTheModel.settings = settings(max_examples=400, stateful_step_count=25, deadline=None)
 
 
 # -- transactions -------------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import itertools
 import threading
 import time
@@ -527,13 +528,12 @@ def test_the_same_seed_tells_the_same_story_and_another_one_does_not() -> None:
     assert story(7) != story(8)
 
 
-def test_a_cluster_of_three_is_up_in_a_moment() -> None:
-    def begin(seed: int) -> float:
-        begun = time.perf_counter()
-        Cluster(seed=seed).close()
-        return time.perf_counter() - begun
-
-    assert min(begin(seed) for seed in range(5)) < 0.05
+def test_a_cluster_of_three_costs_little_to_begin() -> None:
+    """Some hundredths of a second: people begin one per test.  Calls are counted, which no load of the machine changes."""
+    Cluster(seed=0).close()
+    profile = cProfile.Profile(builtins=False)
+    profile.runcall(lambda: Cluster(seed=1).close())
+    assert sum(entry.callcount for entry in profile.getstats()) < 20_000
 
 
 def test_threads_may_share_a_cluster_in_turns(cluster: Cluster) -> None:

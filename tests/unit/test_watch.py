@@ -354,7 +354,7 @@ class AgainstTheModel(RuleBasedStateMachine):
 
 
 TestAgainstTheModel = AgainstTheModel.TestCase
-TestAgainstTheModel.settings = settings(max_examples=800, stateful_step_count=20, deadline=None)
+TestAgainstTheModel.settings = settings(max_examples=400, stateful_step_count=20, deadline=None)
 
 
 # -- places ---------------------------------------------------------------------------------------------------------------------------
