@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,26 +36,31 @@ class Born:
     def __init__(self, stdin: TextIO, stdout: TextIO, told: int) -> None:
         self.stdin = stdin
         self.stdout = stdout
-        self._told = told
+        self._told = self._closed_at_last(told)
         (self.pid,) = NUMBER.unpack(os.read(told, NUMBER.size))
         self._handle: int | None = None  # a number may be another process's when this one has ended
         with contextlib.suppress(ProcessLookupError):
-            self._handle = os.pidfd_open(self.pid)
+            self._handle = self._closed_at_last(os.pidfd_open(self.pid))
         self._status: int | None = None
         self._lock = threading.Lock()
 
+    def _closed_at_last(self, descriptor: int) -> int:
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; return the status, a signal's as a negative number."""
+        if self._status is None and not self._has_ended(timeout):
+            raise subprocess.TimeoutExpired(f"the member with the process {self.pid}", timeout or 0.0)
         with self._lock:
             if self._status is None:
-                if not select.select([self._told], [], [], timeout)[0]:
-                    raise subprocess.TimeoutExpired("a member", timeout or 0.0)
                 (self._status,) = NUMBER.unpack(os.read(self._told, NUMBER.size))
-                os.close(self._told)
-                if self._handle is not None:
-                    os.close(self._handle)
-                    self._handle = None
-            return self._status
+        return self._status
+
+    def _has_ended(self, timeout: float | None) -> bool:
+        news = select.poll()  # no select(): tests open thousands of connections
+        news.register(self._told, select.POLLIN)
+        return bool(news.poll(None if timeout is None else timeout * 1e3))
 
     def poll(self) -> int | None:
         """Return the status, None while it runs."""
@@ -83,6 +89,7 @@ class Nursery:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "error", __file__, str(theirs.fileno()), str(program)],
                 env={**os.environ, "PYTHONPATH": str(code)},
+                stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the tests: they end it
             )
@@ -134,9 +141,9 @@ def _serve(orders: socket.socket) -> str | None:
     """Fork for each order; return its arguments in what was forked, and None when nobody is there any more who gives orders."""
     alive: dict[int, tuple[int, int]] = {}  # by handle: the number of the process, and the pipe on which its status is told
     while True:
-        for ready in select.select([orders.fileno(), *alive], [], [])[0]:
-            if ready in alive:
-                _tell_end(ready, *alive.pop(ready))
+        for handle in select.select([orders.fileno(), *alive], [], [])[0]:
+            if handle in alive:
+                _tell_end(handle, *alive.pop(handle))
                 continue
             order, given, _, _ = socket.recv_fds(orders, LARGEST, 4)
             if not order:
