@@ -1,6 +1,8 @@
 """What all tests need of the process they run in, and which of them may run at the same time."""
 
+import os
 import signal
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,10 +12,13 @@ from xdist.scheduler import LoadScopeScheduling
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# All who run these tests together have to know the same day, though midnight may come between them.
+os.environ.setdefault("MUTANTS_DAY", str(datetime.now(UTC).date().toordinal()))
+
 PROCESSES = ("tests/integration/", "tests/torture/", "tests/upgrades/")
 """Whole clusters of processes: more of these at a time would compete for the machine."""
 PATIENT = "tests/integration/test_hostile_network.py"
-"""The one of them that does next to nothing but wait until bounds have passed."""
+"""The one of them that waits most of its time, until bounds have passed; it may run beside the others."""
 
 
 def _rank(file: str) -> int:
@@ -31,14 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class FileByFile(LoadScopeScheduling):
-    """Gives each file of tests to one worker, so that its fixtures are made once, and those that start clusters to the same one."""
+    """Gives each file of tests to one worker, so that its fixtures are made once, and all but one that start clusters to the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "processes" if file.startswith(PROCESSES) and file != PATIENT else file
 
 
-@pytest.hookimpl(optionalhook=True)  # those who run a test of theirs without pytest-xdist have no use for it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
     """Let pytest-xdist go by files."""
     return FileByFile(config, log)

@@ -181,7 +181,7 @@ def tell(course: Course, load: Load, figures: Figures) -> None:
         (title, str(Span.of(took for _, took in course.done))),
         (
             "– snapshots, of all members together",
-            f"{sum(map(len, course.snapshots.values()))}, each after at least {load.snapshot / MIB:g} MiB of log",
+            f"{sum(map(len, course.snapshots.values()))}, one per {load.snapshot / MIB:g} MiB of log and member",
         ),
         ("– compactions", f"{len(course.compactions)}, each at {load.history / MIB:g} MiB of history"),
         (f"– 99th percentile of the middle one of {len(spans)} minutes", f"{middle:.2f} ms"),

@@ -40,7 +40,8 @@ class Config:
         timeout: seconds an operation may take when the call does not say.
         segment_bytes: size of a preallocated WAL segment; at most 1 GiB.
         snapshot_bytes: bytes of log after which a snapshot is taken and the log before it trimmed; up to as many are kept behind it for
-            followers that need a little more.  Where the last snapshot has twice as many, so have both, doubled again up to 256 MiB.
+            followers that need a little more.  Both are doubled while the last snapshot, if it has more than 4 MiB, is as large, up to
+            256 MiB.
         trailing_entries: log entries that are kept behind it anyhow, within these bytes.
         block_bytes: how many bytes of commands the leader joins into one log entry; at most 4 MiB.
         max_commands_in_flight: commands of this process that may be under way.

@@ -25,7 +25,7 @@ RUN = 4096
 class Entries:
     """Entries in a row; more come and go at the end, and the first ones are forgotten."""
 
-    _run: int = field(factory=lambda: RUN, init=False)
+    _run: int = field(factory=lambda: RUN, init=False)  # looked up when it is made: tests set it
     _packed: list[tuple[bytes, ...]] = field(factory=list, init=False)  # runs of ``RUN`` entries
     _newest: list[Entry] = field(factory=list, init=False)  # what follows them
     _first: int = field(default=0, init=False)  # how many at the beginning of the first run are forgotten, and blank

@@ -149,7 +149,7 @@ def _branch_written(branch: tuple[Raw, ...]) -> _Writes:
             keys.append(wire[1])
         elif tag == DELETE:
             spans.append(wire[1:3])
-        elif tag == TXN and any(written := _written(wire)):
+        elif tag == TXN and any(written := _written(wire)):  # those that write nothing, thousands perhaps, are not compared
             parts.append(written)
     if len(keys) > 1 and len(set(keys)) < len(keys):
         _refuse_twice(next(key for key, following in pairwise(sorted(keys)) if key == following))

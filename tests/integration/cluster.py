@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from nursery import Born, nursery
+from nursery import Born, can_fork, nursery
 
 T = TypeVar("T")
 
@@ -38,10 +38,17 @@ def eventually(condition: Callable[[], T | None], timeout: float = PATIENCE, pau
     return value
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens, below those that systems give to outgoing connections: they stay free for a restart."""
+    """Return ports on which nobody listens, and which stay free for a restart.
+
+    They are below those that systems give to outgoing connections, and other ones than those of the tests that run beside these.
+    """
     found: list[int] = []
-    for port in random.sample(range(12_000, 20_000), 200):
+    first = 12_000 + WORKER % 4 * 2_000
+    for port in random.sample(range(first, first + 2_000), 200):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -71,8 +78,8 @@ class _Run:
         environment = {**os.environ, "PYTHONPATH": str(code)}
         self.process: Born | subprocess.Popen[str]
         with log.open("a") as file:
-            if (program, code, within) == (PROGRAM, ROOT, ()) and hasattr(os, "pidfd_open"):
-                self.process = nursery(arguments["name"], program, code).start(arguments, environment, file)
+            if (program, code, within) == (PROGRAM, ROOT, ()) and can_fork():
+                self.process = nursery(program, code).start(arguments, environment, file)
             else:
                 self.process = subprocess.Popen(
                     [*within, sys.executable, "-W", "error", str(program), json.dumps(arguments)],

@@ -1,7 +1,7 @@
 """Forks members: Python takes half a second to import what one is made of, and hundreds of them are started.
 
 What is forked is a process of its own, in a session of its own, with the program, the arguments and the environment that it would have been
-started with.
+started with.  Its working directory and its limits are those of the process that forks, which are those of the tests when it began.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import itertools
 import json
 import os
 import select
@@ -23,10 +24,12 @@ import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
-NURSERIES = 2
+NURSERIES = 3
 """Not one: sets are ordered otherwise in each, as in members that are started one by one."""
 NUMBER = struct.Struct("i")
 """What is told of a member on a pipe of its own: the number of its process, and in the end its status."""
+LOST = 255
+"""The status of a member whose nursery has ended before it: nobody else is told it."""
 LARGEST = 1 << 20  # bytes of an order
 
 
@@ -37,7 +40,9 @@ class Born:
         self.stdin = stdin
         self.stdout = stdout
         self._told = self._closed_at_last(told)
-        (self.pid,) = NUMBER.unpack(os.read(told, NUMBER.size))
+        if not (number := os.read(told, NUMBER.size)):
+            raise ChildProcessError("who forks members has ended; what it wrote to stderr tells why")
+        (self.pid,) = NUMBER.unpack(number)
         self._handle: int | None = None  # a number may be another process's when this one has ended
         with contextlib.suppress(ProcessLookupError):
             self._handle = self._closed_at_last(os.pidfd_open(self.pid))
@@ -54,7 +59,8 @@ class Born:
             raise subprocess.TimeoutExpired(f"the member with the process {self.pid}", timeout or 0.0)
         with self._lock:
             if self._status is None:
-                (self._status,) = NUMBER.unpack(os.read(self._told, NUMBER.size))
+                told = os.read(self._told, NUMBER.size)
+                (self._status,) = NUMBER.unpack(told) if told else (LOST,)
         return self._status
 
     def _has_ended(self, timeout: float | None) -> bool:
@@ -71,7 +77,7 @@ class Born:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        if self.poll() is None and self._handle is not None:
+        if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, number)
 
@@ -107,12 +113,21 @@ class Nursery:
         stdout, their_out = os.pipe()
         told, telling = os.pipe()
         given = [their_in, their_out, errors.fileno(), telling]
-        try:
-            socket.send_fds(self._orders, [json.dumps([arguments, environment]).encode()], given)
-        finally:
-            for descriptor in (their_in, their_out, telling):
-                os.close(descriptor)
-        return Born(open(stdin, "w", buffering=1), open(stdout), told)
+        with contextlib.ExitStack() as ours:
+            streams = ours.enter_context(open(stdin, "w", buffering=1)), ours.enter_context(open(stdout))
+            ours.callback(os.close, told)
+            try:
+                socket.send_fds(self._orders, [json.dumps([arguments, environment]).encode()], given)
+            finally:
+                for descriptor in (their_in, their_out, telling):
+                    os.close(descriptor)
+            ours.pop_all()
+        return Born(*streams, told)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes no more orders."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """End it; members are left alone."""
@@ -121,17 +136,27 @@ class Nursery:
 
 
 @functools.cache
-def _nursery(_number: int, program: Path, code: Path) -> Nursery:
-    return Nursery(program, code)
+def can_fork() -> bool:
+    """Tell whether the system has what a nursery needs."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
-_beginning = threading.Lock()
+_nurseries: dict[int, Nursery] = {}
+_turns = itertools.count()
+_choosing = threading.Lock()
 
 
-def nursery(name: str, program: Path, code: Path) -> Nursery:
-    """Return the one that is for a member of this name."""
-    with _beginning:
-        return _nursery(sum(name.encode()) % NURSERIES, program, code)
+def nursery(program: Path, code: Path) -> Nursery:
+    """Return the one whose turn it is."""
+    with _choosing:
+        turn = next(_turns) % NURSERIES
+        if turn not in _nurseries or _nurseries[turn].has_ended:
+            _nurseries[turn] = Nursery(program, code)
+        return _nurseries[turn]
 
 
 # -- in the process that forks ------------------------------------------------------------------------------------------------------
@@ -151,7 +176,6 @@ def _serve(orders: socket.socket) -> str | None:
             arguments, environment = json.loads(order)
             *streams, telling = given
             if (pid := os.fork()) == 0:
-                orders.close()
                 _begin(environment, streams, [telling, *alive, *(pipe for _, pipe in alive.values())])
                 return json.dumps(arguments)
             for stream in streams:
@@ -184,7 +208,9 @@ def main() -> None:
     member = __import__(program.stem)
     gc.collect()
     gc.freeze()
-    if (arguments := _serve(orders)) is not None:
+    with orders:
+        arguments = _serve(orders)
+    if arguments is not None:
         sys.argv = [str(program), arguments]
         member.main()
 

@@ -46,7 +46,7 @@ from replkv.messages import (
 from replkv.messages import Hello as Greeting
 from replkv.messages import Ping as Knock
 
-CROWD = 50  # connections of each kind
+CROWD = 20  # connections of each kind
 TRIES = 3  # to do TLS
 UNFINISHED = DESCRIPTORS // doorstep.UNFINISHED_SHARE
 LATE = 10.0  # s that what is bounded may take longer on a machine that does much else

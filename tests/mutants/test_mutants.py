@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 
 import pytest
 from catalogue import CATALOGUE, ROWS, UNLIKE, whose_turn
@@ -13,7 +12,7 @@ from table import summary
 
 from replkv.testing.disk import SimulatedCrash
 
-DAY = int(os.environ.get("MUTANTS_DAY", datetime.now(UTC).date().toordinal()))
+DAY = int(os.environ["MUTANTS_DAY"])  # which conftest.py sets to today's, if nobody has
 QUICK = 60
 """Seeds within which a bug is found that is seeded here; the others are left to ``make mutants``."""
 

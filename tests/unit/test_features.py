@@ -248,8 +248,8 @@ def test_in_a_cluster_it_rises_when_the_last_member_is_upgraded_whoever_that_is(
         assert cluster.run_until(lambda: {member.status().level for member in cluster} == {2}, 30)
 
 
-def test_newcomers_below_a_level_were_let_in_for_a_moment_after_it_had_risen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What newcomers have to support was looked at four times a second only."""
+def test_what_newcomers_have_to_support_rises_in_the_moment_in_which_the_level_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was looked at four times a second only: newcomers below the level were let in for a moment."""
 
     def are_at(level: int) -> bool:
         nodes = [member._running() for member in cluster]

@@ -66,11 +66,11 @@ def require_denied(stage: Stage, row: Row, users: list[tuple[str, Principal]]) -
     """Require that each of these gets a refusal that says what was missing and nothing else, and that nothing changes."""
     before = facts(stage.log.machine)
     for user, principal in users:
+        what = f"{stage.form.name} by one who has {principal.name}"
         for answer in answers_both_ways(stage.log, stage.form.packed, user, stage.stamp):
-            what = f"{stage.form.name} by one who has {principal.name}"
             assert answer[0] == DENIED, f"{what}: {answer}"
-            assert facts(stage.log.machine) == before, what
             require_telling(answer, row, stage.form, user, principal)
+        assert facts(stage.log.machine) == before, what
 
 
 def answers_both_ways(log: Log, packed: Raw, user: str, stamp: int) -> list[Raw]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
@@ -599,6 +600,9 @@ def test_what_is_written_into_snapshots_stays_in_proportion_to_what_is_put(monke
     for node in nodes:
         assert node.log.snapshot is not None
         assert node.log.snapshot.size // 2 < node.snapshots._interval <= node.log.snapshot.size
+        with monkeypatch.context() as patch:
+            patch.setattr("replkv.snapshotting.LONGEST", 5 * SPREAD.snapshot_bytes)
+            assert node.snapshots._interval == 4 * SPREAD.snapshot_bytes
     taken = [node.snapshots.taken for node in nodes]
     grow(cluster)
     assert all(node.snapshots.taken - before <= 3 for node, before in zip(nodes, taken, strict=True))
@@ -608,6 +612,25 @@ def test_what_is_written_into_snapshots_stays_in_proportion_to_what_is_put(monke
             call = write(cluster, "a", operation or ops.Compact(cluster.nodes["a"].published.revision))
             cluster.run(lambda: call.finished)  # noqa: B023
     assert all(node.snapshots._interval < 10 * SPREAD.snapshot_bytes for node in nodes)
+
+
+def test_as_much_more_is_kept_and_waited_for_as_lies_between_two_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Snapshots, "_interval", property(lambda _: 4 * SPREAD.snapshot_bytes))
+    cluster = FakeCluster(config=SPREAD)
+    cluster.run(cluster.leader)
+    node = cluster.nodes["a"]
+    raft, snapshots = node.raft, node.snapshots
+    assert raft is not None
+    snapshots._measure = Measure(1)
+    for index in range(1, 201):
+        snapshots._measure.add(index, 1000)
+    assert snapshots._bound(200) == 153, "48 entries, which have 48,000 bytes"
+    assert snapshots._keep_from(raft, 200, math.inf) == 189, "a quarter of that"
+    snapshots._sending["b"] = cast("Any", None)
+    snapshots._bytes = 8 * SPREAD.snapshot_bytes - 1
+    assert snapshots._is_held(raft, 200)
+    snapshots._bytes += 1
+    assert not snapshots._is_held(raft, 200)
 
 
 # -- what is kept --------------------------------------------------------------------------------------------------------------------
