@@ -14,7 +14,7 @@ from replkv.errors import StorageError
 from replkv.messages import UNKNOWN, Configuration
 from replkv.testing.disk import SimulatedCrash
 
-SHARE = Effort(limit=8, points=2, again=1)
+SHARE = Effort(limit=5, points=2, again=1)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

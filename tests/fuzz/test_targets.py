@@ -20,7 +20,7 @@ from targets import MALFORMED, TARGETS, Target
 
 from replkv import codec
 
-often = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 each = pytest.mark.parametrize("name", TARGETS)
 FILES = [(name, file) for name in TARGETS for file in corpus(name)]
@@ -93,7 +93,7 @@ raw = st.recursive(
 )
 
 
-@settings(often, max_examples=300)
+@settings(often, max_examples=150)
 @given(raw)
 def test_what_is_logged_or_hashed_is_taken_just_when_it_is_as_we_write_it(data: bytes) -> None:
     try:

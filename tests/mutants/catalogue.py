@@ -52,5 +52,5 @@ UNLIKE: dict[int, tuple[str, str, str]] = {
 
 def whose_turn(day: int, of: list[Mutant]) -> list[Mutant]:
     """Return those whose turn it is on a day: all have had theirs after a few days."""
-    turns = -(-len(of) // 6)
+    turns = -(-len(of) // 4)
     return of[day % turns :: turns]

@@ -17,7 +17,7 @@ A test that has never failed proves little.  So known bugs are put into the real
 replkv.testing`) or the exhaustive search (`python -m replkv.testing.search`) has to find each, without the help of any other test.
 The first {rows} were met in other systems; the further ones are other sides of the same, or were made up.
 
-`make mutants` seeds all of them and writes this page.  Every run of the tests takes six, others each day, and seeds those of them that
+`make mutants` seeds all of them and writes this page.  Every run of the tests takes four, others each day, and seeds those of them that
 are found quickly; one for which the simulator needs more than some dozen seeds is left to `make mutants`.  What finds a bug has to pass
 without it.  The code of each is a few lines in `tests/mutants/`, in a function of the name that is shown here.
 

@@ -1,4 +1,4 @@
-"""Would the tests notice?  Bugs are put in on purpose: of six each day those that are found quickly; ``make mutants`` tries all."""
+"""Would the tests notice?  Bugs are put in on purpose: of four each day those that are found quickly; ``make mutants`` tries all."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ def test_no_rule_is_broken_near_the_beginning(profile: Profile) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_no_rule_is_broken_in_a_hundred_and_fifty_thousand_states(tmp_path: Path, capsys: Capture) -> None:
+def test_no_rule_is_broken_in_a_hundred_thousand_states(tmp_path: Path, capsys: Capture) -> None:
     report = tmp_path / "report.json"
-    status = __main__.main(["--states", "165000", "--jobs", "2", "--report", str(report)])
+    status = __main__.main(["--states", "110000", "--jobs", "2", "--report", str(report)])
     assert status == 0, capsys.readouterr().out
     figures = json.loads(report.read_text())
-    assert figures["distinct_states"] >= 150_000
+    assert figures["distinct_states"] >= 100_000
     assert figures["profiles"] == len(PROFILES)
     assert figures["violations"] == 0
 
