@@ -43,6 +43,7 @@ class FileByFile(LoadScopeScheduling):
         return "processes" if file.startswith(PROCESSES) and file != PATIENT else file
 
 
+@pytest.hookimpl(optionalhook=True)  # unknown where pytest-xdist is installed and switched off
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
     """Let pytest-xdist go by files."""
     return FileByFile(config, log)
