@@ -131,7 +131,7 @@ class Probes:
             ends = [end for start, end in self._succeeded if start >= since]
             if ends:
                 break
-            time.sleep(0.005)
+            time.sleep(0.005)  # between two looks: what is measured was noted by the thread that puts
         self._stopping.set()
         self._thread.join()
         return min((end for start, end in self._succeeded if start >= since), default=float("inf"))
